@@ -1,0 +1,218 @@
+//! Authorisation as extractors: a handler names who may call it, and cannot forget to ask.
+
+use axum::extract::FromRequestParts;
+use contracts::{Service, SessionId, UserId};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, header};
+use tracing::warn;
+
+use super::{Auth, Identity, SERVICE_HEADER, TokenError};
+use crate::Problem;
+use crate::http::is_loopback;
+use crate::problem::causes;
+
+/// A signed-in user.
+#[derive(Clone, Debug)]
+pub struct CurrentUser {
+    /// Who it is.
+    pub id: UserId,
+    /// The name at the time of signing in.
+    pub username: String,
+    /// The session in use.
+    pub session_id: SessionId,
+    /// Whether the owner rule does not bind.
+    pub is_admin: bool,
+}
+
+/// A signed-in user with the role `admin` or `super_admin`.
+#[derive(Clone, Debug)]
+pub struct Admin(pub CurrentUser);
+
+/// Whoever may call a route that is looser in the sandbox.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A signed-in user.
+    User(CurrentUser),
+    /// Another of our services.
+    Service(Service),
+    /// Nobody known, on this machine, with the sandbox open.
+    Sandbox,
+}
+
+impl CurrentUser {
+    /// The owner rule: the caller when nobody is named, else the named one if the caller is that user or an admin.
+    ///
+    /// # Errors
+    /// 403 for somebody else's id.
+    pub fn acting_for(&self, named: Option<UserId>) -> Result<UserId, Problem> {
+        match named {
+            None => Ok(self.id.clone()),
+            Some(named) if named == self.id || self.is_admin => Ok(named),
+            Some(_) => Err(Problem::forbidden("this belongs to another user")),
+        }
+    }
+
+    /// Whether the caller may see an object of this owner; one that may not is told 404.
+    pub fn may_see(&self, owner: &UserId) -> bool {
+        self.is_admin || *owner == self.id
+    }
+}
+
+impl From<Identity> for CurrentUser {
+    fn from(identity: Identity) -> Self {
+        let is_admin = identity.is_super_admin
+            || identity
+                .roles
+                .iter()
+                .any(|role| role == "admin" || role == "super_admin");
+        Self {
+            id: identity.user_id,
+            username: identity.username,
+            session_id: identity.session_id,
+            is_admin,
+        }
+    }
+}
+
+impl Caller {
+    /// Whom the call is for: the owner rule for a user; services and the sandbox name anybody.
+    ///
+    /// # Errors
+    /// 403 for somebody else's id, 400 where nobody is named and nobody is signed in.
+    pub fn acting_for(&self, named: Option<UserId>) -> Result<UserId, Problem> {
+        match self {
+            Self::User(user) => user.acting_for(named),
+            Self::Service(_) | Self::Sandbox => {
+                named.ok_or_else(|| Problem::invalid_field("userId", "is required"))
+            }
+        }
+    }
+
+    /// Whether the caller may see an object of this owner.
+    pub fn may_see(&self, owner: &UserId) -> bool {
+        match self {
+            Self::User(user) => user.may_see(owner),
+            Self::Service(_) | Self::Sandbox => true,
+        }
+    }
+
+    /// The user, where one is signed in.
+    pub fn user(&self) -> Option<&CurrentUser> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Service(_) | Self::Sandbox => None,
+        }
+    }
+}
+
+impl Auth {
+    /// Who a token speaks for, if its session lives.
+    ///
+    /// # Errors
+    /// 401; 503 where no store can tell whether the session lives.
+    pub async fn authenticate(&self, token: &str) -> Result<CurrentUser, Problem> {
+        let now = self.0.clock.now();
+        let claims = self
+            .tokens()
+            .verify(token, now)
+            .map_err(|error| match error {
+                TokenError::Expired => {
+                    Problem::new(StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED", error.to_string())
+                }
+                TokenError::Invalid => Problem::unauthenticated(error.to_string()),
+            })?;
+        match self
+            .sessions()
+            .is_living(&claims.identity.session_id, now)
+            .await
+        {
+            Ok(true) => Ok(claims.identity.into()),
+            Ok(false) => Err(Problem::unauthenticated("the session has ended")),
+            Err(error) => {
+                warn!("{}", causes(&error));
+                Err(Problem::not_ready(
+                    "the session could not be checked; try again",
+                ))
+            }
+        }
+    }
+
+    /// Whether this call may use what the sandbox opens.
+    pub fn opens_sandbox(&self, parts: &Parts) -> bool {
+        self.sandbox() && is_loopback(&parts.headers, &parts.extensions)
+    }
+}
+
+/// The bearer token of a call.
+///
+/// # Errors
+/// 401 where the header is there and is none.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token
+        .map(Some)
+        .ok_or_else(|| Problem::unauthenticated("the Authorization header is not `Bearer <token>`"))
+}
+
+fn auth(parts: &Parts) -> Result<Auth, Problem> {
+    parts
+        .extensions
+        .get::<Auth>()
+        .cloned()
+        .ok_or_else(Problem::internal)
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let auth = auth(parts)?;
+        let token = bearer(&parts.headers)?
+            .ok_or_else(|| Problem::unauthenticated("sign in: a bearer token is required"))?;
+        auth.authenticate(token).await
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let user = CurrentUser::from_request_parts(parts, state).await?;
+        if user.is_admin {
+            Ok(Self(user))
+        } else {
+            Err(Problem::forbidden("the role admin is required"))
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let auth = auth(parts)?;
+        if let Some(token) = bearer(&parts.headers)? {
+            return auth.authenticate(token).await.map(Self::User);
+        }
+        if let Some(credential) = parts.headers.get(SERVICE_HEADER) {
+            let service = credential.to_str().ok().and_then(|text| {
+                auth.verify_credential(text, &parts.method, &parts.uri, auth.0.clock.now())
+            });
+            return service
+                .map(Self::Service)
+                .ok_or_else(|| Problem::unauthenticated("the service credential is not valid"));
+        }
+        if auth.opens_sandbox(parts) {
+            return Ok(Self::Sandbox);
+        }
+        Err(Problem::unauthenticated(
+            "sign in: a bearer token is required",
+        ))
+    }
+}

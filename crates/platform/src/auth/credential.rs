@@ -1,0 +1,70 @@
+//! The credential by which one service proves itself to another: an HMAC over its name, the time, method and path.
+
+use contracts::{Service, Timestamp};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{Method, Request, Uri};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+use super::Auth;
+
+/// The header that carries the credential.
+pub const SERVICE_HEADER: &str = "x-cloudphone-service";
+
+/// How far the clocks of two machines may differ, in seconds.
+const TOLERANCE: i64 = 30;
+
+impl Auth {
+    /// Signs a call to another service.
+    pub fn service_credential(
+        &self,
+        service: Service,
+        now: Timestamp,
+        method: &Method,
+        path: &str,
+    ) -> String {
+        let text = format!("{}.{}", service.name(), now.utc().timestamp());
+        let tag = mac(&self.0.service_secret, &text, method, path)
+            .finalize()
+            .into_bytes();
+        format!("{text}.{}", hex::encode(tag))
+    }
+
+    /// Which service a call proves to come from.
+    pub(super) fn proven_service<B>(
+        &self,
+        request: &Request<B>,
+        now: Timestamp,
+    ) -> Option<Service> {
+        let credential = request.headers().get(SERVICE_HEADER)?.to_str().ok()?;
+        self.verify_credential(credential, request.method(), request.uri(), now)
+    }
+
+    pub(super) fn verify_credential(
+        &self,
+        credential: &str,
+        method: &Method,
+        uri: &Uri,
+        now: Timestamp,
+    ) -> Option<Service> {
+        let (text, tag) = credential.rsplit_once('.')?;
+        let (name, seconds) = text.split_once('.')?;
+        let age = now.utc().timestamp().checked_sub(seconds.parse().ok()?)?;
+        // `verify_slice` compares in constant time.
+        mac(&self.0.service_secret, text, method, uri.path())
+            .verify_slice(&hex::decode(tag).ok()?)
+            .ok()?;
+        if (-TOLERANCE..=TOLERANCE).contains(&age) {
+            name.parse().ok()
+        } else {
+            None
+        }
+    }
+}
+
+fn mac(secret: &SecretString, text: &str, method: &Method, path: &str) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
+        .expect("HMAC takes keys of any length");
+    mac.update(format!("{text}\n{method}\n{path}").as_bytes());
+    mac
+}

@@ -1,0 +1,66 @@
+//! PostgreSQL: the pool, its deadlines, and the migrations.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+/// Every migration of the system, in the order of time. Replicas may start at once: the migrator holds an advisory lock.
+pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+
+/// How long a statement may run; below the 8 s within which a request is answered.
+const STATEMENT_TIMEOUT: &str = "6s";
+/// How long a transaction may idle: its client is gone or stuck, and its row locks stand in others' way.
+const IDLE_TRANSACTION_TIMEOUT: &str = "15s";
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Opens a pool of `least` to `most` connections.
+///
+/// # Errors
+/// Where the URL cannot be read or the server does not answer within 3 s; the text names the server, never the password.
+pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgPool> {
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        anyhow::anyhow!(
+            "DATABASE_URL cannot be read: it looks like postgres://user:password@host:5432/database"
+        )
+    })?;
+    let place = format!("{}:{}", options.get_host(), options.get_port());
+    let options = options.application_name("cloudphone").options([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        (
+            "idle_in_transaction_session_timeout",
+            IDLE_TRANSACTION_TIMEOUT,
+        ),
+    ]);
+    PgPoolOptions::new()
+        .min_connections(least)
+        .max_connections(most)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await
+        .with_context(|| {
+            format!("PostgreSQL at {place} does not answer: start it, or correct DATABASE_URL")
+        })
+}
+
+/// Brings the schemas up to date. Safe on several replicas at once.
+///
+/// # Errors
+/// Where a migration fails; those before it stay.
+pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
+    let mut connection = db.acquire().await.context("migrating the database")?;
+    // Waiting for another replica's migration, and long ones of our own, may take longer than a request.
+    sqlx::query("set statement_timeout = '10min'")
+        .execute(&mut *connection)
+        .await?;
+    MIGRATOR
+        .run(&mut *connection)
+        .await
+        .context("migrating the database")?;
+    sqlx::query("reset statement_timeout")
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Request bodies: read within bounds, every fault told at once.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use garde::Validate;
+use http::{HeaderMap, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::repair;
+use crate::Problem;
+use crate::problem::FieldFault;
+
+/// A JSON body that was read and is valid, or a JSON reply. An empty body counts as `{}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<T>(pub T);
+
+/// A body in JSON or as an HTML form, for webhooks.
+#[derive(Clone, Copy, Debug)]
+pub struct FormOrJson<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        #[expect(clippy::disallowed_types, reason = "the reply is axum's")]
+        axum::Json(self.0).into_response()
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let bytes = bytes(request, state).await?;
+        parse(&headers, &bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S>
+    for FormOrJson<T>
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let bytes = bytes(request, state).await?;
+        Self::parse(&headers, &bytes).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Validate<Context = ()>> FormOrJson<T> {
+    /// Reads a body of which the raw bytes were needed first, for a signature.
+    ///
+    /// # Errors
+    /// 400 with every field at fault, 415 for another media type.
+    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
+        if !media_type(headers).is_some_and(|kind| kind == "application/x-www-form-urlencoded") {
+            return parse(headers, bytes);
+        }
+        // A client that posts JSON without naming it is still understood (curl -d sends the form type).
+        if let Ok(value @ Value::Object(_)) = serde_json::from_slice(bytes) {
+            return valid(value);
+        }
+        let pairs = form_urlencoded::parse(bytes);
+        let object: Map<String, Value> = pairs
+            .map(|(name, text)| (name.into_owned(), form_value(&text)))
+            .collect();
+        valid(Value::Object(object))
+    }
+}
+
+/// A form has only texts; what reads as a plain number is one, unless it would not print the same (order ids).
+fn form_value(text: &str) -> Value {
+    match serde_json::from_str::<Value>(text) {
+        Ok(value @ Value::Number(_)) if text.len() <= 15 && !text.starts_with('0') => value,
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "TOO_LARGE",
+                "the body is larger than 1 MiB",
+            ),
+            _ => Problem::invalid_field("body", "the body could not be read"),
+        })
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(
+        text.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
+}
+
+fn parse<T: DeserializeOwned + Validate<Context = ()>>(
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<T, Problem> {
+    if bytes.trim_ascii().is_empty() {
+        return valid(Value::Object(Map::new()));
+    }
+    let kind = media_type(headers);
+    if !kind.is_none_or(|kind| kind == "application/json" || kind.ends_with("+json")) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "BAD_TYPE",
+            "the body must be application/json",
+        ));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(value @ Value::Object(_)) => valid(value),
+        Ok(_) => Err(Problem::invalid_field("body", "must be a JSON object")),
+        Err(error) => Err(Problem::invalid_field(
+            "body",
+            format!("is not JSON: {error}"),
+        )),
+    }
+}
+
+/// Reads a value and checks its rules; every fault of both kinds is told.
+pub fn valid<T: DeserializeOwned + Validate<Context = ()>>(value: Value) -> Result<T, Problem> {
+    let (read, mut faults) = repair::read::<T>(value);
+    if let Some(read) = read {
+        let Err(report) = read.validate() else {
+            return if faults.is_empty() {
+                Ok(read)
+            } else {
+                Err(Problem::validation(faults))
+            };
+        };
+        for (path, error) in report.iter() {
+            let field = camel_case(&path.to_string());
+            if !faults.iter().any(|fault| fault.field == field) {
+                faults.push(FieldFault {
+                    field,
+                    message: error.message().to_owned(),
+                });
+            }
+        }
+    }
+    Err(Problem::validation(faults))
+}
+
+/// Rules name fields as Rust does, clients as JSON does.
+fn camel_case(path: &str) -> String {
+    let mut field = String::with_capacity(path.len());
+    let mut upper = false;
+    for character in path.chars() {
+        match character {
+            '_' => upper = true,
+            other if upper => {
+                field.extend(other.to_uppercase());
+                upper = false;
+            }
+            other => field.push(other),
+        }
+    }
+    if field.is_empty() {
+        "body".to_owned()
+    } else {
+        field
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, Validate)]
+    #[serde(rename_all = "camelCase")]
+    struct Ask {
+        #[garde(length(min = 3))]
+        user_name: String,
+        #[garde(range(min = 1))]
+        count: i32,
+    }
+
+    #[test]
+    fn shape_and_rule_faults_come_together() {
+        let problem = valid::<Ask>(json!({ "count": "many", "userName": "ab" })).unwrap_err();
+
+        let body =
+            serde_json::to_value(problem.body(crate::Clock::system().now(), None, None)).unwrap();
+        assert_eq!(body["statusCode"], 400);
+        let fields: Vec<_> = body["details"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|fault| fault["field"].clone())
+            .collect();
+        assert_eq!(fields, ["count", "userName"]);
+    }
+
+    #[test]
+    fn a_form_and_an_empty_body_are_read_too() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            "application/x-www-form-urlencoded".parse().unwrap(),
+        );
+
+        let ask = FormOrJson::<Ask>::parse(&headers, b"userName=abc&count=2").unwrap();
+
+        assert_eq!((ask.user_name.as_str(), ask.count), ("abc", 2));
+        assert!(FormOrJson::<Ask>::parse(&headers, b"").is_err());
+    }
+}

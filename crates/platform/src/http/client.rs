@@ -1,0 +1,78 @@
+//! Who is calling: the address, and the id of the request.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use http::request::Parts;
+use http::{Extensions, HeaderMap};
+
+/// The id that names a request in logs and replies: the client's `X-Request-ID`, or one of ours.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// The address of the client that a call began with: the first of `X-Forwarded-For` where the peer is one of our
+/// gateways on a private network, else the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+impl<S: Sync> FromRequestParts<S> for ClientAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let peer = peer(&parts.extensions);
+        let forwarded = forwarded(&parts.headers).next();
+        Ok(Self(
+            forwarded.filter(|_| is_internal(peer)).unwrap_or(peer),
+        ))
+    }
+}
+
+/// Whether a call comes from this machine: the peer and every address it was forwarded for are loopback. A gateway
+/// appends the true peer, so a call from elsewhere cannot pass for a local one.
+pub fn is_loopback(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let unreadable = headers.get_all("x-forwarded-for").iter().count() > 0
+        && forwarded(headers).next().is_none();
+    peer(extensions).is_loopback()
+        && !unreadable
+        && forwarded(headers).all(|address| address.is_loopback())
+}
+
+/// Whether a call comes from this machine or a private network, with nobody else in between.
+pub fn is_private_call(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    is_internal(peer(extensions)) && forwarded(headers).all(is_internal)
+}
+
+/// Whether an address can only be reached inside a private network.
+pub fn is_internal(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// The address at the other end of the connection; an unknown one counts as foreign.
+pub fn peer(extensions: &Extensions) -> IpAddr {
+    extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::V4(Ipv4Addr::BROADCAST), |info| {
+            info.0.ip().to_canonical()
+        })
+}
+
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = IpAddr> {
+    headers.get_all("x-forwarded-for").iter().flat_map(|value| {
+        // What cannot be read counts as foreign, so that a strange header never opens anything.
+        value
+            .to_str()
+            .unwrap_or("255.255.255.255")
+            .split(',')
+            .map(|item| {
+                item.trim()
+                    .parse()
+                    .map_or(IpAddr::V4(Ipv4Addr::BROADCAST), |address: IpAddr| {
+                        address.to_canonical()
+                    })
+            })
+    })
+}

@@ -1,0 +1,161 @@
+//! The layers around a service's routes: path, request id, metrics, panics, deadline, and the body of problems.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use contracts::Service;
+use futures::FutureExt;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri, header};
+use metrics::{counter, histogram};
+use tracing::{Instrument, error, info_span};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use super::client::RequestId;
+use crate::{Platform, Problem, health};
+
+/// Clients give up after 10 s; we answer before.
+const DEADLINE: Duration = Duration::from_secs(8);
+const REQUEST_ID: &str = "x-request-id";
+
+/// A service ready to be served, and the description of its routes.
+pub struct Served {
+    /// The routes with all layers around them.
+    pub router: Router,
+    /// What the routes say of themselves.
+    pub openapi: OpenApi,
+}
+
+/// Puts the layers around a service's routes and adds health, metrics and the refusal of unknown routes.
+pub fn service(platform: &Platform, service: Service, routes: OpenApiRouter) -> Served {
+    let (routes, openapi) = routes.split_for_parts();
+    let router = routes
+        .merge(health::routes(platform, service))
+        .fallback(|| async { Problem::not_found("route") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                http::StatusCode::METHOD_NOT_ALLOWED,
+                "METHOD_NOT_ALLOWED",
+                "the route has no such method",
+            )
+        })
+        .layer(from_fn_with_state((platform.clone(), service), around));
+    // Only a layer around a router without routes of its own sees the request before it is routed.
+    let router = Router::new()
+        .fallback_service(router)
+        .layer(from_fn(without_trailing_slash));
+    Served { router, openapi }
+}
+
+async fn without_trailing_slash(mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if path.len() > 1
+        && path.ends_with('/')
+        && !path.starts_with("/socket.io")
+        && !path.starts_with("/ws/")
+    {
+        let trimmed = path.trim_end_matches('/');
+        let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+        let target = request
+            .uri()
+            .query()
+            .map_or_else(|| trimmed.to_owned(), |query| format!("{trimmed}?{query}"));
+        if let Ok(target) = PathAndQuery::try_from(target) {
+            let mut parts = request.uri().clone().into_parts();
+            parts.path_and_query = Some(target);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                *request.uri_mut() = uri;
+            }
+        }
+    }
+    next.run(request).await
+}
+
+async fn around(
+    State((platform, service)): State<(Platform, Service)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let id = request_id(&request);
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none".to_owned(), |route| route.as_str().to_owned());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(platform.auth.clone());
+    let span = info_span!("request", request.id = %id, http.method = %method, http.path = %path, service = %service);
+
+    let answer = AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .instrument(span.clone());
+    let answer = if has_deadline(&path) {
+        tokio::time::timeout(DEADLINE, answer)
+            .await
+            .unwrap_or_else(|_| {
+                Ok(problem_response(Problem::not_ready(
+                    "the request took longer than 8 s; try again",
+                )))
+            })
+    } else {
+        answer.await
+    };
+    let mut response = answer.unwrap_or_else(|_| {
+        span.in_scope(|| error!("the handler of {method} {route} panicked"));
+        problem_response(Problem::internal())
+    });
+
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut reply = problem.reply(platform.clock.now(), Some(&id), Some(&path));
+        for (name, value) in response.headers() {
+            if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+                reply.headers_mut().append(name, value.clone());
+            }
+        }
+        response = reply;
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let status = response.status().as_u16().to_string();
+    let labels = [
+        ("service", service.name().to_owned()),
+        ("method", method.to_string()),
+        ("route", route),
+    ];
+    histogram!("http_request_duration_seconds", &labels).record(started.elapsed());
+    counter!("http_requests_total", "service" => service.name(), "method" => labels[1].1.clone(), "route" => labels[2].1.clone(), "status" => status)
+        .increment(1);
+    response
+}
+
+fn problem_response(problem: Problem) -> Response {
+    axum::response::IntoResponse::into_response(problem)
+}
+
+/// Uploads, downloads and sockets take as long as they take.
+fn has_deadline(path: &str) -> bool {
+    !(path.ends_with("/upload")
+        || path.ends_with("/download")
+        || path.starts_with("/socket.io")
+        || path.starts_with("/ws"))
+}
+
+fn request_id(request: &Request) -> String {
+    request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| {
+            (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        })
+        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}

@@ -1,0 +1,14 @@
+//! What every service's HTTP side shares: extractors that refuse with problems, lists, and the layers around a router.
+
+mod body;
+mod client;
+mod layers;
+mod page;
+mod params;
+mod repair;
+
+pub use body::{FormOrJson, Json};
+pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
+pub use layers::{Served, service};
+pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};
+pub use params::{Path, Query};

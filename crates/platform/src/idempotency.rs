@@ -1,0 +1,166 @@
+//! `Idempotency-Key`: the same key, caller and body give the first reply again, and no second effect.
+//!
+//! The key is claimed and its reply stored in the transaction of the effect. So there is never an effect without its
+//! reply or a reply without its effect, whichever line a process dies on; a second request with the key waits at the
+//! unique index for the first one's commit.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use coordination::idempotency::{self, Claim};
+use garde::Validate;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use crate::Problem;
+use crate::http::Json;
+
+const KEY_HEADER: &str = "idempotency-key";
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// A JSON body together with the caller's idempotency key, if there is one.
+#[derive(Clone, Debug)]
+pub struct Idempotent<T> {
+    /// The body.
+    pub body: T,
+    /// The key.
+    pub key: IdempotencyKey,
+}
+
+/// The caller's wish to have an effect once.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey(Option<Named>);
+
+#[derive(Clone, Debug)]
+struct Named {
+    key: String,
+    route: String,
+    fingerprint: [u8; 32],
+}
+
+/// What a claimed key says.
+#[derive(Debug)]
+pub enum Turn {
+    /// Go on: this is the first one, or no key was sent. Store the reply before committing.
+    First(FirstTurn),
+    /// The effect has been had: roll back, and give this reply.
+    Replay(Response),
+}
+
+/// The right to have the effect.
+#[derive(Debug)]
+pub struct FirstTurn(Option<(String, String)>);
+
+impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S>
+    for Idempotent<T>
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes =
+            axum::body::Bytes::from_request(Request::from_parts(parts.clone(), body), state)
+                .await
+                .map_err(|_| {
+                    Problem::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "TOO_LARGE",
+                        "the body is larger than 1 MiB",
+                    )
+                })?;
+        let key = parts.headers.get(KEY_HEADER).map(|value| {
+            let key = value
+                .to_str()
+                .ok()
+                .filter(|key| (1..=128).contains(&key.len()));
+            key.map(str::to_owned).ok_or_else(|| {
+                Problem::invalid_field("Idempotency-Key", "must be 1 to 128 visible characters")
+            })
+        });
+        let named = key.transpose()?.map(|key| Named {
+            key,
+            route: format!("{} {}", parts.method, parts.uri.path()),
+            fingerprint: Sha256::digest(&bytes).into(),
+        });
+        let Json(body) =
+            Json::from_request(Request::from_parts(parts, bytes.into()), state).await?;
+        Ok(Self {
+            body,
+            key: IdempotencyKey(named),
+        })
+    }
+}
+
+impl IdempotencyKey {
+    /// Claims the key for a caller, in the transaction of the effect.
+    ///
+    /// # Errors
+    /// 422 where the key came with another body, 409 where the first request is still at work, 503 where the store
+    /// does not answer.
+    pub async fn claim(self, conn: &mut PgConnection, caller: &str) -> Result<Turn, Problem> {
+        let Some(Named {
+            key,
+            route,
+            fingerprint,
+        }) = self.0
+        else {
+            return Ok(Turn::First(FirstTurn(None)));
+        };
+        let scope = format!("{caller} {route}");
+        match idempotency::claim(conn, &scope, &key, &fingerprint, LIFETIME).await {
+            Ok(Claim::Fresh) => Ok(Turn::First(FirstTurn(Some((scope, key))))),
+            Ok(Claim::Replay { status, body }) => {
+                let status = StatusCode::from_u16(status).map_err(|_| Problem::internal())?;
+                let mut response = (status, Json(body)).into_response();
+                response
+                    .headers_mut()
+                    .insert("idempotent-replayed", HeaderValue::from_static("true"));
+                Ok(Turn::Replay(response))
+            }
+            Ok(Claim::Mismatch) => Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "IDEMPOTENCY_MISMATCH",
+                "this Idempotency-Key was used with another body",
+            )),
+            Ok(Claim::Running) => Err(Problem::conflict(
+                "CONFLICT",
+                "the first request with this Idempotency-Key is still at work",
+            )
+            .retry_after(Duration::from_secs(1))),
+            Err(error) => {
+                tracing::warn!("{}", crate::problem::causes(&error));
+                Err(Problem::not_ready(
+                    "the idempotency key could not be checked; try again",
+                ))
+            }
+        }
+    }
+}
+
+impl FirstTurn {
+    /// Keeps the reply for those who come again with the key, and gives it.
+    ///
+    /// # Errors
+    /// 503 where the store does not answer: roll back.
+    pub async fn reply<T: Serialize>(
+        self,
+        conn: &mut PgConnection,
+        status: StatusCode,
+        body: &T,
+    ) -> Result<Response, Problem> {
+        let body = serde_json::to_value(body).map_err(|_| Problem::internal())?;
+        if let Some((scope, key)) = self.0 {
+            idempotency::store(conn, &scope, &key, status.as_u16(), &body)
+                .await
+                .map_err(|error| {
+                    tracing::warn!("{}", crate::problem::causes(&error));
+                    Problem::not_ready("the reply could not be stored; try again")
+                })?;
+        }
+        Ok((status, Json(body)).into_response())
+    }
+}

@@ -1,0 +1,91 @@
+//! Tells the process manager how we are: systemd's `sd_notify`, and PM2's `ready` message.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use tracing::warn;
+
+use crate::listen::fds;
+
+/// Tells that requests are wanted from now on.
+pub fn ready() {
+    report("systemd", std::env::var_os("NOTIFY_SOCKET"), |socket| {
+        sd_notify(socket, "READY=1\nSTATUS=serving")
+    });
+    report("PM2", std::env::var_os("NODE_CHANNEL_FD"), |channel| {
+        let number = channel.to_str().and_then(|text| text.parse().ok());
+        // Node's channel takes one JSON value a line.
+        fds::send_inherited(number.ok_or(io::ErrorKind::InvalidInput)?, b"\"ready\"\n")
+    });
+}
+
+/// Tells that we leave.
+pub fn stopping() {
+    report("systemd", std::env::var_os("NOTIFY_SOCKET"), |socket| {
+        sd_notify(socket, "STOPPING=1\nSTATUS=leaving")
+    });
+}
+
+fn report(manager: &str, to: Option<OsString>, tell: impl FnOnce(&OsStr) -> io::Result<()>) {
+    let Some(to) = to.filter(|to| !to.is_empty()) else {
+        return;
+    };
+    if let Err(error) = tell(&to) {
+        warn!(
+            "could not tell {manager} our state by {}: {error}",
+            to.display()
+        );
+    }
+}
+
+fn sd_notify(socket: &OsStr, state: &str) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    // A manager that does not read must not stop us.
+    sender.set_nonblocking(true)?;
+    sender.send_to_addr(state.as_bytes(), &address(socket)?)?;
+    Ok(())
+}
+
+fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = socket.as_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+        return SocketAddr::from_abstract_name(name);
+    }
+    SocketAddr::from_pathname(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_is_told_by_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+
+        sd_notify(path.as_os_str(), "READY=1").unwrap();
+
+        assert_eq!(read(&manager), "READY=1");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn systemd_is_told_by_abstract_name() {
+        let name = format!("@cloudphone-notify-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&address(name.as_ref()).unwrap()).unwrap();
+
+        sd_notify(name.as_ref(), "STOPPING=1").unwrap();
+
+        assert_eq!(read(&manager), "STOPPING=1");
+    }
+
+    fn read(manager: &UnixDatagram) -> String {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).unwrap();
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    }
+}

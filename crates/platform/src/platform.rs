@@ -1,0 +1,106 @@
+//! What a service is handed at start.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use contracts::Service;
+use coordination::Keys;
+use fred::clients::Pool;
+use sqlx::PgPool;
+
+use crate::auth::Auth;
+use crate::lifecycle::Readiness;
+use crate::{Clock, Settings};
+
+type InstanceName = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The stores, the clock and the identity of this replica. Clones share everything.
+#[derive(Clone)]
+pub struct Platform {
+    /// The shared settings.
+    pub settings: Arc<Settings>,
+    /// PostgreSQL, the last word.
+    pub db: PgPool,
+    /// Redis, which coordinates.
+    pub redis: Pool,
+    /// The URL of Redis, for clients that block or subscribe.
+    pub redis_url: Arc<str>,
+    /// The names of Redis keys.
+    pub keys: Keys,
+    /// The time.
+    pub clock: Clock,
+    /// Tokens and sessions.
+    pub auth: Auth,
+    /// Whether this replica takes requests.
+    pub readiness: Readiness,
+    instances: Arc<RwLock<HashMap<Service, InstanceName>>>,
+    started: Instant,
+}
+
+impl Platform {
+    /// Puts the parts together.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called by the composition root and by tests, each part once"
+    )]
+    pub fn new(
+        settings: Arc<Settings>,
+        db: PgPool,
+        redis: Pool,
+        redis_url: &str,
+        keys: Keys,
+        clock: Clock,
+        auth: Auth,
+        readiness: Readiness,
+    ) -> Self {
+        let instances = Arc::default();
+        Self {
+            settings,
+            db,
+            redis,
+            redis_url: redis_url.into(),
+            keys,
+            clock,
+            auth,
+            readiness,
+            instances,
+            started: Instant::now(),
+        }
+    }
+
+    /// Tells by what name a service of this replica is known; the name may change when its slot was lost.
+    pub fn name_instance(
+        &self,
+        service: Service,
+        name: impl Fn() -> String + Send + Sync + 'static,
+    ) {
+        self.instances
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(service, Arc::new(name));
+    }
+
+    /// The name of this replica's instance of a service, as in `instance-0`.
+    pub fn instance(&self, service: Service) -> String {
+        let instances = self
+            .instances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        instances
+            .get(&service)
+            .map_or_else(|| "starting".to_owned(), |name| name())
+    }
+
+    /// How long this replica has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl fmt::Debug for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Platform").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! A platform for store-backed tests: a database of the test's own, a Redis prefix of its own, a clock that stands
+//! still.
+
+use std::sync::Arc;
+
+use contracts::{Service, SessionId, UserId};
+use coordination::Keys;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::auth::{Auth, Identity, Sessions};
+use crate::lifecycle::{Phase, Readiness};
+use crate::{Clock, Env, Platform, Settings, redis};
+
+/// Puts a platform around a test's database; Redis is the one of `REDIS_URL`, under a prefix that no other test has.
+///
+/// # Panics
+/// Where `REDIS_URL` is missing or does not answer.
+pub async fn platform(db: PgPool) -> Platform {
+    with(db, |_| {}).await
+}
+
+/// The same with other settings than a development machine's.
+///
+/// # Panics
+/// Where `REDIS_URL` is missing or does not answer.
+pub async fn with(db: PgPool, change: impl FnOnce(&mut Settings)) -> Platform {
+    let redis_url = std::env::var("REDIS_URL")
+        .expect("REDIS_URL names the Redis of the tests; tests/run sets it");
+    let mut settings = Settings::from_env(&mut Env::of([]));
+    settings.key_prefix = format!("test-{}", Uuid::new_v4());
+    change(&mut settings);
+    let keys = Keys::new(&settings.key_prefix);
+    let pool = redis::connect(&redis_url)
+        .await
+        .expect("the Redis of the tests answers");
+    let clock = Clock::held_at(Clock::system().now());
+    let seed = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into();
+    let secret = "a service secret of thirty-two bytes".into();
+    let auth = Auth::new(
+        &seed,
+        secret,
+        settings.sandbox,
+        (db.clone(), pool.clone(), keys.clone()),
+        clock.clone(),
+    )
+    .expect("the key of the tests is one");
+    let readiness = Readiness::default();
+    readiness.advance(Phase::Ready);
+    let platform = Platform::new(
+        Arc::new(settings),
+        db,
+        pool,
+        &redis_url,
+        keys,
+        clock,
+        auth,
+        readiness,
+    );
+    for service in Service::ALL {
+        platform.name_instance(service, || "instance-0".to_owned());
+    }
+    platform
+}
+
+/// Signs a user in and gives the token.
+///
+/// # Panics
+/// Where the database does not answer.
+pub async fn sign_in(platform: &Platform, user: &UserId, roles: &[&str]) -> String {
+    let identity = Identity {
+        user_id: user.clone(),
+        username: user.to_string(),
+        email: format!("{user}@example.com"),
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        tenant_id: None,
+        is_super_admin: false,
+        session_id: SessionId::new(),
+    };
+    let (now, day) = (platform.clock.now(), chrono::TimeDelta::days(1));
+    let mut conn = platform
+        .db
+        .acquire()
+        .await
+        .expect("the database of the test answers");
+    Sessions::begin(&mut conn, &identity.session_id, user, now, now + day)
+        .await
+        .expect("a session is written");
+    platform
+        .auth
+        .tokens()
+        .issue(identity, now, day)
+        .expect("the key signs")
+}
