@@ -1,1 +1,14 @@
-//! .
+//! A tiny program that behaves like an Android device on its ports: ADB, a page where a device would offer WebRTC,
+//! and scrcpy's greeting. It stands in for Android in tests and demonstrations; its memory is bounded.
+
+mod adb;
+mod device;
+mod listen;
+mod page;
+mod scrcpy;
+mod screen;
+mod shell;
+
+pub use adb::{Message, command};
+pub use device::{Device, DeviceProfile, Package};
+pub use listen::{BindError, Bound, PortKind, Ports};

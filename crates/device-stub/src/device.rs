@@ -1,0 +1,179 @@
+//! The device itself: what it is, and what has been pushed to it and installed on it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::listen::{BindError, Bound, Ports};
+
+/// A device remembers this many files and as many packages; further ones are refused.
+const MOST: usize = 1024;
+
+/// What a device says of itself.
+#[derive(Clone, Debug)]
+pub struct DeviceProfile {
+    /// Its name: the serial number, and what scrcpy shows.
+    pub name: String,
+    /// Whose it is at present, for the page; empty where unknown.
+    pub lease: String,
+    /// `ro.product.model`.
+    pub model: String,
+    /// `ro.build.version.release`.
+    pub android_version: String,
+    /// Pixels from left to right.
+    pub width: u32,
+    /// Pixels from top to bottom.
+    pub height: u32,
+    /// Dots per inch.
+    pub density: u32,
+}
+
+impl Default for DeviceProfile {
+    fn default() -> Self {
+        Self {
+            name: "device-stub".into(),
+            lease: String::new(),
+            model: "Cloudphone Stub".into(),
+            android_version: "14".into(),
+            width: 1080,
+            height: 1920,
+            density: 420,
+        }
+    }
+}
+
+/// An installed app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Package {
+    /// How large its file was.
+    pub bytes: u64,
+}
+
+/// A file on the device, of which only the size is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Pushed {
+    pub bytes: u64,
+    /// It began as every APK does, which is a ZIP archive.
+    pub is_archive: bool,
+}
+
+impl Pushed {
+    /// Counts the next piece of the file.
+    pub fn grow(&mut self, piece: &[u8]) {
+        for (position, byte) in (self.bytes..2).zip(piece) {
+            let fits = *byte == b"PK"[position as usize];
+            self.is_archive = fits && (position == 0 || self.is_archive);
+        }
+        self.bytes += piece.len() as u64;
+    }
+}
+
+/// A device. Clones are the same device.
+#[derive(Clone, Debug)]
+pub struct Device(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    profile: DeviceProfile,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    packages: BTreeMap<String, Package>,
+    files: BTreeMap<String, Pushed>,
+}
+
+impl Device {
+    /// Makes a device with nothing installed.
+    pub fn new(profile: DeviceProfile) -> Self {
+        Self(Arc::new(Inner {
+            profile,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// What it says of itself.
+    pub fn profile(&self) -> &DeviceProfile {
+        &self.0.profile
+    }
+
+    /// The apps that are installed, by package name.
+    pub fn packages(&self) -> BTreeMap<String, Package> {
+        self.state().packages.clone()
+    }
+
+    /// Takes the three ports of a device, or none.
+    pub async fn bind(self, address: IpAddr, ports: Ports) -> Result<Bound, BindError> {
+        Bound::bind(self, address, ports).await
+    }
+
+    /// Takes the ports and behaves like a device until told to stop.
+    pub async fn serve(
+        self,
+        address: IpAddr,
+        adb: u16,
+        webrtc: u16,
+        scrcpy: u16,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        self.bind(
+            address,
+            Ports {
+                adb,
+                webrtc,
+                scrcpy,
+            },
+        )
+        .await?
+        .run(stop)
+        .await;
+        Ok(())
+    }
+
+    /// Remembers that a file was pushed; `false` where there is no room.
+    pub fn push(&self, path: String, file: Pushed) -> bool {
+        let files = &mut self.state().files;
+        let fits = files.len() < MOST || files.contains_key(&path);
+        if fits {
+            files.insert(path, file);
+        }
+        fits
+    }
+
+    /// A file that was pushed.
+    pub fn file(&self, path: &str) -> Option<Pushed> {
+        self.state().files.get(path).cloned()
+    }
+
+    /// Forgets a file; `false` where there was none.
+    pub fn remove_file(&self, path: &str) -> bool {
+        self.state().files.remove(path).is_some()
+    }
+
+    /// Installs an app as Android's package manager would.
+    pub fn install(&self, name: &str, file: &Pushed) -> Result<(), &'static str> {
+        if !file.is_archive {
+            return Err("INSTALL_PARSE_FAILED_NOT_APK: it is no ZIP archive");
+        }
+        let packages = &mut self.state().packages;
+        if packages.len() >= MOST && !packages.contains_key(name) {
+            return Err("INSTALL_FAILED_INSUFFICIENT_STORAGE");
+        }
+        packages.insert(name.to_owned(), Package { bytes: file.bytes });
+        Ok(())
+    }
+
+    /// Removes an app; `false` where it was not installed.
+    pub fn uninstall(&self, name: &str) -> bool {
+        self.state().packages.remove(name).is_some()
+    }
+
+    // No code that holds the lock can panic half way.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

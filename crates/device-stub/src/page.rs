@@ -1,0 +1,137 @@
+//! The WebRTC port: a page that names the device and its lease.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::device::Device;
+
+const IDLE: Duration = Duration::from_secs(60);
+/// The head of a request may be this long.
+const LONGEST_HEAD: u64 = 8192;
+
+/// Serves the requests of one connection.
+pub async fn serve(device: Device, stream: TcpStream) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let head = timeout(IDLE, head(&mut stream)).await??;
+        let Some(head) = head else { return Ok(()) };
+        let (answer, stays) = respond(&device, &head);
+        timeout(IDLE, stream.get_mut().write_all(&answer)).await??;
+        if !stays {
+            return stream.get_mut().shutdown().await;
+        }
+    }
+}
+
+/// The request line and the header lines, `None` at the end of the connection.
+async fn head(stream: &mut BufReader<TcpStream>) -> io::Result<Option<String>> {
+    let mut head = String::new();
+    let mut limited = stream.take(LONGEST_HEAD);
+    loop {
+        let before = head.len();
+        if limited.read_line(&mut head).await? == 0 {
+            return if limited.limit() == 0 {
+                Err(io::ErrorKind::InvalidData.into())
+            } else {
+                Ok(None)
+            };
+        }
+        if head[before..].trim().is_empty() && before > 0 {
+            return Ok(Some(head));
+        }
+    }
+}
+
+/// The response, and whether the connection stays open.
+fn respond(device: &Device, head: &str) -> (Vec<u8>, bool) {
+    let mut words = head.split_whitespace();
+    let (method, target, version) = (words.next(), words.next(), words.next());
+    let head = head.to_ascii_lowercase();
+    // A body would have to be read: the connection ends instead.
+    let has_body = head.contains("\ncontent-length:") || head.contains("\ntransfer-encoding:");
+    let stays = version == Some("HTTP/1.1") && !has_body && !head.contains("\nconnection: close");
+
+    let path = target.unwrap_or_default().split('?').next();
+    let (status, body) = match (method, path) {
+        (Some("GET" | "HEAD"), Some("/")) => ("200 OK", page(device)),
+        (Some("GET" | "HEAD"), _) => ("404 Not Found", "not found\n".into()),
+        _ => (
+            "405 Method Not Allowed\r\nAllow: GET, HEAD",
+            "method not allowed\n".into(),
+        ),
+    };
+    let kind = if status.starts_with("200") {
+        "text/html"
+    } else {
+        "text/plain"
+    };
+    let connection = if stays { "keep-alive" } else { "close" };
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: {connection}\r\n\r\n",
+        body.len()
+    );
+    if method != Some("HEAD") {
+        answer.push_str(&body);
+    }
+    (answer.into_bytes(), stays)
+}
+
+fn page(device: &Device) -> String {
+    let profile = device.profile();
+    let (name, model, version) = (
+        escape(&profile.name),
+        escape(&profile.model),
+        escape(&profile.android_version),
+    );
+    let lease = if profile.lease.is_empty() {
+        "none".into()
+    } else {
+        escape(&profile.lease)
+    };
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title><h1>{name}</h1>\
+         <dl><dt>Model<dd>{model}<dt>Android<dd>{version}<dt>Screen<dd>{}×{}<dt>Lease<dd id=\"lease\">{lease}</dl></html>\n",
+        profile.width, profile.height
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceProfile;
+
+    #[test]
+    fn the_page_names_the_device_and_escapes_it() {
+        let device = Device::new(DeviceProfile {
+            name: "<b>".into(),
+            lease: "u1".into(),
+            ..DeviceProfile::default()
+        });
+
+        let (answer, stays) = respond(&device, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(stays && answer.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(answer.contains("<h1>&lt;b&gt;</h1>") && answer.contains(">u1</dl>"));
+    }
+
+    #[test]
+    fn a_body_and_another_method_end_the_connection() {
+        let device = Device::new(DeviceProfile::default());
+
+        let (answer, stays) = respond(&device, "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n");
+
+        assert!(!stays && answer.starts_with(b"HTTP/1.1 405"));
+    }
+}
