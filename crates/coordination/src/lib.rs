@@ -1,1 +1,49 @@
-//! .
+//! What keeps many replicas out of each other's way: leases, port pools, Redlock, cron, the instance registry,
+//! idempotency keys and rate limits.
+//!
+//! # Who decides
+//!
+//! Redis coordinates, PostgreSQL has the last word. A lease or a lock in Redis makes the common case quick and quiet;
+//! whatever must never happen twice is also refused by a constraint or a fencing token in the database. Losing all of
+//! Redis costs time, never correctness.
+//!
+//! | module | holds as long as | cost | without Redis | after Redis lost its data |
+//! | --- | --- | --- | --- | --- |
+//! | [`lease`] | one holder at a time; a late one is refused by its token | one round trip to each store, a renewal every third of the time to live | not acquired; held ones are reported lost in time | tokens go on above the highest the database knows |
+//! | [`port_pool`] | no port in two sets; three or none | one round trip, O(log n) | `Unreachable`; leased ones stay the database's | `IndexMissing`, then `rebuild` |
+//! | [`redlock`] | one holder, while a quorum of masters lives | one round trip to all masters | `QuorumLost` | may be held twice until the next renewal |
+//! | [`cron`] | a slot is begun once; taken over only from a holder that fell silent | a query per job and five seconds, a transaction per run | jobs wait and are caught up | the database alone keeps slots single |
+//! | [`registry`] | distinct slots, lowest first; snapshots 250 ms old | one heartbeat a second, four reads a second | the last snapshot stays | members return to their slots |
+//! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |
+//! | [`rate_limit`] | exact over all replicas | one round trip | the caller decides | all start afresh |
+//!
+//! # Limits
+//!
+//! A process that is paused cannot be told anything: between the end of its lease and its next instruction it believes
+//! what it believed. Writes that matter therefore verify the token in their transaction ([`lease::Guard::verify`]); effects
+//! outside the database must carry the token and refuse lower ones. A body of [`cron`] may be begun again after a crash.
+//! All commands may be sent twice by the Redis client after a broken connection; every script here bears that, but a rate
+//! limit then counts twice.
+
+pub mod cron;
+mod error;
+pub mod idempotency;
+mod keys;
+pub mod lease;
+mod metrics;
+pub mod port_pool;
+pub mod rate_limit;
+pub mod redlock;
+pub mod registry;
+mod script;
+
+pub use error::{Store, StoreError};
+pub use keys::Keys;
+
+pub use cron::{CatchUp, Cron, CronError, Job, JobOverview, PastRun, Run};
+pub use idempotency::Claim;
+pub use lease::{Fence, Guard, Lease, Leases};
+pub use port_pool::{PortError, PortKind, PortPool, PortRanges, PortSet};
+pub use rate_limit::{Decision, Limit, RateLimiter};
+pub use redlock::{Held, LockError, Redlock};
+pub use registry::{Announcement, Entry, Load, Membership, Registry, Snapshot};

@@ -1,0 +1,343 @@
+//! The ports of a node, leased to devices: three at a time or none, the lowest free numbers, never one that was given
+//! back a moment ago.
+//!
+//! The lease is `port:{node}:adb:5555` with its owner as value and a time to live. Beside it an index of free, leased and
+//! resting ports makes every request O(log n). What the index forgot, or Redis as a whole, is built anew from the
+//! database ([`PortPool::rebuild`]); the unique constraints there refuse the double port that could come of a race.
+
+mod ports;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use fred::clients::Pool;
+use fred::types::scripts::Script;
+use fred::types::{FromValue, Value};
+use serde::Serialize;
+
+use crate::{Keys, StoreError, metrics, script};
+
+pub use ports::{PortKind, PortRanges, PortSet};
+
+macro_rules! port_script {
+    ($file:literal) => {
+        LazyLock::new(|| Script::from_lua(concat!(include_str!("common.lua"), include_str!($file))))
+    };
+}
+
+static LEASE: LazyLock<Script> = port_script!("lease.lua");
+static RENEW: LazyLock<Script> = port_script!("renew.lua");
+static RELEASE: LazyLock<Script> = port_script!("release.lua");
+static QUARANTINE: LazyLock<Script> = port_script!("quarantine.lua");
+static SWEEP: LazyLock<Script> = port_script!("sweep.lua");
+static REBUILD: LazyLock<Script> = port_script!("rebuild.lua");
+static USAGE: LazyLock<Script> = port_script!("usage.lua");
+
+/// How long a set lives that a rebuild gave back to its owner: ample time for the owner to renew it.
+const REBUILT_TTL: Duration = Duration::from_secs(60);
+
+/// Most ports of a kind that one sweep looks at.
+const SWEEP_LIMIT: u32 = 256;
+
+/// Why no ports were leased, or nothing could be said about them.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// Every port of a kind is leased or rests.
+    #[error("no free {kind} port on node {node}: {leased} of {total} leased{}", also_resting(*resting))]
+    Exhausted {
+        /// The kind that ran out.
+        kind: PortKind,
+        /// The node.
+        node: String,
+        /// How many are leased.
+        leased: u32,
+        /// How many were given back a moment ago.
+        resting: u32,
+        /// How many there are.
+        total: u32,
+    },
+    /// Redis has no index for this node, or one for other ranges: call [`PortPool::rebuild`], then try again.
+    #[error("the port index of node {node} is missing")]
+    IndexMissing {
+        /// The node.
+        node: String,
+    },
+    /// Redis did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Ports taken back because nobody renewed them.
+    pub expired: u32,
+    /// Ports whose rest was over.
+    pub woken: u32,
+    /// Whether a further sweep would find more.
+    pub more: bool,
+}
+
+/// How the ports of one kind are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KindUsage {
+    /// How many there are.
+    pub total: u32,
+    /// Leased ones.
+    pub used: u32,
+    /// Free ones.
+    pub free: u32,
+    /// Ones that rest after their last lease.
+    pub resting: u32,
+}
+
+/// How the ports of a node are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Debug bridge.
+    pub adb: KindUsage,
+    /// Video in the browser.
+    pub webrtc: KindUsage,
+    /// Video in the scrcpy client.
+    pub scrcpy: KindUsage,
+}
+
+/// Leases the ports of all nodes.
+#[derive(Clone, Debug)]
+pub struct PortPool {
+    redis: Pool,
+    keys: Keys,
+    ranges: PortRanges,
+    quarantine: Duration,
+}
+
+impl PortPool {
+    /// Gives out ports of these ranges; one that comes back rests for `quarantine`.
+    pub fn new(redis: Pool, keys: Keys, ranges: PortRanges, quarantine: Duration) -> Self {
+        Self {
+            redis,
+            keys,
+            ranges,
+            quarantine,
+        }
+    }
+
+    /// The ranges ports are taken from.
+    pub fn ranges(&self) -> &PortRanges {
+        &self.ranges
+    }
+
+    /// Leases three ports in one round trip. An owner that asks again gets the ports it has, for a new time to live.
+    pub async fn lease(
+        &self,
+        node: &str,
+        owner: &str,
+        ttl: Duration,
+    ) -> Result<PortSet, PortError> {
+        let arguments = vec![owner.to_owned(), script::milliseconds(ttl)];
+        let answer: Vec<String> = self.run(&LEASE, node, arguments, "lease ports").await?;
+        let number = |at: usize| {
+            answer
+                .get(at)
+                .and_then(|text| text.parse::<u32>().ok())
+                .unwrap_or_default()
+        };
+        match answer.first().map(String::as_str) {
+            Some("leased") => {
+                metrics::port_lease("leased");
+                let port = |at| u16::try_from(number(at)).unwrap_or_default();
+                Ok(PortSet {
+                    adb: port(1),
+                    webrtc: port(2),
+                    scrcpy: port(3),
+                })
+            }
+            Some("exhausted") => {
+                metrics::port_lease("exhausted");
+                let kind = answer
+                    .get(1)
+                    .and_then(|name| PortKind::parse(name))
+                    .unwrap_or(PortKind::Adb);
+                Err(PortError::Exhausted {
+                    kind,
+                    node: node.to_owned(),
+                    leased: number(2),
+                    resting: number(3),
+                    total: self.ranges.total(kind),
+                })
+            }
+            _ => {
+                metrics::port_lease("index-missing");
+                Err(missing(node))
+            }
+        }
+    }
+
+    /// Renews sets of one node in one round trip and says which are still their owner's. One that ran out is still
+    /// renewed for as long as no sweep took it back.
+    pub async fn renew_many(
+        &self,
+        node: &str,
+        held: &[(String, PortSet)],
+        ttl: Duration,
+    ) -> Result<Vec<bool>, PortError> {
+        if held.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = vec![script::milliseconds(ttl)];
+        arguments.extend(held.iter().flat_map(flatten));
+        let answer: Vec<i64> = self.run(&RENEW, node, arguments, "renew ports").await?;
+        if answer.first() == Some(&-1) {
+            return Err(missing(node));
+        }
+        Ok(answer.into_iter().map(|held| held == 1).collect())
+    }
+
+    /// Gives a set back to rest, and says whether any of it was the owner's.
+    pub async fn release(
+        &self,
+        node: &str,
+        owner: &str,
+        ports: PortSet,
+    ) -> Result<bool, PortError> {
+        let mut arguments = vec![owner.to_owned(), script::milliseconds(self.quarantine)];
+        arguments.extend(ports.arguments());
+        let released: i64 = self.run(&RELEASE, node, arguments, "release ports").await?;
+        Ok(released > 0)
+    }
+
+    /// Sends ports to rest that nobody leases, such as those a foreign process listens on; says how many of the three
+    /// rest now. Leased ones are left alone: their owner releases them, which makes them rest too.
+    pub async fn quarantine(&self, node: &str, ports: PortSet) -> Result<u32, PortError> {
+        let mut arguments = vec![script::milliseconds(self.quarantine)];
+        arguments.extend(ports.arguments());
+        let count: i64 = self
+            .run(&QUARANTINE, node, arguments, "quarantine ports")
+            .await?;
+        u32::try_from(count).map_err(|_| missing(node))
+    }
+
+    /// Takes back, through the quarantine, ports that nobody renewed; bounded, so call it again while `more` is set.
+    pub async fn sweep(&self, node: &str) -> Result<Sweep, PortError> {
+        let arguments = vec![
+            script::milliseconds(self.quarantine),
+            SWEEP_LIMIT.to_string(),
+        ];
+        let answer: Vec<i64> = self
+            .run(&SWEEP, node, arguments, "sweep expired ports")
+            .await?;
+        let [expired, woken, more] = answer[..] else {
+            return Err(missing(node));
+        };
+        let sweep = Sweep {
+            expired: count(expired),
+            woken: count(woken),
+            more: more == 1,
+        };
+        metrics::ports_expired(sweep.expired);
+        Ok(sweep)
+    }
+
+    /// Builds the index of a node from what the database knows, where it is missing; says whether it was. Leases that
+    /// are in Redis stay. Safe to call from everywhere at once. One script over all ports of the node: some milliseconds.
+    pub async fn rebuild(
+        &self,
+        node: &str,
+        held: &[(String, PortSet)],
+        resting: &[PortSet],
+    ) -> Result<bool, PortError> {
+        let mut arguments = vec![
+            script::milliseconds(REBUILT_TTL),
+            script::milliseconds(self.quarantine),
+            held.len().to_string(),
+        ];
+        arguments.extend(held.iter().flat_map(flatten));
+        arguments.extend(resting.iter().flat_map(|ports| ports.arguments()));
+        let built: i64 = self
+            .run(&REBUILD, node, arguments, "rebuild the port index")
+            .await?;
+        Ok(built == 1)
+    }
+
+    /// Counts the ports of a node.
+    pub async fn usage(&self, node: &str) -> Result<Usage, PortError> {
+        let answer: Vec<i64> = self.run(&USAGE, node, Vec::new(), "count ports").await?;
+        if answer.len() != 9 {
+            return Err(missing(node));
+        }
+        let usage = |kind, at: usize| KindUsage {
+            total: self.ranges.total(kind),
+            used: count(answer[at]),
+            free: count(answer[at + 1]),
+            resting: count(answer[at + 2]),
+        };
+        Ok(Usage {
+            adb: usage(PortKind::Adb, 0),
+            webrtc: usage(PortKind::Webrtc, 3),
+            scrcpy: usage(PortKind::Scrcpy, 6),
+        })
+    }
+
+    async fn run<R: FromValue>(
+        &self,
+        script: &Script,
+        node: &str,
+        arguments: Vec<String>,
+        tried: &'static str,
+    ) -> Result<R, StoreError> {
+        let mut all = vec![self.keys.ports(node), self.ranges.layout()];
+        all.extend(arguments);
+        let answer: Value =
+            script::run(&self.redis, script, self.keys.port_index(node), all, tried).await?;
+        answer.convert().map_err(StoreError::redis(tried))
+    }
+}
+
+fn flatten((owner, ports): &(String, PortSet)) -> Vec<String> {
+    let mut arguments = vec![owner.clone()];
+    arguments.extend(ports.arguments());
+    arguments
+}
+
+fn missing(node: &str) -> PortError {
+    PortError::IndexMissing {
+        node: node.to_owned(),
+    }
+}
+
+fn count(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or_default()
+}
+
+fn also_resting(resting: u32) -> String {
+    if resting == 0 {
+        String::new()
+    } else {
+        format!(", {resting} resting")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exhaustion_says_what_is_used_up_and_where() {
+        let error = |resting| PortError::Exhausted {
+            kind: PortKind::Adb,
+            node: "n1".into(),
+            leased: 1000 - resting,
+            resting,
+            total: 1000,
+        };
+
+        assert_eq!(
+            error(0).to_string(),
+            "no free adb port on node n1: 1000 of 1000 leased"
+        );
+        assert_eq!(
+            error(10).to_string(),
+            "no free adb port on node n1: 990 of 1000 leased, 10 resting"
+        );
+    }
+}

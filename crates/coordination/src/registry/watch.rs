@@ -1,0 +1,216 @@
+//! Following the registry: a poll that is cheap enough to be often, and never forgets what it knew because Redis did.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Entry, Inner, READ, Snapshot};
+use crate::{StoreError, script};
+
+/// How far a snapshot is behind at most, while Redis answers.
+const POLL: Duration = Duration::from_millis(250);
+
+/// What one read of Redis says.
+pub struct Reading {
+    now: DateTime<Utc>,
+    epoch: String,
+    entries: Vec<Entry>,
+}
+
+impl Reading {
+    /// The entries that were heard of within their time to live.
+    pub fn live(self, ttl: Duration) -> Snapshot {
+        let oldest = self.now - TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);
+        Snapshot::new(
+            self.entries
+                .into_iter()
+                .filter(|entry| entry.heartbeat_at >= oldest)
+                .collect(),
+        )
+    }
+}
+
+impl Inner {
+    pub async fn read(&self) -> Result<Reading, StoreError> {
+        let tried = "read the registry";
+        let answer: Vec<String> =
+            script::run(&self.redis, &READ, self.script_keys(), Vec::new(), tried).await?;
+        let mut words = answer.into_iter();
+        let now = words
+            .next()
+            .and_then(|now| now.parse().ok())
+            .and_then(DateTime::from_timestamp_millis);
+        let epoch = words.next().unwrap_or_default();
+        let rest: Vec<String> = words.collect();
+        let entries = rest
+            .chunks_exact(2)
+            .filter_map(|pair| Entry::read(&pair[0], &pair[1]))
+            .collect();
+        Ok(Reading {
+            now: now.unwrap_or_default(),
+            epoch,
+            entries,
+        })
+    }
+}
+
+/// Polls until the registry is dropped.
+pub async fn run(registry: Weak<Inner>, ttl: Duration) {
+    let mut memory = Memory::new(ttl);
+    while let Some(inner) = registry.upgrade() {
+        match timeout(Duration::from_secs(2), inner.read()).await {
+            Ok(Ok(reading)) => {
+                if reading.epoch.is_empty() {
+                    // Redis has lost the registry: be back in it before anybody misses us.
+                    inner.beat_now.notify_one();
+                }
+                let snapshot = memory.merge(reading, Instant::now());
+                inner.snapshot.send_if_modified(|current| {
+                    let changed = **current != snapshot;
+                    if changed {
+                        *current = Arc::new(snapshot);
+                    }
+                    changed
+                });
+            }
+            Ok(Err(_)) | Err(_) => memory.miss(),
+        }
+        tokio::select! {
+            () = sleep(POLL) => {}
+            () = inner.read_now.notified() => {}
+        }
+    }
+}
+
+/// What was known before, for the time in which a Redis that came back is filled again.
+struct Memory {
+    ttl: Duration,
+    epoch: Option<String>,
+    missed: bool,
+    lenient_until: Option<Instant>,
+    known: Vec<Entry>,
+}
+
+impl Memory {
+    fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            epoch: None,
+            missed: false,
+            lenient_until: None,
+            known: Vec::new(),
+        }
+    }
+
+    /// Redis did not answer: the last snapshot stays.
+    fn miss(&mut self) {
+        if !self.missed {
+            warn!("the registry cannot be read: the last known instances stay");
+        }
+        self.missed = true;
+    }
+
+    fn merge(&mut self, reading: Reading, now: Instant) -> Snapshot {
+        let lost = self
+            .epoch
+            .as_ref()
+            .is_some_and(|epoch| *epoch != reading.epoch);
+        if lost || self.missed {
+            // Nobody could be heard; everybody gets the time to come back that silence would have had.
+            self.lenient_until = Some(now + self.ttl);
+            info!(
+                "the registry is back, and instances have {:?} to report again",
+                self.ttl
+            );
+        }
+        self.missed = false;
+        self.epoch = Some(reading.epoch.clone());
+        let lenient = self.lenient_until.is_some_and(|until| now < until);
+        let mut entries: HashMap<(String, u32), Entry> = HashMap::new();
+        let key = |entry: &Entry| (entry.announcement.service.clone(), entry.slot);
+        if lenient {
+            entries.extend(self.known.drain(..).map(|entry| (key(&entry), entry)));
+        }
+        let snapshot = reading.live(self.ttl);
+        entries.extend(snapshot.entries().map(|entry| (key(entry), entry.clone())));
+        self.known = entries.into_values().collect();
+        Snapshot::new(self.known.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Announcement, Load, instance_name};
+    use super::*;
+
+    fn entry(slot: u32, heartbeat_at: DateTime<Utc>) -> Entry {
+        let announcement = Announcement {
+            service: "users".into(),
+            address: format!("127.0.0.1:{slot}"),
+            host: "h".into(),
+            pid: 1,
+            version: "0".into(),
+            started_at: heartbeat_at,
+            replica: "r".into(),
+        };
+        Entry {
+            announcement,
+            slot,
+            instance: instance_name(slot),
+            heartbeat_at,
+            load: Load::default(),
+        }
+    }
+
+    #[test]
+    fn instances_are_remembered_for_a_time_to_live_after_redis_lost_them() {
+        let (start, time) = (Instant::now(), Utc::now());
+        let ttl = Duration::from_secs(3);
+        let mut memory = Memory::new(ttl);
+        let reading = |epoch: &str, entries| Reading {
+            now: time,
+            epoch: epoch.into(),
+            entries,
+        };
+        let slots = |snapshot: Snapshot| {
+            snapshot
+                .of("users")
+                .iter()
+                .map(|entry| entry.slot)
+                .collect::<Vec<_>>()
+        };
+
+        let before = memory.merge(reading("a", vec![entry(0, time), entry(1, time)]), start);
+        let lost = memory.merge(reading("", Vec::new()), start + ttl / 10);
+        let refilled = memory.merge(reading("b", vec![entry(1, time)]), start + ttl / 5);
+        let settled = memory.merge(reading("b", vec![entry(1, time)]), start + ttl * 2);
+
+        assert_eq!(slots(before), [0, 1]);
+        assert_eq!(slots(lost), [0, 1]);
+        assert_eq!(slots(refilled), [0, 1]);
+        assert_eq!(slots(settled), [1]);
+    }
+
+    #[test]
+    fn an_instance_that_fell_silent_is_not_listed() {
+        let now = Utc::now();
+        let mut memory = Memory::new(Duration::from_secs(3));
+
+        let entries = vec![entry(0, now), entry(1, now - TimeDelta::seconds(4))];
+        let snapshot = memory.merge(
+            Reading {
+                now,
+                epoch: "a".into(),
+                entries,
+            },
+            Instant::now(),
+        );
+
+        assert_eq!(snapshot.of("users").len(), 1);
+        assert!(snapshot.of("billing").is_empty());
+    }
+}
