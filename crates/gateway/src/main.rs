@@ -1,1 +1,144 @@
-fn main() {}
+//! The binary: every service of Cloudphone, in as many replicas as are started.
+
+mod cluster;
+mod commands;
+mod docs;
+mod local;
+mod serve;
+mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use contracts::Service;
+use platform::Env;
+use platform::config::{ConfigError, EXIT_CONFIG};
+
+/// Cloudphone: the control plane of a cloud-phone platform, made to run as many replicas.
+///
+/// Without a command it serves every service on ports 30000 to 30006, with a private Redis and PostgreSQL under
+/// .cloudphone/. Run it again in another terminal and there are two replicas. Settings are environment variables;
+/// `gateway config check` lists what is wrong with them.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+struct Common {
+    /// A file of NAME=value lines; variables of the environment win over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or Ctrl-C, then leaves without losing a request.
+    Serve {
+        /// Only these services, comma-separated: gateway, users, devices, apps, media, billing, notifications.
+        #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+        services: Vec<Service>,
+    },
+    /// Shows every instance of every service in the cluster, on all machines.
+    Status {
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Brings the database up to date, then ends. Serving does it too; replicas may do it at once.
+    Migrate,
+    /// Prints the OpenAPI document of all services.
+    Openapi,
+    /// Checks the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Manages administrators.
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Keeps the private stores; replicas start it by themselves.
+    #[command(hide = true)]
+    Stores {
+        /// The folder of the stores.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Lists every missing or wrong setting; exit code 78 where there is one.
+    Check,
+}
+
+#[derive(Subcommand)]
+enum AdminCommand {
+    /// Makes an account with the role super_admin. The password is read from the standard input.
+    Create {
+        /// The name to sign in with.
+        #[arg(long)]
+        username: String,
+        /// The mail address.
+        #[arg(long)]
+        email: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Command::Stores { dir }) = arguments.command {
+        return told(embedded::supervise(&dir).map(|()| 0));
+    }
+    // One provider for all TLS of the process.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return told(Err(anyhow::anyhow!("another TLS provider is installed")));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return told(Err(error.into())),
+    };
+    let code = runtime.block_on(run(arguments.command, arguments.common));
+    if let Ok(code) = code {
+        // Dropping the runtime would wait for blocking work that nobody waits for any more.
+        std::process::exit(code);
+    }
+    runtime.shutdown_background();
+    told(code)
+}
+
+async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
+    let env = Env::load(common.env_file.as_deref())?;
+    match command.unwrap_or(Command::Serve { services: Vec::new() }) {
+        Command::Serve { services } => serve::serve(env, &services).await,
+        Command::Status { json } => commands::status(env, json).await,
+        Command::Migrate => commands::migrate(env).await,
+        Command::Openapi => commands::openapi(),
+        Command::Config { command: ConfigCommand::Check } => commands::check_config(env),
+        Command::Admin { command: AdminCommand::Create { username, email } } => {
+            commands::create_admin(env, &username, &email).await
+        }
+        Command::Stores { .. } => Ok(0),
+    }
+}
+
+/// Tells a failure in one line on standard error: what failed, and why.
+#[expect(clippy::print_stderr, reason = "the last word of a process that could not start")]
+fn told(outcome: anyhow::Result<i32>) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let config = error.chain().any(|cause| cause.is::<ConfigError>());
+            ExitCode::from(if config { u8::try_from(EXIT_CONFIG).unwrap_or(1) } else { 1 })
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use contracts::{Service, Timestamp};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{Method, Request, Uri};
+use http::{Method, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
@@ -30,16 +30,7 @@ impl Auth {
         format!("{text}.{}", hex::encode(tag))
     }
 
-    /// Which service a call proves to come from.
-    pub(super) fn proven_service<B>(
-        &self,
-        request: &Request<B>,
-        now: Timestamp,
-    ) -> Option<Service> {
-        let credential = request.headers().get(SERVICE_HEADER)?.to_str().ok()?;
-        self.verify_credential(credential, request.method(), request.uri(), now)
-    }
-
+    /// Which service a credential proves a call to come from.
     pub(super) fn verify_credential(
         &self,
         credential: &str,

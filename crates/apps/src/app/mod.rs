@@ -1,0 +1,120 @@
+//! An app: one version of one package.
+
+pub mod api;
+pub mod db;
+mod manifest;
+mod upload;
+
+use contracts::{AppId, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+
+pub use manifest::Manifest;
+
+/// Where an app stands between upload and the shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum AppStatus {
+    /// Stored, waiting for a reviewer.
+    PendingReview,
+    /// Accepted by a reviewer.
+    Approved,
+    /// Refused by a reviewer.
+    Rejected,
+    /// On the shelf.
+    Available,
+    /// Taken from the shelf.
+    Unavailable,
+}
+
+/// What an app is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Category {
+    /// Talking to people.
+    Social,
+    /// Playing.
+    Game,
+    /// Getting something done.
+    Tool,
+    /// Watching and listening.
+    Entertainment,
+    /// Writing and planning.
+    Productivity,
+    /// Trading.
+    Business,
+    /// Learning.
+    Education,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+/// One version of one package.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct App {
+    /// Names the app.
+    pub id: AppId,
+    /// What people call it.
+    pub name: String,
+    /// The Android package.
+    pub package_name: String,
+    /// The same as `versionName`.
+    #[sqlx(rename = "version_name")]
+    pub version: String,
+    /// The version as people read it.
+    #[sqlx(rename = "shown_version")]
+    pub version_name: String,
+    /// The version as Android compares it.
+    pub version_code: i64,
+    /// Whether it is the highest version of its package.
+    pub is_latest: bool,
+    /// Where it stands.
+    pub status: AppStatus,
+    /// What it is for.
+    pub category: Category,
+    /// Bytes.
+    pub size: i64,
+    /// The SHA-256 of the package, hexadecimal.
+    pub sha256: String,
+    /// What it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The oldest Android API level it runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_sdk_version: Option<i32>,
+    /// The Android API level it was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_sdk_version: Option<i32>,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Who uploaded it.
+    pub uploader_id: UserId,
+    /// Where the package is fetched, below this service.
+    #[sqlx(skip)]
+    pub download_url: String,
+    /// How often it was fetched.
+    pub download_count: i64,
+    /// How often it was installed.
+    pub install_count: i64,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    #[serde(skip)]
+    object_key: String,
+}
+
+impl App {
+    fn with_download_url(mut self) -> Self {
+        self.download_url = format!("/apps/{}/download", self.id);
+        self
+    }
+
+    /// Whether everybody may see it.
+    pub fn is_public(&self) -> bool {
+        matches!(self.status, AppStatus::Approved | AppStatus::Available)
+    }
+}

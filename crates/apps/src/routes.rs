@@ -1,0 +1,20 @@
+//! The URL map.
+
+use axum::extract::DefaultBodyLimit;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::{Apps, app::api};
+
+/// All routes of the service.
+pub fn router(state: Apps) -> OpenApiRouter {
+    // The upload counts its bytes itself, against its own bound.
+    let upload = OpenApiRouter::new().routes(routes!(api::upload_app)).layer(DefaultBodyLimit::disable());
+    OpenApiRouter::new()
+        .merge(upload)
+        .routes(routes!(api::list_apps))
+        .routes(routes!(api::count_apps))
+        .routes(routes!(api::find_app, api::delete_app))
+        .routes(routes!(api::download_app))
+        .with_state(state)
+}

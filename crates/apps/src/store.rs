@@ -1,0 +1,134 @@
+//! The object store: packages by key, streamed both ways.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The size of the parts in which an object is written; so much of an upload is in memory at a time.
+const PART: usize = 8 << 20;
+
+/// Keeps packages.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<dyn ObjectStore>);
+
+/// An object that is being written. It becomes visible when it is finished, never before.
+pub struct Writing {
+    upload: Box<dyn MultipartUpload>,
+    part: Vec<u8>,
+    hash: Sha256,
+    /// How many bytes came so far.
+    pub size: u64,
+}
+
+/// An object that was written whole.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl Store {
+    /// Opens the folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// Where it cannot be made or read.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("making the object folder {}: correct APPS_FOLDER", folder.display()))?;
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .with_context(|| format!("opening the object folder {}", folder.display()))?
+            .with_automatic_cleanup(false);
+        Ok(Self(Arc::new(store)))
+    }
+
+    /// Begins to write an object.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn write(&self, key: &str) -> Result<Writing> {
+        let upload = self.0.put_multipart(&Key::from(key)).await.map_err(|source| Error::Store { tried: "begin", source })?;
+        Ok(Writing { upload, part: Vec::new(), hash: Sha256::new(), size: 0 })
+    }
+
+    /// Reads an object, or a range of it.
+    ///
+    /// # Errors
+    /// Where it is not there or the store does not answer.
+    pub async fn read(&self, key: &str, range: Option<GetRange>) -> Result<GetResult> {
+        let options = GetOptions { range, ..GetOptions::default() };
+        self.0.get_opts(&Key::from(key), options).await.map_err(|source| Error::Store { tried: "read", source })
+    }
+
+    /// The object as a file, where the store is a folder.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub async fn file(&self, key: &str) -> Result<Option<std::path::PathBuf>> {
+        match self.read(key, None).await?.payload {
+            GetResultPayload::File(_, path) => Ok(Some(path)),
+            GetResultPayload::Stream(_) => Ok(None),
+        }
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match self.0.delete(&Key::from(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(Error::Store { tried: "delete", source }),
+        }
+    }
+}
+
+impl Writing {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn push(&mut self, bytes: &Bytes) -> Result<()> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PART {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the object visible.
+    ///
+    /// # Errors
+    /// Where the store does not answer; nothing is visible then.
+    pub async fn finish(mut self) -> Result<Written> {
+        self.flush().await?;
+        self.upload.complete().await.map_err(|source| Error::Store { tried: "finish", source })?;
+        Ok(Written { size: self.size, sha256: hex::encode(self.hash.finalize()) })
+    }
+
+    /// Leaves nothing behind.
+    pub async fn abort(mut self) {
+        if let Err(error) = self.upload.abort().await {
+            tracing::warn!("an upload that broke off left parts in the object store: {error}");
+        }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::take(&mut self.part);
+        self.upload.put_part(part.into()).await.map_err(|source| Error::Store { tried: "write", source })
+    }
+}

@@ -1,0 +1,24 @@
+//! `gateway admin`.
+
+use std::io::Read;
+
+use anyhow::Context;
+use platform::Env;
+use platform::lifecycle::Readiness;
+
+use super::say;
+use crate::cluster::Cluster;
+use crate::serve::Config;
+
+/// Makes an administrator, with the password from the standard input.
+pub async fn create_admin(env: Env, username: &str, email: &str) -> anyhow::Result<i32> {
+    let config = Config::from_env(env)?;
+    let mut password = String::new();
+    std::io::stdin().take(1024).read_to_string(&mut password).context("reading the password from standard input")?;
+    let password = password.trim_end_matches(['\n', '\r']);
+    let cluster = Cluster::join(config.settings, Readiness::default()).await?;
+    let made = users::create_admin(&cluster.platform, username, email, password).await;
+    cluster.leave().await;
+    say(&format!("the administrator {username} may sign in, with the id {}", made?))?;
+    Ok(0)
+}

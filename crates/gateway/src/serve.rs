@@ -1,0 +1,332 @@
+//! The composition root: one replica, with all services or those it is told to have.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use contracts::Service;
+use coordination::{Announcement, Cron, Job, Membership, Redlock, Registry, Snapshot};
+use gateway::front::{self, Directory, Front, FrontConfig, Origins, Rate, Upstream, Upstreams};
+use platform::config::Stores;
+use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
+use platform::listen::Listeners;
+use platform::serve::{Drain, Server};
+use platform::{Env, Platform, Settings, http, telemetry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use crate::cluster::Cluster;
+use crate::local;
+use crate::traffic::Traffic;
+
+/// How long a cron lock lives without renewal; a replica that dies is made good after it.
+const CRON_LOCK: Duration = Duration::from_secs(10);
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Every setting of every service.
+pub struct Config {
+    /// Those that all services share.
+    pub settings: Settings,
+    users: users::Config,
+    devices: devices::Config,
+    apps: apps::Config,
+    media: media::Config,
+    billing: billing::Config,
+    notifications: notifications::Config,
+}
+
+impl Config {
+    /// Reads every setting, and lists all faults at once.
+    pub fn from_env(mut env: Env) -> anyhow::Result<Self> {
+        let config = Self {
+            settings: Settings::from_env(&mut env),
+            users: users::Config::from_env(&mut env),
+            devices: devices::Config::from_env(&mut env),
+            apps: apps::Config::from_env(&mut env),
+            media: media::Config::from_env(&mut env),
+            billing: billing::Config::from_env(&mut env),
+            notifications: notifications::Config::from_env(&mut env),
+        };
+        env.finish()?;
+        Ok(config)
+    }
+}
+
+/// A service of this replica, ready to be served.
+struct Part {
+    service: Service,
+    handler: Handler,
+    traffic: Traffic,
+}
+
+/// What takes a service's connections.
+enum Handler {
+    Router(Router),
+    Front(Front),
+}
+
+/// Serves until a signal, then leaves. The exit code.
+pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
+    let config = Config::from_env(env)?;
+    telemetry::start_logging(config.settings.log_format);
+    telemetry::start_metrics()?;
+    let services = if services.is_empty() { &Service::ALL } else { services };
+    let mut life = Lifecycle::new(config.settings.shutdown_grace)?;
+    let started = life.start(start(&life, config, services)).await;
+    let Some(replica) = started.transpose()? else { return Ok(0) };
+    replica.arrange_leaving(&mut life);
+    life.ready();
+    Ok(life.run().await)
+}
+
+/// What a started replica holds until it leaves.
+struct Replica {
+    cluster: Cluster,
+    registry: Registry,
+    memberships: Vec<Arc<Membership>>,
+    listeners: Listeners,
+    drain: Drain,
+    sockets: CancellationToken,
+    front: Option<Front>,
+    notifications: Option<notifications::Notifications>,
+}
+
+async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow::Result<Replica> {
+    let settings = config.settings.clone();
+    let cluster = Cluster::join(settings.clone(), life.readiness()).await?;
+    let platform = &cluster.platform;
+    let tasks = life.tasks();
+    let registry = Registry::new(platform.redis.clone(), platform.keys.clone());
+    let sockets = CancellationToken::new();
+    let has = |service| services.contains(&service);
+    let mut parts = Vec::new();
+    let mut crons: Vec<Job> = Vec::new();
+    let mut routed = |service, routes: OpenApiRouter| {
+        let router = http::service(platform, service, routes).router;
+        parts.push(Part { service, handler: Handler::Router(router), traffic: Traffic::default() });
+    };
+
+    if has(Service::Users) {
+        let users = users::Users::new(platform, config.users).await?;
+        users.spawn_jobs(&tasks).await?;
+        crons.extend(users.cron_jobs());
+        routed(Service::Users, users::router(users));
+    }
+    if has(Service::Devices) {
+        let devices = devices::Devices::new(platform, config.devices).await?;
+        devices.spawn_jobs(&tasks).await?;
+        crons.extend(devices.cron_jobs());
+        routed(Service::Devices, devices::router(devices));
+    }
+    if has(Service::Apps) {
+        let apps = apps::Apps::new(platform, config.apps).await?;
+        apps.spawn_jobs(&tasks).await?;
+        crons.extend(apps.cron_jobs());
+        routed(Service::Apps, apps::router(apps));
+    }
+    if has(Service::Media) {
+        let media = media::Media::new(platform, config.media).await?;
+        media.spawn_jobs(&tasks).await?;
+        crons.extend(media.cron_jobs());
+        routed(Service::Media, media::router(media));
+    }
+    if has(Service::Billing) {
+        let billing = billing::Billing::new(platform, config.billing).await?;
+        billing.spawn_jobs(&tasks).await?;
+        crons.extend(billing.cron_jobs());
+        routed(Service::Billing, billing::router(billing));
+    }
+    let mut notifications = None;
+    if has(Service::Notifications) {
+        let state = notifications::Notifications::new(platform, config.notifications).await?;
+        state.spawn_jobs(&tasks).await?;
+        crons.extend(state.cron_jobs());
+        let router = http::service(platform, Service::Notifications, notifications::router(state.clone())).router;
+        let handler = Handler::Router(notifications::wrap(router, &state));
+        parts.push(Part { service: Service::Notifications, handler, traffic: Traffic::default() });
+        notifications = Some(state);
+    }
+    let mut front = None;
+    if has(Service::Gateway) {
+        let door = front_door(platform, &registry, &tasks, sockets.clone());
+        parts.push(Part { service: Service::Gateway, handler: Handler::Front(door.clone()), traffic: Traffic::default() });
+        front = Some(door);
+    }
+
+    platform::events::spawn_relay(platform, &tasks);
+    spawn_crons(platform, &tasks, crons)?;
+    tasks.every("telemetry.upkeep", UPKEEP, || async {
+        telemetry::upkeep();
+        Ok(Tick::Idle)
+    });
+
+    let drain = Drain::new();
+    let (listeners, memberships) = open(platform, &registry, parts, &drain).await?;
+    Ok(Replica { registry, memberships, listeners, drain, sockets, front, notifications, cluster })
+}
+
+/// Opens the ports and, once they answer, joins the registry.
+async fn open(
+    platform: &Platform,
+    registry: &Registry,
+    parts: Vec<Part>,
+    drain: &Drain,
+) -> anyhow::Result<(Listeners, Vec<Arc<Membership>>)> {
+    let settings = &platform.settings;
+    let addresses: Vec<(String, SocketAddr)> =
+        parts.iter().map(|part| (part.service.name().to_owned(), settings.address(part.service))).collect();
+    let run = settings.home.join("run").join(settings.listen_address.to_string().replace(':', "_"));
+    let listeners = Listeners::open(&run, &addresses).await?;
+    let replica = Uuid::new_v4().to_string();
+    let started_at = platform.clock.now().utc();
+    let mut memberships = Vec::new();
+    for part in parts {
+        let name = part.service.name();
+        let own = listeners.open_private(name, SocketAddr::new(settings.listen_address, 0))?;
+        match part.handler {
+            Handler::Router(router) => {
+                listeners.serve(name, Server::new(name, part.traffic.count(router), drain).handler());
+            }
+            Handler::Front(front) => {
+                listeners.serve(name, Server::new(name, part.traffic.count(front), drain).handler());
+            }
+        }
+        let announcement = Announcement {
+            service: name.to_owned(),
+            address: SocketAddr::new(settings.advertise_address, own.port()).to_string(),
+            host: hostname(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at,
+            replica: replica.clone(),
+        };
+        let membership = registry.join(announcement).await.context("joining the registry")?;
+        let traffic = part.traffic;
+        membership.report_load(move || traffic.load());
+        info!("{name} {} listens on {} and {own}", membership.instance(), settings.address(part.service));
+        let membership = Arc::new(membership);
+        let named = membership.clone();
+        platform.name_instance(part.service, move || named.instance());
+        memberships.push(membership);
+    }
+    Ok((listeners, memberships))
+}
+
+fn front_door(platform: &Platform, registry: &Registry, tasks: &Tasks, sockets: CancellationToken) -> Front {
+    let settings = &platform.settings;
+    let config = FrontConfig {
+        origins: if settings.is_production() { Origins::Listed(settings.cors_origins.clone()) } else { Origins::Localhost },
+        limit: settings.rate_limits.then_some(Rate::PER_ADDRESS),
+        redis_prefix: platform.keys.key(""),
+        ..FrontConfig::default()
+    };
+    let upstreams = Upstreams::follow(follow(registry.watch(), tasks), &config);
+    let about = front::health::About { version: env!("CARGO_PKG_VERSION"), environment: settings.profile.name().to_owned() };
+    let (naming, telling) = (platform.clone(), platform.clock.clone());
+    let health = front::health::health(
+        upstreams.clone(),
+        about,
+        move || naming.instance(Service::Gateway),
+        move || telling.now(),
+    );
+    let local = health.merge(local::router(platform, upstreams.clone()));
+    Front::new(config, upstreams, Some(platform.redis.clone()), local, sockets)
+}
+
+/// The registry in the words of the front door.
+fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, tasks: &Tasks) -> watch::Receiver<Arc<Directory>> {
+    let (sender, receiver) = watch::channel(Arc::new(directory(&snapshots.borrow_and_update())));
+    let stop = tasks.stopping();
+    tasks.spawn("gateway.follow_registry", async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(snapshots.changed()).await {
+            let directory = directory(&snapshots.borrow_and_update());
+            sender.send_if_modified(|known| {
+                let changed = **known != directory;
+                if changed {
+                    *known = Arc::new(directory);
+                }
+                changed
+            });
+        }
+        // The last requests still find their way.
+        stop.cancelled().await;
+        Ok(())
+    });
+    receiver
+}
+
+fn directory(snapshot: &Snapshot) -> Directory {
+    let instances = |service: Service| {
+        let entries = snapshot.of(service.name()).iter();
+        let upstreams = entries.map(|entry| Upstream {
+            id: format!("{}:{}", entry.announcement.replica, entry.slot),
+            address: entry.announcement.address.clone(),
+            draining: entry.load.draining,
+        });
+        (service, upstreams.collect())
+    };
+    Service::ALL.into_iter().map(instances).collect::<HashMap<_, _>>()
+}
+
+fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Result<()> {
+    let settings = &platform.settings;
+    let mut urls = settings.redlock_urls.clone();
+    if urls.is_empty() {
+        if matches!(&settings.stores, Stores::External { .. }) && !platform.redis_url.starts_with("redis") {
+            anyhow::bail!("REDLOCK_URLS is needed where REDIS_URL is not a single server's");
+        }
+        urls.push(platform.redis_url.to_string());
+    }
+    let redlock = Redlock::new(urls, CRON_LOCK).context("REDLOCK_URLS")?;
+    let name = format!("{}:{}", hostname(), std::process::id());
+    let cron = Cron::new(platform.db.clone(), redlock, name).with_keys(platform.keys.clone());
+    let stop = tasks.stopping();
+    tasks.spawn("cron", async move { Ok(cron.run(jobs, stop).await?) });
+    Ok(())
+}
+
+impl Replica {
+    /// Fills the stages of leaving.
+    fn arrange_leaving(self, life: &mut Lifecycle) {
+        let Self { cluster, registry, memberships, listeners, drain, sockets, front, notifications } = self;
+        let announced = drain.clone();
+        life.on(Stage::Unregister, "registry", move |_| async move {
+            for membership in &memberships {
+                membership.set_draining(true);
+            }
+            announced.announce();
+        });
+        life.on(Stage::StopAccepting, "listeners", move |_| async move {
+            listeners.hand_over().await;
+        });
+        life.on(Stage::FinishRequests, "requests", move |left| async move {
+            drain.finish(left).await;
+        });
+        // Sockets go while requests finish: a long poll would hold the stage up otherwise.
+        life.on(Stage::FinishRequests, "sockets", move |_| async move {
+            if let Some(notifications) = notifications {
+                notifications.close_sockets().await;
+            }
+            sockets.cancel();
+            if let Some(front) = front {
+                front.drained().await;
+            }
+        });
+        life.on(Stage::ReturnSlot, "slot", move |_| async move {
+            if let Err(error) = registry.leave_all().await {
+                info!("the slots are not returned, they expire by themselves: {error}");
+            }
+            cluster.leave().await;
+        });
+    }
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".to_owned())
+}
