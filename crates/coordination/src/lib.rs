@@ -36,6 +36,7 @@ pub mod rate_limit;
 pub mod redlock;
 pub mod registry;
 mod script;
+mod task;
 
 pub use error::{Store, StoreError};
 pub use keys::Keys;

@@ -260,7 +260,7 @@ impl Ticker {
             attempt: u32::try_from(won.attempt).unwrap_or(1),
             cancelled: cancelled.clone(),
         };
-        let mut body = AbortOnDropHandle::new(tokio::spawn(self.job.start(run)));
+        let mut body = AbortOnDropHandle::new(crate::task::spawn(self.job.start(run)));
         let begun = Instant::now();
         let reason = self.watch(won, held, &mut body, begun).await;
         let end = match reason {

@@ -174,7 +174,7 @@ impl Lease {
             stop: CancellationToken::new(),
             released: Arc::default(),
         };
-        tokio::spawn(watchdog::run(watchdog::Watched {
+        crate::task::spawn(watchdog::run(watchdog::Watched {
             leases: lease.leases.clone(),
             name: lease.name.clone(),
             owner: lease.owner.clone(),

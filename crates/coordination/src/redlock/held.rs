@@ -24,7 +24,7 @@ impl Held {
     pub fn start(manager: LockManager, lock: Lock, since: Instant, ttl: Duration) -> Self {
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let (done, released) = oneshot::channel();
-        tokio::spawn(renew(
+        crate::task::spawn(renew(
             manager,
             lock,
             since,

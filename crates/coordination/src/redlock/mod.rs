@@ -110,7 +110,7 @@ impl Redlock {
         let (send, receive) = oneshot::channel();
         let (redlock, key) = (self.clone(), key.to_owned());
         // A task of its own: dropped half-way, the client would leave the key behind on some of the masters.
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let answer = redlock.attempt(&key).await;
             let _ = send.send(answer);
         });

@@ -87,7 +87,7 @@ impl Registry {
         let id = self.inner.next_member.fetch_add(1, Ordering::Relaxed);
         self.inner.members().push((id, member.clone()));
         self.inner.beating.get_or_init(|| {
-            tokio::spawn(beat::run(Arc::downgrade(&self.inner), self.inner.ttl));
+            crate::task::spawn(beat::run(Arc::downgrade(&self.inner), self.inner.ttl));
         });
         self.inner.read_now.notify_one();
         Ok(Membership::new(self.clone(), id, member))
@@ -107,7 +107,7 @@ impl Registry {
     /// Follows the registry: the receiver has the latest snapshot, empty before the first was read.
     pub fn watch(&self) -> channel::Receiver<Arc<Snapshot>> {
         self.inner.watching.get_or_init(|| {
-            tokio::spawn(watch::run(Arc::downgrade(&self.inner), self.inner.ttl));
+            crate::task::spawn(watch::run(Arc::downgrade(&self.inner), self.inner.ttl));
         });
         self.inner.snapshot.subscribe()
     }

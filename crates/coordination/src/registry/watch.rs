@@ -147,6 +147,10 @@ mod tests {
     use super::super::{Announcement, Load, instance_name};
     use super::*;
 
+    fn noon() -> DateTime<Utc> {
+        "2026-01-01T12:00:00Z".parse().expect("a time")
+    }
+
     fn entry(slot: u32, heartbeat_at: DateTime<Utc>) -> Entry {
         let announcement = Announcement {
             service: "users".into(),
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn instances_are_remembered_for_a_time_to_live_after_redis_lost_them() {
-        let (start, time) = (Instant::now(), Utc::now());
+        let (start, time) = (Instant::now(), noon());
         let ttl = Duration::from_secs(3);
         let mut memory = Memory::new(ttl);
         let reading = |epoch: &str, entries| Reading {
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_fell_silent_is_not_listed() {
-        let now = Utc::now();
+        let now = noon();
         let mut memory = Memory::new(Duration::from_secs(3));
 
         let entries = vec![entry(0, now), entry(1, now - TimeDelta::seconds(4))];

@@ -1,0 +1,304 @@
+//! Cron: every slot once whatever ticks, and a run whose holder vanished made good.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use coordination::redlock::SHORTEST_TTL;
+use coordination::{CatchUp, Cron, CronError, Job, Redlock, Run};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::stores::{Stores, redis_url, stores, until};
+
+const NEVER: &str = "0 0 29 2 *";
+
+type Seen = Arc<Mutex<Vec<(DateTime<Utc>, i64)>>>;
+
+fn cron(stores: &Stores, db: &PgPool, name: &str) -> Cron {
+    let redlock = Redlock::new(vec![redis_url()], SHORTEST_TTL).unwrap();
+    Cron::new(db.clone(), redlock, name.to_owned()).with_keys(stores.keys.clone())
+}
+
+fn noting(seen: &Seen, schedule: &str) -> Job {
+    let seen = seen.clone();
+    Job::new("note", schedule, move |run: Run| {
+        let seen = seen.clone();
+        async move {
+            seen.lock().unwrap().push((run.slot, run.fence.0));
+            Ok(())
+        }
+    })
+}
+
+fn waiting(name: &'static str, schedule: &str) -> Job {
+    Job::new(name, schedule, |run: Run| async move {
+        run.cancelled.cancelled().await;
+        anyhow::bail!("cancelled")
+    })
+}
+
+/// Runs instances until a condition holds, then stops them.
+async fn while_running<R: Future<Output = bool>>(
+    instances: Vec<(Cron, Vec<Job>)>,
+    what: &str,
+    condition: impl FnMut() -> R,
+) {
+    let stop = CancellationToken::new();
+    let mut running = JoinSet::new();
+    for (cron, jobs) in instances {
+        running.spawn(cron.run(jobs, stop.clone()));
+    }
+    until(what, condition).await;
+    stop.cancel();
+    for ended in running.join_all().await {
+        ended.unwrap();
+    }
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn three_instances_run_each_slot_once_and_miss_none(db: PgPool) {
+    let stores = stores().await;
+    let seen = Seen::default();
+    let instances = ["a", "b", "c"]
+        .map(|name| (cron(&stores, &db, name), vec![noting(&seen, "* * * * * *")]))
+        .to_vec();
+
+    while_running(instances, "five slots have run", async || {
+        seen.lock().unwrap().len() >= 5
+    })
+    .await;
+
+    let seen = seen.lock().unwrap().clone();
+    for pair in seen.windows(2) {
+        assert_eq!(
+            pair[1].0 - pair[0].0,
+            chrono::TimeDelta::seconds(1),
+            "{seen:?}"
+        );
+        assert!(pair[1].1 > pair[0].1, "{seen:?}");
+    }
+    let history = cron(&stores, &db, "d").history("note", 100).await.unwrap();
+    assert!(
+        history
+            .iter()
+            .all(|run| run.state == "succeeded" && run.attempt == 1),
+        "{history:?}"
+    );
+    assert_eq!(history.len(), seen.len());
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn without_any_lasting_lock_the_database_still_keeps_slots_single(db: PgPool) {
+    let stores = stores().await;
+    let seen = Seen::default();
+    let instances = ["a", "b", "c"]
+        .map(|name| (cron(&stores, &db, name), vec![noting(&seen, "* * * * * *")]))
+        .to_vec();
+
+    while_running(instances, "four slots have run", async || {
+        stores.delete(&stores.keys.cron("note")).await;
+        seen.lock().unwrap().len() >= 4
+    })
+    .await;
+
+    let slots: Vec<_> = seen.lock().unwrap().iter().map(|(slot, _)| *slot).collect();
+    assert!(slots.is_sorted_by(|a, b| a < b), "{slots:?}");
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_run_whose_holder_vanished_is_taken_over_with_a_higher_token(db: PgPool) {
+    let stores = stores().await;
+    let doomed = cron(&stores, &db, "doomed");
+    // A process of its own, as it were: shut down, none of its tasks gets to say goodbye.
+    let process = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let other = sqlx::PgPool::connect_lazy_with((*db.connect_options()).clone());
+    let theirs = Cron::new(
+        other,
+        Redlock::new(vec![redis_url()], SHORTEST_TTL).unwrap(),
+        "doomed".into(),
+    )
+    .with_keys(stores.keys.clone());
+    let task = process
+        .handle()
+        .spawn(theirs.run(vec![waiting("note", NEVER)], CancellationToken::new()));
+    until("the job is known", async || {
+        doomed.trigger("note").await.is_ok()
+    })
+    .await;
+    until("it runs", async || {
+        doomed.history("note", 1).await.unwrap()[0].state == "running"
+    })
+    .await;
+    process.shutdown_background();
+    drop(task);
+    // Ten seconds pass: its lock expires, and it has been silent for as long.
+    stores.delete(&stores.keys.cron("note")).await;
+    let silence = "update coordination.cron_runs set alive_at = alive_at - interval '11 seconds'";
+    sqlx::query(silence).execute(&db).await.unwrap();
+
+    let seen = Seen::default();
+    let heir = vec![(cron(&stores, &db, "heir"), vec![noting(&seen, NEVER)])];
+    while_running(heir, "the run is made good", async || {
+        doomed.history("note", 1).await.unwrap()[0].state == "succeeded"
+    })
+    .await;
+
+    let run = doomed.history("note", 10).await.unwrap().remove(0);
+    assert_eq!(
+        (run.attempt, run.instance.as_deref(), run.token),
+        (2, Some("heir"), Some(2))
+    );
+    assert_eq!(*seen.lock().unwrap(), [(run.slot, 2)]);
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_stop_hands_the_running_slot_to_another_instance(db: PgPool) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin");
+    let leaving = vec![(cron(&stores, &db, "leaving"), vec![waiting("note", NEVER)])];
+    while_running(leaving, "it runs", async || {
+        let _ = match admin.history("note", 1).await.unwrap().first() {
+            None => admin.trigger("note").await.is_ok(),
+            Some(run) => return run.state == "running",
+        };
+        false
+    })
+    .await;
+    assert_eq!(
+        admin.history("note", 1).await.unwrap()[0].state,
+        "abandoned"
+    );
+
+    let seen = Seen::default();
+    let heir = vec![(cron(&stores, &db, "heir"), vec![noting(&seen, NEVER)])];
+    while_running(heir, "the run is made good", async || {
+        admin.history("note", 1).await.unwrap()[0].state == "succeeded"
+    })
+    .await;
+
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn missed_slots_are_made_good_as_the_job_says(db: PgPool) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin");
+    let known = "insert into coordination.cron_jobs (job, schedule, catch_up, first_seen_at)
+        values ('note', '', '', date_trunc('hour', now()) - interval '3 hours 30 minutes')";
+    sqlx::query(known).execute(&db).await.unwrap();
+
+    for (catch_up, expected) in [
+        (CatchUp::None, 0),
+        (CatchUp::Last, 1),
+        (CatchUp::All(chrono::TimeDelta::hours(24)), 4),
+    ] {
+        sqlx::query("delete from coordination.cron_runs")
+            .execute(&db)
+            .await
+            .unwrap();
+        let seen = Seen::default();
+        let instance = vec![(
+            cron(&stores, &db, "a"),
+            vec![noting(&seen, "0 * * * *").catch_up(catch_up)],
+        )];
+        while_running(
+            instance,
+            "what is owed has run, and then a run asked for",
+            async || {
+                if seen.lock().unwrap().len() == expected
+                    && admin
+                        .history("note", 9)
+                        .await
+                        .unwrap()
+                        .iter()
+                        .all(|run| !run.manual)
+                {
+                    admin.trigger("note").await.unwrap();
+                }
+                seen.lock().unwrap().len() > expected
+            },
+        )
+        .await;
+
+        let runs = admin.history("note", 100).await.unwrap();
+        let mut slots: Vec<_> = runs
+            .iter()
+            .filter(|run| !run.manual)
+            .map(|run| run.slot)
+            .collect();
+        slots.reverse();
+        assert_eq!(slots.len(), expected, "{catch_up:?}");
+        assert!(slots.is_sorted());
+    }
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn failures_time_outs_and_panics_are_written_down(db: PgPool) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin");
+    let jobs = || {
+        vec![
+            Job::new("fails", "* * * * * *", |_| async {
+                anyhow::bail!("no luck")
+            }),
+            Job::new("panics", "* * * * * *", |_| async { panic!("as told") }),
+            waiting("hangs", "* * * * * *").timeout(Duration::from_millis(50)),
+        ]
+    };
+    let state = async |job| {
+        admin
+            .history(job, 100)
+            .await
+            .unwrap()
+            .pop()
+            .map(|run| run.state)
+    };
+
+    while_running(
+        vec![(cron(&stores, &db, "a"), jobs())],
+        "each has failed",
+        async || {
+            let failed = Some("failed".to_owned());
+            state("fails").await == failed
+                && state("panics").await == failed
+                && state("hangs").await == failed
+        },
+    )
+    .await;
+
+    let overview = admin.overview().await.unwrap();
+    assert_eq!(overview.len(), 3);
+    assert!(
+        overview
+            .iter()
+            .all(|job| job.next.is_some() && job.last.is_some())
+    );
+    assert_eq!(
+        admin
+            .history("fails", 100)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap()
+            .error
+            .as_deref(),
+        Some("no luck")
+    );
+    assert!(matches!(
+        admin.trigger("nothing").await,
+        Err(CronError::UnknownJob { .. })
+    ));
+    let twice = vec![waiting("a", NEVER), waiting("a", NEVER)];
+    let twice = admin.clone().run(twice, CancellationToken::new()).await;
+    assert!(matches!(twice, Err(CronError::Duplicate { .. })));
+    let wrong = admin
+        .run(vec![waiting("a", "soon")], CancellationToken::new())
+        .await;
+    assert!(matches!(wrong, Err(CronError::Schedule { .. })));
+}

@@ -1,0 +1,15 @@
+//! The guarantees of the crate against a real Redis and a real PostgreSQL (`REDIS_URL`, `DATABASE_URL`).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says by panicking what went wrong"
+)]
+
+mod cron;
+mod idempotency;
+mod lease;
+mod ports;
+mod rate_limit;
+mod redlock;
+mod registry;
+mod stores;

@@ -1,0 +1,79 @@
+//! What every test starts from: a Redis pool, a key prefix of its own, and patience.
+
+use std::future::Future;
+use std::time::Duration;
+
+use coordination::Keys;
+use fred::clients::Pool;
+use fred::prelude::{Builder, ClientLike, Config, ReconnectPolicy};
+use fred::types::{CustomCommand, RespVersion};
+
+/// A Redis with keys that no other test sees.
+pub struct Stores {
+    pub redis: Pool,
+    pub keys: Keys,
+    prefix: String,
+}
+
+pub async fn stores() -> Stores {
+    let mut config = Config::from_url(&redis_url()).unwrap();
+    config.version = RespVersion::RESP3;
+    let mut builder = Builder::from_config(config);
+    builder
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
+        .with_performance_config(|performance| {
+            performance.default_command_timeout = Duration::from_secs(5)
+        });
+    let redis = builder.build_pool(2).unwrap();
+    redis.init().await.unwrap();
+    let prefix = format!("test-{}", uuid::Uuid::new_v4());
+    Stores {
+        redis,
+        keys: Keys::new(&prefix),
+        prefix,
+    }
+}
+
+pub fn redis_url() -> String {
+    std::env::var("REDIS_URL").expect("REDIS_URL names the Redis of the tests")
+}
+
+impl Stores {
+    /// Loses all data of this test, as a Redis that restarts empty would.
+    pub async fn lose_everything(&self) {
+        let script = "local n = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + redis.call('DEL', key) end return n";
+        let eval = CustomCommand::new_static("EVAL", None::<u16>, false);
+        let words = vec![
+            script.to_owned(),
+            "0".to_owned(),
+            format!("{}*", self.prefix),
+        ];
+        let _: i64 = self.redis.custom(eval, words).await.unwrap();
+    }
+
+    /// Deletes one key.
+    pub async fn delete(&self, key: &str) {
+        let delete = CustomCommand::new_static("DEL", None::<u16>, false);
+        let _: i64 = self
+            .redis
+            .custom(delete, vec![key.to_owned()])
+            .await
+            .unwrap();
+    }
+}
+
+/// Waits until a condition holds, and fails after half a minute.
+pub async fn until<F, R>(what: &str, mut condition: F)
+where
+    F: FnMut() -> R,
+    R: Future<Output = bool>,
+{
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "waited in vain until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
