@@ -187,7 +187,8 @@ pub async fn keep_alive(
         == 1)
 }
 
-/// Ends a run; `false` where another has taken it over.
+/// Ends a run; `false` where another has taken it over. An attempt that does not count leaves its number to the next.
+#[expect(clippy::too_many_arguments, reason = "one for each column")]
 pub async fn finish(
     db: &PgPool,
     job: &str,
@@ -195,6 +196,7 @@ pub async fn finish(
     token: Fence,
     state: &str,
     error: Option<&str>,
+    counts: bool,
 ) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "-- cron::finish

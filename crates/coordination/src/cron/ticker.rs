@@ -301,7 +301,7 @@ impl Ticker {
                     Ok(done) => done,
                     Err(error) => Err(anyhow::Error::new(error).context("the job broke off")),
                 })),
-                () = self.stop.cancelled() => return Err("the replica stopped"),
+                () = self.stop.cancelled() => return Err(LEAVING),
                 () = lost.cancelled() => return Err("the lock was lost"),
                 () = sleep_until(begun + self.job.timeout) => return Err(TIMED_OUT),
                 () = sleep_until(heard + silence / 4) => {
@@ -321,6 +321,8 @@ impl Ticker {
 
     async fn record(&self, won: &Won, end: End, took: Duration) {
         let (name, slot) = (self.job.name, won.slot);
+        // However many replicas are restarted one after the other, a run is handed on until it has ended.
+        let counts = !matches!(end, End::Stopped(LEAVING));
         let (state, error) = match end {
             End::Done(Ok(())) => ("succeeded", None),
             End::Done(Err(error)) => ("failed", Some(format!("{error:#}"))),
@@ -358,6 +360,7 @@ impl Ticker {
     }
 }
 
+const LEAVING: &str = "the replica stopped";
 const TIMED_OUT: &str = "it took longer than it may";
 
 /// Parts the replicas a little, so that not all ask for the lock in the same millisecond.

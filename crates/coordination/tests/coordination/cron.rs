@@ -183,6 +183,11 @@ async fn a_stop_hands_the_running_slot_to_another_instance(db: PgPool) {
     .await;
 
     assert_eq!(seen.lock().unwrap().len(), 1);
+    assert_eq!(
+        admin.history("note", 1).await.unwrap()[0].attempt,
+        1,
+        "a run that is handed on uses up no attempt"
+    );
 }
 
 #[sqlx::test(migrations = "../../migrations")]
