@@ -188,7 +188,6 @@ pub async fn keep_alive(
 }
 
 /// Ends a run; `false` where another has taken it over. An attempt that does not count leaves its number to the next.
-#[expect(clippy::too_many_arguments, reason = "one for each column")]
 pub async fn finish(
     db: &PgPool,
     job: &str,
@@ -200,7 +199,8 @@ pub async fn finish(
 ) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "-- cron::finish
-        update coordination.cron_runs set state = $4, error = $5, finished_at = clock_timestamp()
+        update coordination.cron_runs
+        set state = $4, error = $5, attempt = attempt - $6, finished_at = clock_timestamp()
         where job = $1 and slot = $2 and token = $3 and state = 'running'",
     );
     let update = update
@@ -208,6 +208,7 @@ pub async fn finish(
         .bind(slot)
         .bind(token.0)
         .bind(state)
-        .bind(error);
+        .bind(error)
+        .bind(i32::from(!counts));
     Ok(update.execute(db).await?.rows_affected() == 1)
 }

@@ -345,6 +345,7 @@ impl Ticker {
                 won.token,
                 state,
                 error.as_deref(),
+                counts,
             );
             match timeout(Duration::from_secs(2), finish).await {
                 Ok(Ok(true)) => return,
