@@ -1,1 +1,19 @@
-//! .
+//! Starts real clusters for tests: replicas of `gateway` as processes, stores of their own, faults on command.
+//!
+//! Each cluster has a loopback address of its own, so that any number of them use the well-known ports side by side
+//! (Linux: the whole of 127.0.0.0/8 is there). Everything ends with the [`Cluster`], and with the test's process.
+
+mod address;
+mod cluster;
+mod eventually;
+mod http;
+mod logs;
+mod program;
+mod replica;
+mod spawn;
+mod stores;
+
+pub use cluster::{Builder, Cluster};
+pub use eventually::eventually;
+pub use http::{client, fresh};
+pub use replica::Replica;
