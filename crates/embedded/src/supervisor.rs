@@ -23,7 +23,7 @@ use crate::postgres::Postgres;
 use crate::record::Record;
 use crate::redis::Redis;
 use crate::store::{Shared, keep};
-use crate::{lock, place, socket};
+use crate::{lock, socket};
 
 /// How long the stores outlive their last member, so that a restart of the only replica finds them running.
 const LINGER: Duration = Duration::from_secs(1);
@@ -44,7 +44,10 @@ pub fn supervise(dir: &Path) -> anyhow::Result<()> {
 }
 
 async fn run(dir: &Path) -> anyhow::Result<()> {
-    let dir = place::open(dir)?;
+    // The member that started us made the folder; one that is gone meanwhile must not come back.
+    let dir = dir
+        .canonicalize()
+        .with_context(|| format!("could not open {}", dir.display()))?;
     let _only = lock::exclusive(&dir, lock::SUPERVISOR, PREDECESSOR)
         .await
         .context("another supervisor runs")?;
