@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use contracts::AppId;
 use http::StatusCode;
 use platform::Problem;
+use platform::objects::ObjectError;
 
 /// A call that was refused.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +39,8 @@ pub enum Error {
     #[error("app {0} is not there")]
     NotFound(AppId),
     /// The object store failed.
-    #[error("could not {tried} an object")]
-    Store {
-        /// What was tried.
-        tried: &'static str,
-        /// The cause.
-        source: object_store::Error,
-    },
+    #[error("the object store failed")]
+    Objects(#[from] ObjectError),
     /// The database failed.
     #[error("the database refused")]
     Database(#[from] sqlx::Error),
@@ -70,7 +66,7 @@ impl IntoResponse for Error {
             Self::Exists { .. } => Problem::conflict("CONFLICT", self.to_string()),
             Self::BrokenUpload { .. } => Problem::invalid_field("file", self.to_string()),
             Self::NotFound(_) => Problem::not_found("app"),
-            Self::Store { .. } => Problem::not_ready("the object store does not answer; try again"),
+            Self::Objects(_) => Problem::not_ready("the object store does not answer; try again"),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

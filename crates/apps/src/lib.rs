@@ -4,25 +4,24 @@ pub mod app;
 mod config;
 mod error;
 mod routes;
-mod store;
 
 use std::sync::Arc;
 
 use coordination::cron::Job;
 use platform::Platform;
 use platform::lifecycle::Tasks;
+use platform::objects::Objects;
 
 pub use config::Config;
 pub use error::{Error, Result};
 pub use routes::router;
-pub use store::Store;
 
 /// The state of the service.
 #[derive(Clone)]
 pub struct Apps {
     platform: Platform,
     config: Arc<Config>,
-    store: Store,
+    objects: Objects,
 }
 
 impl Apps {
@@ -31,8 +30,8 @@ impl Apps {
     /// # Errors
     /// Where its folder cannot be made.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let store = Store::open(&config.folder)?;
-        Ok(Self { platform: platform.clone(), config: Arc::new(config), store })
+        let objects = Objects::open(&platform.settings.objects_folder)?;
+        Ok(Self { platform: platform.clone(), config: Arc::new(config), objects })
     }
 
     /// The service has no periodic work yet.

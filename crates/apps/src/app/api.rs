@@ -100,12 +100,12 @@ pub async fn upload_app(
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", "the body must be multipart/form-data with a field `file`")
     })?;
     let id = AppId::new();
-    let (fields, written, key) = upload::receive(&state.store, &id, form, state.config.max_upload).await?;
+    let (fields, written, key) = upload::receive(&state.objects, &id, form, state.config.max_upload).await?;
 
     // From here on the object exists: whatever fails, it must not be left behind.
     let outcome = register(&state, &user, id, fields, &key, (written.size, written.sha256)).await;
     if outcome.is_err() {
-        state.store.delete(&key).await?;
+        state.objects.delete(&key).await?;
     }
     let app = outcome?;
     info!(app.id = %app.id, "stored version {} of {}, {} bytes", app.version_code, app.package_name, app.size);
@@ -120,7 +120,7 @@ async fn register(
     key: &str,
     (size, sha256): (u64, String),
 ) -> Result<App> {
-    let manifest = match state.store.file(key).await? {
+    let manifest = match state.objects.file(key).await? {
         Some(file) => manifest::read(file).await?,
         None => Manifest::default(),
     };
@@ -201,7 +201,7 @@ pub async fn delete_app(State(state): State<Apps>, user: CurrentUser, Path(id): 
     let mut conn = state.platform.db.acquire().await?;
     let key = db::delete(&mut conn, &id, owner).await?.ok_or(Error::NotFound(id))?;
     // The row is the truth; an object that stays behind is only space.
-    if let Err(error) = state.store.delete(&key).await {
+    if let Err(error) = state.objects.delete(&key).await {
         warn!("the object {key} of a deleted app stays behind: {error}");
     }
     Ok(Json(Message { message: "app deleted" }))
@@ -226,7 +226,7 @@ pub async fn download_app(
         let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "VALIDATION_FAILED", format!("the package has {size} bytes"));
         return Ok(([(header::CONTENT_RANGE, format!("bytes */{size}"))], problem).into_response());
     }
-    let object = state.store.read(&app.object_key, wanted.clone()).await?;
+    let object = state.objects.read(&app.object_key, wanted.clone()).await?;
     if wanted.is_none() {
         db::count_download(&mut *state.platform.db.acquire().await?, &app.id, state.platform.clock.now()).await?;
     }

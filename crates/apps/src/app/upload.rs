@@ -3,13 +3,13 @@
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use contracts::AppId;
+use platform::objects::{Objects, Writing, Written};
 use platform::problem::FieldFault;
 use platform::Problem;
 use tokio::time::{Duration, timeout};
 
 use super::Category;
 use super::manifest::begins_a_zip;
-use crate::store::{Store, Writing, Written};
 use crate::{Error, Result};
 
 /// A client that sends nothing for so long is gone.
@@ -29,7 +29,7 @@ pub struct Fields {
 }
 
 /// Reads the whole form; the package lies under `key` then.
-pub async fn receive(store: &Store, id: &AppId, mut form: Multipart, limit: u64) -> Result<(Fields, Written, String)> {
+pub async fn receive(objects: &Objects, id: &AppId, mut form: Multipart, limit: u64) -> Result<(Fields, Written, String)> {
     let key = format!("apps/{id}.apk");
     let (mut fields, mut written, mut faults) = (Fields::default(), None, Vec::new());
     let outcome = async {
@@ -39,7 +39,7 @@ pub async fn receive(store: &Store, id: &AppId, mut form: Multipart, limit: u64)
                     faults.push(fault("file", "was sent twice"));
                     continue;
                 }
-                let writing = store.write(&key).await?;
+                let writing = objects.write(&key).await?;
                 written = Some(write(writing, field, limit).await?);
             } else {
                 take_text(&mut fields, &mut faults, field).await?;
@@ -54,7 +54,7 @@ pub async fn receive(store: &Store, id: &AppId, mut form: Multipart, limit: u64)
     match (outcome, written) {
         (Ok(()), Some(written)) if faults.is_empty() => Ok((fields, written, key)),
         (outcome, _) => {
-            store.delete(&key).await?;
+            objects.delete(&key).await?;
             outcome?;
             Err(Problem::validation(faults).into())
         }
@@ -77,7 +77,7 @@ async fn write(mut writing: Writing, mut field: Field<'_>, limit: u64) -> Result
         if first { Err(Error::NotAPackage { reason: "it is empty".to_owned() }) } else { Ok(()) }
     };
     match outcome.await {
-        Ok(()) => writing.finish().await,
+        Ok(()) => Ok(writing.finish().await?),
         Err(error) => {
             writing.abort().await;
             Err(error)

@@ -95,6 +95,9 @@ pub struct Settings {
     pub key_prefix: String,
     /// `CLOUDPHONE_HOME`: private stores, run files and uploads. Default `.cloudphone`.
     pub home: PathBuf,
+    /// `OBJECTS_FOLDER`: where packages and pictures are kept; a folder that every replica sees. Default `objects`
+    /// below `CLOUDPHONE_HOME`.
+    pub objects_folder: PathBuf,
     /// `LISTEN_ADDRESS`: where the well-known ports listen. Default 127.0.0.1 in development, 0.0.0.0 in production.
     pub listen_address: IpAddr,
     /// `ADVERTISE_ADDRESS`: the address by which other machines reach this one. Default: the listen address, or
@@ -181,6 +184,7 @@ impl Settings {
                 }
             }
         }
+        let home = PathBuf::from(env.text("CLOUDPHONE_HOME").unwrap_or_else(|| ".cloudphone".into()));
         Self {
             profile,
             sandbox,
@@ -189,10 +193,8 @@ impl Settings {
             key_prefix: env
                 .text("KEY_PREFIX")
                 .unwrap_or_else(|| "cloudphone".into()),
-            home: env
-                .text("CLOUDPHONE_HOME")
-                .unwrap_or_else(|| ".cloudphone".into())
-                .into(),
+            objects_folder: env.text("OBJECTS_FOLDER").map_or_else(|| home.join("objects"), PathBuf::from),
+            home,
             listen_address,
             advertise_address: env.value("ADVERTISE_ADDRESS", reachable),
             ports,

@@ -1,0 +1,11 @@
+//! The whole cluster from outside: several replicas as processes, real stores, real clients, real faults.
+
+mod checklist;
+mod expiry;
+mod faults;
+mod payments;
+mod ports;
+mod refusals;
+mod restart;
+mod sockets;
+mod startup;
