@@ -1,0 +1,198 @@
+//! One request and its tries: on which instances, how long, and what is done when one fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::debug;
+
+use crate::front::body::{Outgoing, Progress, Stage};
+use crate::front::connections::{Held, SendError};
+use crate::front::instance::Instance;
+use crate::front::metrics;
+use crate::front::refusal::Refusal;
+use crate::front::upstreams::Group;
+
+/// Tries after the first one.
+const RETRIES: u32 = 3;
+/// When every instance refused, they get a moment before they are asked again; longer each time.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the head of the reply is waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// Until this moment.
+    Until(Instant),
+    /// As long as the body of the request never stands still for longer.
+    WhileMoving(Duration),
+}
+
+/// One request to a service.
+pub struct Exchange<'a> {
+    pub group: &'a Group,
+    pub patience: Patience,
+    pub progress: &'a Progress,
+    /// Whether it may be sent again after it was sent.
+    pub repeatable: bool,
+    /// The only instance that can answer, where there is one.
+    pub home: Option<Arc<Instance>>,
+    /// By what instances are compared.
+    pub load: fn(&Instance) -> u32,
+    /// How long one try may take when there is another instance to try.
+    pub try_within: Duration,
+}
+
+/// What came of one try.
+enum Outcome {
+    Answered(Response<Incoming>, Held),
+    Failed(SendError),
+    Late,
+}
+
+impl Exchange<'_> {
+    /// Sends the request until an instance answers, it may not be sent again, or time is up.
+    pub async fn run(
+        &self,
+        mut request: Request<Outgoing>,
+    ) -> Result<(Response<Incoming>, Held), Refusal> {
+        let mut tried = Vec::new();
+        let mut retries = 0;
+        loop {
+            let Some(instance) = self
+                .home
+                .clone()
+                .or_else(|| self.group.pick(&tried, self.load))
+            else {
+                if tried.is_empty() {
+                    return Err(Refusal::Down);
+                }
+                tried.clear();
+                sleep(PAUSE * retries).await;
+                continue;
+            };
+            let spare = if self.repeatable && retries < RETRIES {
+                again(&request)
+            } else {
+                None
+            };
+            tried.push(instance.clone());
+            let another = spare.is_some() && self.group.has_other(&tried);
+
+            let outcome = tokio::select! {
+                biased;
+                sent = instance.send(request) => match sent {
+                    Ok((response, held)) => Outcome::Answered(response, held),
+                    Err(error) => Outcome::Failed(error),
+                },
+                () = self.wait(another) => Outcome::Late,
+            };
+            let (refusal, next) = match outcome {
+                Outcome::Answered(response, held) => {
+                    instance.answered();
+                    self.group.breaker.answered();
+                    let elsewhere = matches!(
+                        response.status(),
+                        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
+                    );
+                    match spare {
+                        Some(spare) if another && elsewhere && self.group.budget.spend() => {
+                            metrics::retried(self.group.service);
+                            retries += 1;
+                            request = spare;
+                            continue;
+                        }
+                        _ => return Ok((response, held)),
+                    }
+                }
+                Outcome::Failed(SendError::Unsent(unsent, error)) => {
+                    debug!(
+                        upstream.id = instance.id,
+                        "{} refused: {error}", instance.address
+                    );
+                    self.blame(&instance, instance.refused(std::time::Instant::now()));
+                    if self.home.is_some() {
+                        return Err(Refusal::UnknownSession);
+                    }
+                    (Refusal::Down, (retries < RETRIES).then_some(*unsent))
+                }
+                Outcome::Failed(SendError::Broken { error, reused }) => {
+                    match self.progress.stage() {
+                        Stage::TooLarge => return Err(Refusal::TooLarge),
+                        Stage::BrokenOff => return Err(Refusal::BodyTimeout),
+                        Stage::Sending | Stage::Sent => {}
+                    }
+                    debug!(
+                        upstream.id = instance.id,
+                        "{} broke off: {error}", instance.address
+                    );
+                    if reused {
+                        // It closed an idle connection at the moment we used it, which is no fault; a new one may do.
+                        tried.pop();
+                    } else {
+                        self.blame(&instance, instance.failed());
+                    }
+                    (Refusal::Broken, spare.filter(|_| self.group.budget.spend()))
+                }
+                Outcome::Late if self.progress.stage() == Stage::Sending => {
+                    return Err(Refusal::BodyTimeout);
+                }
+                Outcome::Late => {
+                    self.blame(&instance, instance.failed());
+                    (
+                        Refusal::Timeout,
+                        spare.filter(|_| another && self.group.budget.spend()),
+                    )
+                }
+            };
+            match next {
+                Some(next) if !self.is_over() => {
+                    metrics::retried(self.group.service);
+                    retries += 1;
+                    request = next;
+                }
+                _ => {
+                    self.group.breaker.failed(std::time::Instant::now());
+                    return Err(refusal);
+                }
+            }
+        }
+    }
+
+    /// Ends when this try has taken too long.
+    async fn wait(&self, another: bool) {
+        match self.patience {
+            Patience::Until(deadline) if another => {
+                sleep_until(deadline.min(Instant::now() + self.try_within)).await
+            }
+            Patience::Until(deadline) => sleep_until(deadline).await,
+            Patience::WhileMoving(idle) => loop {
+                let until = self.progress.moved() + idle;
+                if until <= Instant::now() {
+                    return;
+                }
+                sleep_until(until).await;
+            },
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.patience, Patience::Until(deadline) if deadline <= Instant::now())
+    }
+
+    fn blame(&self, instance: &Instance, often: bool) {
+        if often {
+            self.group.eject(instance);
+        }
+    }
+}
+
+/// The same request once more, where its body allows.
+fn again(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    let mut copy = Request::new(request.body().again()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}

@@ -1,0 +1,273 @@
+//! Headers on the way through: what belongs to one hop is taken off, what the next one must know is put on.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Names a request in logs and replies.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+const ONE_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// How a request reached us.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The address of the other end, where it is known.
+    pub peer: Option<IpAddr>,
+    /// The scheme it used.
+    pub scheme: &'static str,
+    /// Whether the other end is a proxy of ours, whose word counts.
+    pub trusted: bool,
+}
+
+impl Arrival {
+    /// The address to count by: the peer, or whom a trusted proxy names as its own peer.
+    pub fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let named = || {
+            let last = headers
+                .get_all(FORWARDED_FOR)
+                .iter()
+                .next_back()?
+                .to_str()
+                .ok()?;
+            last.rsplit(',').next()?.trim().parse().ok()
+        };
+        self.trusted.then(named).flatten().or(self.peer)
+    }
+}
+
+/// The client's id of the request where it is usable, else a new one.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let usable = |value: &&HeaderValue| {
+        (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    if let Some(given) = headers.get(REQUEST_ID).filter(usable) {
+        return given.clone();
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    HeaderValue::try_from(id).expect("hexadecimal digits are a header value")
+}
+
+/// Whether the request asks to go on as a WebSocket, the only protocol that passes.
+pub fn wants_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    upgrade && connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Takes off what belongs to this hop alone, with what `Connection` names.
+pub fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = connection_tokens(headers)
+        .filter(|token| {
+            !["close", "keep-alive", "upgrade"]
+                .iter()
+                .any(|known| token.eq_ignore_ascii_case(known))
+        })
+        .filter_map(|token| token.parse().ok())
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&ONE_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Turns a client's headers into those that an instance gets.
+pub fn forward(
+    headers: &mut HeaderMap,
+    arrival: &Arrival,
+    host: Option<HeaderValue>,
+    request_id: &HeaderValue,
+) {
+    strip(headers);
+    // We answer the expectation ourselves, by reading the body.
+    headers.remove(header::EXPECT);
+    if let Some(peer) = arrival.peer {
+        let mut chain = String::new();
+        for value in headers
+            .get_all(FORWARDED_FOR)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+        {
+            chain.push_str(value);
+            chain.push_str(", ");
+        }
+        chain.push_str(&peer.to_canonical().to_string());
+        if let Ok(chain) = HeaderValue::try_from(chain) {
+            headers.insert(FORWARDED_FOR, chain);
+        }
+    }
+    join_cookies(headers);
+    if !arrival.trusted || !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(arrival.scheme));
+    }
+    let host = host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
+    if !arrival.trusted || !headers.contains_key(FORWARDED_HOST) {
+        headers.insert(FORWARDED_HOST, host.clone());
+    }
+    headers.insert(header::HOST, host);
+    headers.insert(REQUEST_ID, request_id.clone());
+}
+
+/// Puts the request for a WebSocket, or its acceptance, back on.
+pub fn upgrade(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// HTTP/2 may send cookies in several lines, HTTP/1.1 may not.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(header::COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        let mut map = HeaderMap::new();
+        for (name, value) in lines.iter().map(line) {
+            map.append(name, value);
+        }
+        map
+    }
+
+    fn arrival(trusted: bool) -> Arrival {
+        Arrival {
+            peer: "203.0.113.9".parse().ok(),
+            scheme: "http",
+            trusted,
+        }
+    }
+
+    #[test]
+    fn the_peer_is_appended_and_nothing_before_it_is_lost() {
+        let mut map = headers(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2, 3.3.3.3"),
+        ]);
+
+        forward(
+            &mut map,
+            &arrival(false),
+            None,
+            &HeaderValue::from_static("id"),
+        );
+
+        assert_eq!(
+            map["x-forwarded-for"],
+            "1.1.1.1, 2.2.2.2, 3.3.3.3, 203.0.113.9"
+        );
+        assert_eq!(map.get_all("x-forwarded-for").iter().count(), 1);
+    }
+
+    #[test]
+    fn connection_takes_its_names_along_but_not_ours() {
+        let mut map = headers(&[
+            ("connection", "close, x-private, X-Forwarded-For, Host"),
+            ("x-private", "1"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+            ("accept", "*/*"),
+        ]);
+
+        forward(
+            &mut map,
+            &arrival(false),
+            Some(HeaderValue::from_static("shop.example")),
+            &HeaderValue::from_static("id"),
+        );
+
+        assert_eq!(map["host"], "shop.example");
+        assert_eq!(map["x-forwarded-for"], "203.0.113.9");
+        assert_eq!(map["accept"], "*/*");
+        for gone in [
+            "connection",
+            "x-private",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+        ] {
+            assert!(!map.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn scheme_and_host_are_believed_from_a_trusted_proxy_only() {
+        let said = [
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
+        ];
+        for (trusted, proto, client) in [(true, "https", "8.8.8.8"), (false, "http", "203.0.113.9")]
+        {
+            let mut map = headers(&said);
+            assert_eq!(arrival(trusted).client(&map), client.parse().ok());
+            forward(
+                &mut map,
+                &arrival(trusted),
+                Some(HeaderValue::from_static("a")),
+                &HeaderValue::from_static("id"),
+            );
+            assert_eq!(map["x-forwarded-proto"], proto);
+        }
+    }
+
+    #[test]
+    fn an_unusable_request_id_is_replaced() {
+        let long = "x".repeat(129);
+        for (given, kept) in [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            (long.as_str(), false),
+        ] {
+            let map: HeaderMap = [(REQUEST_ID, HeaderValue::from_str(given).unwrap())]
+                .into_iter()
+                .collect();
+            assert_eq!(request_id(&map) == given, kept, "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The front door: every request enters here and goes to the gateway's own router or to an instance of a service.
+
+mod body;
+mod breaker;
+mod budget;
+mod config;
+mod connections;
+mod cors;
+mod exchange;
+mod frames;
+mod headers;
+pub mod health;
+mod instance;
+mod limit;
+mod metrics;
+mod proxy;
+mod refusal;
+mod routes;
+mod sticky;
+mod tunnel;
+mod upstreams;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use coordination::RateLimiter;
+use fred::clients::Pool;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::Limited;
+use hyper::body::Incoming;
+use platform::Clock;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+pub use body::BoxBody;
+pub use config::FrontConfig;
+pub use cors::Origins;
+pub use instance::InstanceReport;
+pub use upstreams::{Directory, GroupReport, Stats, Upstream, Upstreams};
+
+use headers::Arrival;
+use limit::AddressLimit;
+use refusal::Refusal;
+use routes::{Kind, Route, Target};
+use sticky::Sessions;
+
+/// The front door. Clones are the same one.
+#[derive(Clone)]
+pub struct Front(Arc<Inner>);
+
+struct Inner {
+    config: FrontConfig,
+    upstreams: Upstreams,
+    sessions: Sessions,
+    limit: Option<AddressLimit>,
+    local: Router,
+    drain: CancellationToken,
+    tunnels: TaskTracker,
+    clock: Clock,
+}
+
+impl Front {
+    /// A front door before these services. `local` serves the gateway's own paths; `drain` says that the process
+    /// leaves. Without Redis nothing is limited, and polling sessions are known to this process alone.
+    pub fn new(
+        config: FrontConfig,
+        upstreams: Upstreams,
+        redis: Option<Pool>,
+        local: Router,
+        drain: CancellationToken,
+    ) -> Self {
+        let limit = config.limit.zip(redis.clone());
+        let limit = limit.map(|(limit, redis)| {
+            AddressLimit::new(RateLimiter::new(redis, config.keys.clone()), limit)
+        });
+        let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
+        let (tunnels, clock) = (TaskTracker::new(), Clock::system());
+        Self(Arc::new(Inner {
+            config,
+            upstreams,
+            sessions,
+            limit,
+            local,
+            drain,
+            tunnels,
+            clock,
+        }))
+    }
+
+    /// Waits until every socket has ended, which they do a moment after `drain`.
+    pub async fn drained(&self) {
+        self.0.tunnels.close();
+        self.0.tunnels.wait().await;
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Front {
+    type Response = Response<BoxBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Answers a request. Its extensions name the peer as `ConnectInfo<SocketAddr>`.
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move { Ok(inner.answer(request).await) })
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<Incoming>) -> Response<BoxBody> {
+        let id = headers::request_id(request.headers());
+        let origin = self.config.origins.admit(request.headers());
+        let (uri, version) = (request.uri().clone(), request.version());
+
+        let mut response = match cors::preflight(request.method(), request.headers()) {
+            Some(preflight) => preflight,
+            None => match self.serve(request, &id).await {
+                Ok(response) => response,
+                Err(refusal) => {
+                    let mut response = refusal.response(self.clock.now(), &id, uri.path());
+                    if refusal.closes() && version < Version::HTTP_2 {
+                        response
+                            .headers_mut()
+                            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    response
+                }
+            },
+        };
+        cors::finish(response.headers_mut(), origin);
+        response.headers_mut().insert(headers::REQUEST_ID, id);
+        response
+    }
+
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+    ) -> Result<Response<BoxBody>, Refusal> {
+        let peer = request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|info| info.0.ip());
+        let arrival = Arrival {
+            peer,
+            scheme: "http",
+            trusted: self.config.trust_forwarded,
+        };
+        let route = routes::route(request.method(), request.uri());
+        if route.target == Target::Nowhere {
+            return Err(Refusal::NotFound);
+        }
+        self.ask_limits(&request, &route, &arrival).await?;
+        match route.target {
+            Target::Nowhere => Err(Refusal::NotFound),
+            Target::Local => self.local(request, route, id).await,
+            Target::Service(service) => self.proxy(service, route, request, &arrival, id).await,
+        }
+    }
+
+    /// The one place where a request is refused for being too much: too large, or too many.
+    async fn ask_limits(
+        &self,
+        request: &Request<Incoming>,
+        route: &Route,
+        arrival: &Arrival,
+    ) -> Result<(), Refusal> {
+        let announced = request.headers().get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if route.kind != Kind::Upload
+            && announced.is_some_and(|length| length > self.config.body_limit)
+        {
+            return Err(Refusal::TooLarge);
+        }
+        // Probes and scrapes are no load of a client.
+        let own = route.path.path().starts_with("/health") || route.path.path() == "/metrics";
+        if let Some(limit) = self.limit.as_ref().filter(|_| !own)
+            && let Some(client) = arrival.client(request.headers())
+            && let Some(wait) = limit.ask(client).await
+        {
+            return Err(Refusal::TooFast { wait });
+        }
+        Ok(())
+    }
+
+    async fn local(
+        &self,
+        request: Request<Incoming>,
+        route: Route,
+        id: &HeaderValue,
+    ) -> Result<Response<BoxBody>, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        parts.uri = route.path.into();
+        parts.headers.insert(headers::REQUEST_ID, id.clone());
+        let limit = usize::try_from(self.config.body_limit).unwrap_or(usize::MAX);
+        let request = Request::from_parts(parts, BoxBody::new(Limited::new(body, limit)));
+        let answered = timeout(
+            self.config.reply_within,
+            self.local.clone().oneshot(request),
+        )
+        .await;
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => return Err(Refusal::Timeout),
+        };
+        let silent = response.headers().get(header::CONTENT_TYPE).is_none();
+        if response.status() == StatusCode::NOT_FOUND && silent {
+            return Err(Refusal::NotFound);
+        }
+        Ok(response)
+    }
+}

@@ -1,0 +1,248 @@
+//! A request on its way through: made ready for an instance, exchanged, and its reply made ready for the client.
+
+use std::sync::Arc;
+
+use contracts::Service;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::front::body::{BoxBody, Outgoing, Progress, Reply};
+use crate::front::connections::Held;
+use crate::front::exchange::{Exchange, Patience};
+use crate::front::headers::{self, Arrival};
+use crate::front::instance::Instance;
+use crate::front::refusal::Refusal;
+use crate::front::routes::{Kind, Route};
+use crate::front::sticky::{self, EngineQuery};
+use crate::front::{Inner, metrics};
+
+/// A body up to this size is held back so that it can be sent again.
+const HELD_BODY: u64 = 64 * 1024;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+impl Inner {
+    /// Passes a request on to an instance of a service, and its reply back.
+    pub async fn proxy(
+        &self,
+        service: Service,
+        route: Route,
+        mut request: Request<Incoming>,
+        arrival: &Arrival,
+        id: &HeaderValue,
+    ) -> Result<Response<BoxBody>, Refusal> {
+        let websocket =
+            request.version() == Version::HTTP_11 && headers::wants_websocket(request.headers());
+        let client = websocket.then(|| hyper::upgrade::on(&mut request));
+        let done = self
+            .pass(service, &route, request, websocket, arrival, id)
+            .await;
+        let result = match &done {
+            Ok((response, _)) => class(response.status()),
+            Err(refusal) => label(*refusal),
+        };
+        metrics::upstream_request(service, result);
+
+        let (mut response, held) = done?;
+        headers::strip(response.headers_mut());
+        let opens =
+            matches!(&route.kind, Kind::Engine(query) if query.polling && query.sid.is_none());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let client = client.ok_or(Refusal::Broken)?;
+            let upstream = hyper::upgrade::on(&mut response);
+            self.join(client, upstream, held);
+            let mut response = response.map(|_| BoxBody::empty());
+            headers::upgrade(response.headers_mut());
+            Ok(response)
+        } else if opens && response.status() == StatusCode::OK {
+            self.open_session(response, held).await
+        } else {
+            Ok(self.stream(response, held))
+        }
+    }
+
+    async fn pass(
+        &self,
+        service: Service,
+        route: &Route,
+        request: Request<Incoming>,
+        websocket: bool,
+        arrival: &Arrival,
+        id: &HeaderValue,
+    ) -> Result<(Response<Incoming>, Held), Refusal> {
+        let group = self.upstreams.group(service);
+        let (mut parts, body) = request.into_parts();
+        let now = Instant::now();
+        let session = match &route.kind {
+            Kind::Engine(query) => query.sid.as_deref(),
+            Kind::Plain | Kind::Upload => None,
+        };
+        let home = match session {
+            Some(sid) => Some(
+                self.sessions
+                    .find(sid, group)
+                    .await
+                    .ok_or(Refusal::UnknownSession)?,
+            ),
+            None => None,
+        };
+        group
+            .breaker
+            .admit(now.into())
+            .map_err(|wait| Refusal::Open { wait })?;
+        group.budget.earn();
+
+        let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
+        let deadline = now + self.config.reply_within;
+        let (body, progress) = self
+            .take_body(body, &route.kind, repeatable, deadline)
+            .await?;
+        let patience = match &route.kind {
+            Kind::Plain => Patience::Until(deadline),
+            Kind::Upload => Patience::WhileMoving(self.config.stream_idle),
+            Kind::Engine(EngineQuery {
+                polling: true,
+                sid: Some(_),
+                ..
+            }) => Patience::Until(now + self.config.poll_within),
+            Kind::Engine(_) => Patience::Until(deadline),
+        };
+
+        let host = host(&parts.uri, &parts.headers);
+        headers::forward(&mut parts.headers, arrival, host, id);
+        if websocket {
+            headers::upgrade(&mut parts.headers);
+        }
+        if matches!(route.kind, Kind::Engine(_)) {
+            // The first packet must be readable here.
+            parts.headers.remove(header::ACCEPT_ENCODING);
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method;
+        *request.uri_mut() = Uri::from(route.path.clone());
+        *request.headers_mut() = parts.headers;
+
+        let load = if websocket || session.is_some() {
+            Instance::occupancy
+        } else {
+            Instance::outstanding
+        };
+        let exchange = Exchange {
+            group,
+            patience,
+            progress: &progress,
+            repeatable,
+            home,
+            load,
+            try_within: self.config.try_within,
+        };
+        let done = exchange.run(request).await;
+        if let (Err(Refusal::UnknownSession), Some(sid)) = (&done, session) {
+            self.sessions.forget(sid);
+        }
+        done
+    }
+
+    /// The body as it will be sent: held back where it is small and may have to be sent again.
+    async fn take_body(
+        &self,
+        body: Incoming,
+        kind: &Kind,
+        repeatable: bool,
+        deadline: Instant,
+    ) -> Result<(Outgoing, Arc<Progress>), Refusal> {
+        if body.is_end_stream() {
+            return Ok((Outgoing::Empty, Arc::new(Progress::new(true))));
+        }
+        if repeatable
+            && body
+                .size_hint()
+                .upper()
+                .is_some_and(|size| size <= HELD_BODY)
+        {
+            let read = timeout_at(deadline, body.collect()).await;
+            let bytes = read
+                .ok()
+                .and_then(Result::ok)
+                .ok_or(Refusal::BodyTimeout)?
+                .to_bytes();
+            return Ok((Outgoing::Held(Some(bytes)), Arc::new(Progress::new(true))));
+        }
+        let limit = (*kind != Kind::Upload).then_some(self.config.body_limit);
+        let progress = Arc::new(Progress::new(false));
+        Ok((Outgoing::streamed(body, limit, progress.clone()), progress))
+    }
+
+    /// Reads the packet that opens a Socket.IO session, so that every gateway knows the session before its client does.
+    async fn open_session(
+        &self,
+        response: Response<Incoming>,
+        held: Held,
+    ) -> Result<Response<BoxBody>, Refusal> {
+        let (parts, body) = response.into_parts();
+        let read = Limited::new(body, sticky::OPEN_PACKET).collect();
+        let read = timeout_at(Instant::now() + self.config.reply_within, read).await;
+        let bytes = read
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(Refusal::Broken)?
+            .to_bytes();
+        if let Some(sid) = sticky::opened(&bytes) {
+            self.sessions.remember(&sid, held.instance()).await;
+        }
+        held.give_back();
+        Ok(Response::from_parts(parts, BoxBody::from(bytes)))
+    }
+
+    fn stream(&self, response: Response<Incoming>, held: Held) -> Response<BoxBody> {
+        let (parts, body) = response.into_parts();
+        let body = match body.is_end_stream() {
+            true => {
+                held.give_back();
+                BoxBody::empty()
+            }
+            false => BoxBody::new(Reply::new(body, held, self.config.stream_idle)),
+        };
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Only what has no effect, or has it once however often it comes, may be sent again.
+fn may_repeat(method: &Method, headers: &HeaderMap) -> bool {
+    method.is_safe() || headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// Whom the client means: HTTP/2, and whoever takes us for a proxy, says it in the request line.
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let named = uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    named.or_else(|| headers.get(header::HOST).cloned())
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}
+
+fn label(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Down => "down",
+        Refusal::Open { .. } => "open",
+        Refusal::Broken => "broken",
+        Refusal::Timeout => "timeout",
+        Refusal::UnknownSession => "unknown_session",
+        Refusal::NotFound | Refusal::TooLarge | Refusal::BodyTimeout | Refusal::TooFast { .. } => {
+            "refused"
+        }
+    }
+}

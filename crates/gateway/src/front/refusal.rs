@@ -1,0 +1,116 @@
+//! Why the front door says no, and how.
+
+use std::time::Duration;
+
+use axum::response::IntoResponse;
+use contracts::Timestamp;
+use http::{HeaderValue, Response, StatusCode, header};
+use platform::Problem;
+
+use crate::front::BoxBody;
+
+/// A refusal of the front door itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing is there for the outside.
+    NotFound,
+    /// The body is larger than allowed.
+    TooLarge,
+    /// The client did not send its body in time, or broke off.
+    BodyTimeout,
+    /// Too many requests from this address.
+    TooFast {
+        /// When the next may come.
+        wait: Duration,
+    },
+    /// No instance of the service is known, or none accepts a connection.
+    Down,
+    /// The service failed too often and is left alone.
+    Open {
+        /// When it is tried again.
+        wait: Duration,
+    },
+    /// The instance broke off, or what it answered is not HTTP.
+    Broken,
+    /// The instance did not answer in time.
+    Timeout,
+    /// The Socket.IO session is not known, or its instance is gone: the client opens a new one.
+    UnknownSession,
+}
+
+impl Refusal {
+    /// The reply.
+    pub fn response(
+        self,
+        now: Timestamp,
+        request_id: &HeaderValue,
+        path: &str,
+    ) -> Response<BoxBody> {
+        let (status, code, message) = match self {
+            Self::NotFound => (
+                StatusCode::NOT_FOUND,
+                "NOT_FOUND",
+                "there is nothing at this path",
+            ),
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "TOO_LARGE",
+                "the body is larger than allowed",
+            ),
+            Self::BodyTimeout => (
+                StatusCode::REQUEST_TIMEOUT,
+                "BODY_TIMEOUT",
+                "the body did not come in time",
+            ),
+            Self::TooFast { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "RATE_LIMITED",
+                "too many requests from this address",
+            ),
+            Self::Down => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UPSTREAM_DOWN",
+                "the service is not available; try again",
+            ),
+            Self::Open { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UPSTREAM_DOWN",
+                "the service is recovering; try again",
+            ),
+            Self::Broken => (
+                StatusCode::BAD_GATEWAY,
+                "UPSTREAM_DOWN",
+                "the service broke off; the request may have had its effect",
+            ),
+            Self::Timeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "UPSTREAM_TIMEOUT",
+                "the service did not answer in time",
+            ),
+            Self::UnknownSession => return unknown_session(),
+        };
+        let problem = Problem::new(status, code, message);
+        let problem = match self {
+            Self::TooFast { wait } | Self::Open { wait } => problem.retry_after(wait),
+            Self::Down => problem.retry_after(Duration::from_secs(1)),
+            _ => problem,
+        };
+        problem.reply(now, request_id.to_str().ok(), Some(path))
+    }
+
+    /// Whether the rest of the request is not worth reading.
+    pub fn closes(self) -> bool {
+        matches!(self, Self::TooLarge | Self::BodyTimeout)
+    }
+}
+
+/// As Engine.IO servers say it, so that its clients open a new session.
+fn unknown_session() -> Response<BoxBody> {
+    let body = r#"{"code":1,"message":"Session ID unknown"}"#;
+    (
+        StatusCode::BAD_REQUEST,
+        [(header::CONTENT_TYPE, "application/json")],
+        body,
+    )
+        .into_response()
+}

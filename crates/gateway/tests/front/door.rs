@@ -1,0 +1,195 @@
+//! A front door on a port, and a client before it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use contracts::Service;
+use coordination::Keys;
+use fred::clients::Pool;
+use fred::interfaces::ClientLike;
+use gateway::front::{Directory, Front, FrontConfig, Upstream, Upstreams};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::Service as _;
+
+/// A front door on a port, which ends with this value.
+pub struct Door {
+    pub address: SocketAddr,
+    pub front: Front,
+    pub upstreams: Upstreams,
+    pub registry: watch::Sender<Arc<Directory>>,
+    pub drain: CancellationToken,
+    pub client: Client<HttpConnector, Body>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+/// A reply that was read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// Asserts that it is a refusal with all its members.
+    pub fn expect_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let body = self.json();
+        assert_eq!(
+            (body["status"].as_u64(), body["statusCode"].as_u64()),
+            (Some(status.into()), Some(status.into()))
+        );
+        assert_eq!(body["error"], code);
+        assert_eq!(
+            body["requestId"].as_str(),
+            self.headers["x-request-id"].to_str().ok()
+        );
+        for member in ["type", "title", "detail", "message", "timestamp", "path"] {
+            assert!(body[member].is_string(), "{member} in {body}");
+        }
+    }
+}
+
+impl Door {
+    /// A door before instances of the notification service, or of others by [`Door::before`].
+    pub async fn to(service: Service, upstreams: &[Upstream]) -> Self {
+        Self::before(FrontConfig::default(), directory(service, upstreams), None).await
+    }
+
+    pub async fn before(config: FrontConfig, directory: Directory, redis: Option<Pool>) -> Self {
+        let local = Router::new()
+            .route("/gateway/ping", axum::routing::any(|| async { "pong" }))
+            .route("/health", axum::routing::any(|| async { "well" }))
+            .route("/metrics", axum::routing::get(|| async { "numbers 1" }));
+        let (registry, watched) = watch::channel(Arc::new(directory));
+        let upstreams = Upstreams::follow(watched, Directory::clone, &config);
+        let drain = CancellationToken::new();
+        let front = Front::new(config, upstreams.clone(), redis, local, drain.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let accepting = TaskTracker::new().spawn(accept(listener, front.clone()));
+        let accepting = AbortOnDropHandle::new(accepting);
+        Self {
+            address,
+            front,
+            upstreams,
+            registry,
+            drain,
+            client,
+            _accepting: accepting,
+        }
+    }
+
+    /// Changes the registry.
+    pub fn register(&self, service: Service, upstreams: &[Upstream]) {
+        self.registry
+            .send_replace(Arc::new(directory(service, upstreams)));
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.request("GET", path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<Body>) -> Reply {
+        self.send(self.request("POST", path).body(body.into()).unwrap())
+            .await
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self
+            .client
+            .request(request)
+            .await
+            .expect("the front door answers");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("the reply is whole").to_bytes();
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    pub fn report(&self, service: Service) -> Value {
+        serde_json::to_value(&self.upstreams.report()[service.name()]).unwrap()
+    }
+}
+
+pub fn directory(service: Service, upstreams: &[Upstream]) -> Directory {
+    Directory::from([(service, upstreams.to_vec())])
+}
+
+async fn accept(listener: TcpListener, front: Front) {
+    let connections = TaskTracker::new();
+    while let Ok((stream, peer)) = listener.accept().await {
+        let front = front.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let reply = front.clone().call(request);
+            async move { Ok::<_, Infallible>(reply.await.unwrap_or_else(|never| match never {})) }
+        });
+        connections.spawn(async move {
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await
+                .ok();
+        });
+    }
+}
+
+/// The private Redis of the tests, with names of the test's own.
+pub async fn redis() -> (Pool, Keys) {
+    use fred::types::Builder;
+    use fred::types::config::Config;
+    let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests");
+    let pool = Builder::from_config(Config::from_url(&url).unwrap())
+        .build_pool(2)
+        .unwrap();
+    pool.init().await.expect("the Redis of the tests answers");
+    (
+        pool,
+        Keys::new(&format!("test:{:032x}", rand::random::<u128>())),
+    )
+}
+
+/// Waits until something holds, and fails when it takes far too long.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("it never came that {what}"));
+}

@@ -1,0 +1,247 @@
+//! What is tried again, what is not, and what the client learns.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use contracts::Service;
+use gateway::front::FrontConfig;
+use http_body_util::BodyExt;
+
+use crate::backend::{Backend, echo, nobody};
+use crate::door::{Door, directory, eventually};
+
+fn impatient() -> FrontConfig {
+    FrontConfig {
+        reply_within: Duration::from_millis(600),
+        try_within: Duration::from_millis(200),
+        ..FrontConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
+    let backend = Backend::echo("a").await;
+    let door = Door::to(
+        Service::Users,
+        &[nobody("x").await, backend.upstream(), nobody("y").await],
+    )
+    .await;
+
+    for round in 0..40 {
+        let body = format!("body {round}");
+        assert_eq!(
+            door.post("/users", body.clone()).await.json()["body"],
+            body.as_str()
+        );
+    }
+    let big = "b".repeat(900_000);
+    assert_eq!(
+        door.post("/users", big.clone()).await.json()["body"],
+        big.as_str()
+    );
+    assert_eq!(backend.hits(), 41);
+}
+
+#[tokio::test]
+async fn a_post_that_was_sent_is_never_sent_again() {
+    let (a, b) = (Backend::breaking("a").await, Backend::breaking("b").await);
+    let door = Door::to(Service::Users, &[a.upstream(), b.upstream()]).await;
+
+    for sent in 1..=4 {
+        door.post("/users", "x")
+            .await
+            .expect_problem(502, "UPSTREAM_DOWN");
+        assert_eq!(a.hits() + b.hits(), sent);
+    }
+}
+
+#[tokio::test]
+async fn a_safe_or_keyed_request_is_sent_again_with_its_body() {
+    let (bad, good) = (Backend::breaking("bad").await, Backend::echo("good").await);
+    let door = Door::to(Service::Users, &[bad.upstream(), good.upstream()]).await;
+
+    for _ in 0..10 {
+        let keyed = door
+            .request("POST", "/users")
+            .header("idempotency-key", "k")
+            .body(Body::from("pay"))
+            .unwrap();
+        let reply = door.send(keyed).await;
+        assert_eq!(
+            (reply.json()["by"].as_str(), reply.json()["body"].as_str()),
+            (Some("good"), Some("pay"))
+        );
+        assert_eq!(door.get("/users").await.json()["by"], "good");
+    }
+    assert!(bad.hits() > 0);
+}
+
+#[tokio::test]
+async fn retries_have_a_budget() {
+    let (a, b) = (Backend::breaking("a").await, Backend::breaking("b").await);
+    let door = Door::to(Service::Users, &[a.upstream(), b.upstream()]).await;
+
+    // The breaker opens after 20 failures; the budget of 20 and what was earned is gone before.
+    for _ in 0..20 {
+        door.get("/users")
+            .await
+            .expect_problem(502, "UPSTREAM_DOWN");
+    }
+
+    let sent = a.hits() + b.hits();
+    assert!((40..=44).contains(&sent), "{sent} sent for 20 requests");
+}
+
+#[tokio::test]
+async fn garbage_is_a_bad_gateway_and_another_instance_is_asked() {
+    let bad = Backend::saying("bad", b"SSH-2.0-OpenSSH\r\n").await;
+    let door = Door::to(Service::Users, &[bad.upstream()]).await;
+    door.post("/users", "x")
+        .await
+        .expect_problem(502, "UPSTREAM_DOWN");
+
+    let good = Backend::echo("good").await;
+    door.register(Service::Users, &[bad.upstream(), good.upstream()]);
+    eventually("both are known", || async {
+        door.report(Service::Users)["stats"]["instances"] == 2
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(door.get("/users").await.json()["by"], "good");
+    }
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_a_timeout_and_a_safe_request_goes_elsewhere_in_time() {
+    let hanging = Backend::hanging("hanging").await;
+    let door = Door::before(
+        impatient(),
+        directory(Service::Users, &[hanging.upstream()]),
+        None,
+    )
+    .await;
+    door.get("/users")
+        .await
+        .expect_problem(504, "UPSTREAM_TIMEOUT");
+    door.post("/users", "x")
+        .await
+        .expect_problem(504, "UPSTREAM_TIMEOUT");
+
+    let good = Backend::echo("good").await;
+    door.register(Service::Users, &[hanging.upstream(), good.upstream()]);
+    eventually("both are known", || async {
+        door.report(Service::Users)["stats"]["instances"] == 2
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(door.get("/users").await.json()["by"], "good");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_not_ready_passes_a_safe_request_on_and_its_refusal_of_others_stays() {
+    let bad = Backend::saying(
+        "bad",
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+    let door = Door::to(Service::Users, &[bad.upstream()]).await;
+    let reply = door.get("/users").await;
+    assert_eq!(
+        (
+            reply.status.as_u16(),
+            reply.headers["retry-after"].as_bytes()
+        ),
+        (503, &b"7"[..])
+    );
+
+    let good = Backend::echo("good").await;
+    door.register(Service::Users, &[bad.upstream(), good.upstream()]);
+    eventually("both are known", || async {
+        door.report(Service::Users)["stats"]["instances"] == 2
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(door.get("/users").await.json()["by"], "good");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_breaks_off_for_the_client_too() {
+    for reply in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
+        let bad = Backend::saying("bad", reply).await;
+        let door = Door::to(Service::Users, &[bad.upstream()]).await;
+        let request = door.request("GET", "/users").body(Body::empty()).unwrap();
+        let response = door.client.request(request).await;
+        let whole = match response {
+            Ok(response) => response.into_body().collect().await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!whole, "a part must not look like the whole");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_stands_still_is_given_up() {
+    let config = FrontConfig {
+        stream_idle: Duration::from_millis(100),
+        ..FrontConfig::default()
+    };
+    let still = Backend::raw("still", |mut stream| async move {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head)
+            .await
+            .ok();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let door = Door::before(config, directory(Service::Users, &[still.upstream()]), None).await;
+
+    let request = door.request("GET", "/users").body(Body::empty()).unwrap();
+    let response = door.client.request(request).await.unwrap();
+    assert!(response.into_body().collect().await.is_err());
+    eventually("it is not counted as busy", || async {
+        door.report(Service::Users)["stats"]["outstanding"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_dies_and_comes_back_serves_again() {
+    let first = Backend::echo("a").await;
+    let door = Door::to(Service::Users, &[first.upstream()]).await;
+    assert_eq!(door.post("/users", "x").await.status, 200);
+
+    first.kill().await;
+    eventually("it is gone", || async {
+        door.get("/users").await.status == 503
+    })
+    .await;
+    let second = Backend::serve_at("a", first.address, echo("a")).await;
+
+    eventually("it serves again", || async {
+        door.get("/users").await.status == 200
+    })
+    .await;
+    assert_eq!(door.post("/users", "x").await.status, 200);
+    assert!(second.hits() > 1);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_frees_the_instance() {
+    let hanging = Backend::hanging("a").await;
+    let door = Door::to(Service::Users, &[hanging.upstream()]).await;
+    let asked = door.get("/users");
+    let reached = eventually("it was asked", || async { hanging.hits() == 1 });
+    tokio::select! { _ = asked => panic!("it never answers"), () = reached => {} }
+
+    // The request and its connection are gone with the future.
+    eventually("nothing is outstanding", || async {
+        door.report(Service::Users)["stats"]["outstanding"] == 0
+    })
+    .await;
+    assert_eq!(door.report(Service::Users)["stats"]["failures"], 0);
+}

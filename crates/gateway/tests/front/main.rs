@@ -1,0 +1,13 @@
+//! The front door against real instances over TCP: well-behaved ones, and ones that refuse, hang, break off or lie.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+
+mod backend;
+mod balancing;
+mod bodies;
+mod door;
+mod failures;
+mod health;
+mod routing;
+mod sessions;
+mod sockets;
