@@ -52,7 +52,7 @@ pub struct Health {
     /// When it answers.
     pub timestamp: Timestamp,
     /// Seconds since it started.
-    pub uptime: f64,
+    pub uptime: u64,
     /// The profile's name.
     pub environment: &'static str,
     /// Every service by name.
@@ -125,7 +125,7 @@ impl Prober {
             instance: (self.name)(),
             version: self.about.version,
             timestamp: self.about.clock.now(),
-            uptime: self.began.elapsed().as_secs_f64(),
+            uptime: self.began.elapsed().as_secs(),
             environment: self.about.environment,
             services: (*services).clone(),
         };

@@ -1,13 +1,11 @@
 //! A front door on a port, and a client before it.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use contracts::Service;
 use coordination::Keys;
@@ -16,16 +14,15 @@ use fred::interfaces::ClientLike;
 use gateway::front::{Directory, Front, FrontConfig, Upstream, Upstreams};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
+use platform::serve::{Drain, Server};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tower::Service as _;
 
 /// A front door on a port, which ends with this value.
 pub struct Door {
@@ -149,21 +146,9 @@ pub fn directory(service: Service, upstreams: &[Upstream]) -> Directory {
 }
 
 async fn accept(listener: TcpListener, front: Front) {
-    let connections = TaskTracker::new();
+    let server = Server::new("gateway", front, &Drain::new());
     while let Ok((stream, peer)) = listener.accept().await {
-        let front = front.clone();
-        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            let reply = front.clone().call(request);
-            async move { Ok::<_, Infallible>(reply.await.unwrap_or_else(|never| match never {})) }
-        });
-        connections.spawn(async move {
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            builder
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .await
-                .ok();
-        });
+        server.serve(stream, peer);
     }
 }
 
