@@ -29,7 +29,7 @@ pub enum Stage {
     StopAccepting,
     /// Finish what clients asked.
     FinishRequests,
-    /// Close WebSockets with a reason.
+    /// Close sockets of WebSocket clients with a reason.
     CloseSockets,
     /// Return the instance slot.
     ReturnSlot,

@@ -59,6 +59,10 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -81,6 +85,19 @@ mod tests {
         sd_notify(name.as_ref(), "STOPPING=1").unwrap();
 
         assert_eq!(read(&manager), "STOPPING=1");
+    }
+
+    #[test]
+    fn a_channel_of_node_takes_a_line_and_stays_open() {
+        let (ours, mut nodes) = UnixStream::pair().unwrap();
+
+        fds::send_inherited(ours.as_raw_fd(), b"\"ready\"\n").unwrap();
+        fds::send_inherited(ours.as_raw_fd(), b"more").unwrap();
+
+        let mut text = [0; 12];
+        nodes.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"\"ready\"\nmore");
+        assert!(fds::send_inherited(-1, b"").is_err());
     }
 
     fn read(manager: &UnixDatagram) -> String {

@@ -19,6 +19,9 @@ use super::state::State;
 /// How often adopted sockets are looked through.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long an adopted socket waits for a successor. A restart takes seconds.
+const ADOPTED_FOR: Duration = Duration::from_secs(30);
+
 /// Answers peers until this replica is `closed`.
 pub async fn answer(state: Arc<State>, door: Door, closed: CancellationToken) {
     let mut look = interval(LOOK);
@@ -27,7 +30,7 @@ pub async fn answer(state: Arc<State>, door: Door, closed: CancellationToken) {
         tokio::select! {
             () = closed.cancelled() => return,
             _ = look.tick() => {
-                let retired = state.retire_unclaimed();
+                let retired = state.retire_unclaimed(ADOPTED_FOR);
                 if retired > 0 {
                     info!("closed {retired} adopted sockets that no successor claimed");
                 }

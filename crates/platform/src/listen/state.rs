@@ -12,9 +12,6 @@ use tokio_util::task::TaskTracker;
 
 use super::socket::{Handler, Origin, Socket};
 
-/// How long an adopted socket waits for a successor. A restart takes seconds.
-const ADOPTED_FOR: Duration = Duration::from_secs(30);
-
 /// A socket as it is passed: service, address, the socket.
 pub type Passed = (String, SocketAddr, Arc<TcpListener>);
 
@@ -215,10 +212,10 @@ impl State {
         count
     }
 
-    /// Retires adopted sockets that no successor came for.
-    pub fn retire_unclaimed(&self) -> usize {
+    /// Retires adopted sockets that no successor came for in this time.
+    pub fn retire_unclaimed(&self, waited: Duration) -> usize {
         let gone = self.remove(|socket| match socket.origin {
-            Origin::Adopted(since) => !socket.offered && since.elapsed() >= ADOPTED_FOR,
+            Origin::Adopted(since) => !socket.offered && since.elapsed() >= waited,
             _ => false,
         });
         let count = gone.len();

@@ -41,6 +41,7 @@ pub struct Server<S> {
     name: &'static str,
     service: S,
     drain: Drain,
+    first_head: Duration,
     builder: Arc<auto::Builder<TokioExecutor>>,
 }
 
@@ -72,6 +73,7 @@ where
             name,
             service,
             drain: drain.clone(),
+            first_head: FIRST_HEAD,
             builder: Arc::new(builder),
         }
     }
@@ -113,7 +115,7 @@ where
         };
         let io = TokioIo::new(stream);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, respond));
-        let mut first_head = pin!(tokio::time::sleep(FIRST_HEAD));
+        let mut first_head = pin!(tokio::time::sleep(self.first_head));
         let mut watching = true;
 
         loop {
@@ -164,4 +166,132 @@ impl Drop for Counted {
     fn drop(&mut self) {
         metrics::gauge!("http_connections", "service" => self.0).decrement(1);
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::WebSocketUpgrade;
+    use axum::routing::{any, get};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn router() -> Router {
+        let peer = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string();
+        let upgrade = async |socket: WebSocketUpgrade| {
+            socket.on_upgrade(async |mut socket| while let Some(Ok(_)) = socket.recv().await {})
+        };
+        Router::new()
+            .route("/", get(peer))
+            .route("/never", get(std::future::pending::<()>))
+            .route("/socket", any(upgrade))
+    }
+
+    /// A client on a served connection.
+    async fn client(drain: &Drain, first_head: Duration) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut server = Server::new("tests", router(), drain);
+        server.first_head = first_head;
+        server.serve(stream, peer);
+        client
+    }
+
+    /// Sends a request and reads until the answer's end: the mark, or the end of the connection.
+    async fn ask(client: &mut TcpStream, request: &str, until: &str) -> String {
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains(until) {
+            if client.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn handlers_learn_the_peers_address() {
+        let mut client = client(&Drain::new(), FIRST_HEAD).await;
+        let address = client.local_addr().unwrap().to_string();
+
+        let answer = ask(&mut client, "GET / HTTP/1.1\r\nhost: x\r\n\r\n", &address).await;
+
+        assert!(answer.ends_with(&address), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn an_announced_drain_closes_connections_after_their_answer() {
+        let drain = Drain::new();
+        let mut client = client(&drain, FIRST_HEAD).await;
+
+        drain.announce();
+        let answer = ask(
+            &mut client,
+            "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+            "never said",
+        )
+        .await;
+
+        assert!(answer.contains("connection: close"), "{answer}");
+        assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+        assert_eq!(drain.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_and_an_endless_request_is_cut() {
+        let drain = Drain::new();
+        let mut idle = client(&drain, FIRST_HEAD).await;
+        let mut endless = client(&drain, FIRST_HEAD).await;
+        endless
+            .write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+
+        assert_eq!(drain.finish(LINGER_AND_MORE).await, 1);
+
+        assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(endless.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let mut client = client(&Drain::new(), FIRST_HEAD).await;
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "y".repeat(MAX_HEAD));
+
+        let answer = ask(&mut client, &request, "\r\n\r\n").await;
+
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_sends_no_request_is_closed() {
+        for text in ["", "PRI * HTTP/2.0", "GET / HTTP/1.1\r\nhost"] {
+            let mut client = client(&Drain::new(), Duration::from_millis(20)).await;
+
+            assert_eq!(ask(&mut client, text, "never said").await, "");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_is_its_owners() {
+        let drain = Drain::new();
+        let mut client = client(&drain, FIRST_HEAD).await;
+        drain.announce();
+
+        let request = "GET /socket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let answer = ask(&mut client, request, "\r\n\r\n").await;
+
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        assert!(answer.contains("connection: upgrade"), "{answer}");
+        assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    }
+
+    const LINGER_AND_MORE: Duration = Duration::from_millis(700);
 }
