@@ -158,6 +158,16 @@ impl Problem {
         }
     }
 
+    /// Adds a field at fault to a refusal of another status than 400.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<String>, message: impl Into<String>) -> Self {
+        self.details.push(FieldFault {
+            field: field.into(),
+            message: message.into(),
+        });
+        self
+    }
+
     /// Adds `Retry-After`, rounded up to whole seconds.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {

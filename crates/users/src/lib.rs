@@ -1,1 +1,71 @@
-//! .
+//! Users: accounts, sign-in, sessions and their tokens, roles.
+
+mod account;
+mod attempt;
+mod config;
+mod error;
+mod limits;
+mod metrics;
+mod password;
+mod routes;
+mod secret;
+mod session;
+
+use std::sync::Arc;
+
+use coordination::rate_limit::RateLimiter;
+use platform::Platform;
+use platform::lifecycle::Tasks;
+
+use crate::password::Hasher;
+
+pub use account::create_admin;
+pub use config::Config;
+pub use routes::router;
+
+/// What the handlers and jobs of the service share.
+#[derive(Clone)]
+pub struct Users {
+    platform: Platform,
+    config: Arc<Config>,
+    hasher: Hasher,
+    limiter: RateLimiter,
+}
+
+impl Users {
+    /// Prepares the service.
+    ///
+    /// # Errors
+    /// Where no password can be hashed.
+    pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
+        let hasher = Hasher::new(config.hashes_at_once, config.hashes_waiting).await?;
+        Ok(Self {
+            hasher,
+            limiter: RateLimiter::new(platform.redis.clone(), platform.keys.clone()),
+            platform: platform.clone(),
+            config: Arc::new(config),
+        })
+    }
+
+    /// Starts what runs beside the requests.
+    ///
+    /// # Errors
+    /// Never yet.
+    pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        session::spawn_jobs(self, tasks);
+        Ok(())
+    }
+
+    /// Jobs that run once a slot in the whole cluster: none.
+    pub fn cron_jobs(&self) -> Vec<coordination::cron::Job> {
+        Vec::new()
+    }
+
+    /// Repeats each periodic step until it finds nothing more, for tests.
+    ///
+    /// # Errors
+    /// Where a step fails.
+    pub async fn run_jobs(&self) -> anyhow::Result<()> {
+        session::run_jobs(self).await
+    }
+}

@@ -1,0 +1,210 @@
+//! Accounts and roles in the database.
+
+use contracts::{Timestamp, UserId};
+use platform::http::Slice;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::admin::{Filter, Order};
+use super::create::NewAccount;
+use super::view::{Account, Role, Status};
+use crate::password::PasswordHash;
+
+/// What sign-in needs of an account.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Credentials {
+    pub id: UserId,
+    pub password_hash: PasswordHash,
+    pub status: Status,
+}
+
+/// A change of a profile; what is absent stays.
+#[derive(Debug)]
+pub struct Change {
+    pub full_name: Option<String>,
+    pub email: Option<String>,
+    pub phone: Option<String>,
+    pub avatar: Option<String>,
+    pub preferences: Option<Value>,
+}
+
+/// Writes down a new account.
+pub async fn insert(
+    conn: &mut PgConnection,
+    id: &UserId,
+    new: &NewAccount,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query(
+        "insert into users.accounts
+            (id, username, email, full_name, phone, password_hash, status, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, 'active', $7, $7)",
+    );
+    insert
+        .bind(id)
+        .bind(&new.username)
+        .bind(&new.email)
+        .bind(&new.full_name)
+        .bind(&new.phone)
+        .bind(&new.hash)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Gives an account a role by its name.
+pub async fn give_role(conn: &mut PgConnection, id: &UserId, role: &str) -> sqlx::Result<()> {
+    sqlx::query("insert into users.user_roles (user_id, role_id) select $1, id from users.roles where name = $2")
+        .bind(id)
+        .bind(role)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// An account by its id.
+pub async fn find(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Option<Account>> {
+    sqlx::query_as("select * from users.profiles where id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// What sign-in needs, by name or mail address in normal form.
+pub async fn find_credentials(
+    conn: &mut PgConnection,
+    name: &str,
+) -> sqlx::Result<Option<Credentials>> {
+    // A name has no `@`, so the two cannot be taken for one another.
+    sqlx::query_as(
+        "select id, password_hash, status from users.accounts where username = $1 or email = $1",
+    )
+    .bind(name)
+    .fetch_optional(conn)
+    .await
+}
+
+/// The password of an account.
+pub async fn find_hash(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Option<PasswordHash>> {
+    sqlx::query_scalar("select password_hash from users.accounts where id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// Changes a profile; `false` where there is no such account. Preferences are merged, and what is null is taken out.
+pub async fn update(
+    conn: &mut PgConnection,
+    id: &UserId,
+    change: &Change,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- account::update
+        update users.accounts set
+            full_name = coalesce($2, full_name),
+            email = coalesce($3, email),
+            phone = coalesce($4, phone),
+            avatar = coalesce($5, avatar),
+            preferences = case when $6::jsonb is null then preferences
+                else jsonb_strip_nulls(coalesce(preferences, '{}') || $6) end,
+            updated_at = $7
+        where id = $1",
+    );
+    let done = update
+        .bind(id)
+        .bind(&change.full_name)
+        .bind(&change.email)
+        .bind(&change.phone)
+        .bind(&change.avatar)
+        .bind(&change.preferences)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The roles of some accounts, each with the account that has it.
+pub async fn roles_of(
+    conn: &mut PgConnection,
+    ids: &[UserId],
+) -> sqlx::Result<Vec<(UserId, Role)>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        user_id: UserId,
+        #[sqlx(flatten)]
+        role: Role,
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "-- account::roles_of
+        select ur.user_id, r.id, r.name, r.description, r.permissions, r.created_at, r.updated_at
+        from users.user_roles ur join users.roles r on r.id = ur.role_id
+        where ur.user_id = any($1) order by r.name",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.user_id, row.role))
+        .collect())
+}
+
+/// How many accounts pass a filter.
+pub async fn count(conn: &mut PgConnection, filter: &Filter) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- account::count
+        select count(*) from users.profiles u
+        where ($1::text is null or strpos(u.username, $1) > 0 or strpos(u.email, $1) > 0
+               or strpos(lower(u.full_name), $1) > 0)
+          and ($2::text is null or u.status = $2)
+          and ($3::text is null or u.tenant_id = $3)
+          and ($4::text is null or exists (
+                select 1 from users.user_roles ur where ur.user_id = u.id and ur.role_id = $4))",
+    )
+    .bind(&filter.search)
+    .bind(filter.status)
+    .bind(&filter.tenant_id)
+    .bind(&filter.role_id)
+    .fetch_one(conn)
+    .await
+}
+
+/// The accounts that pass a filter, in an order; ties by the order of their making.
+pub async fn list(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    order: Order,
+    slice: Slice,
+) -> sqlx::Result<Vec<Account>> {
+    sqlx::query_as(
+        "-- account::list
+        select * from users.profiles u
+        where ($1::text is null or strpos(u.username, $1) > 0 or strpos(u.email, $1) > 0
+               or strpos(lower(u.full_name), $1) > 0)
+          and ($2::text is null or u.status = $2)
+          and ($3::text is null or u.tenant_id = $3)
+          and ($4::text is null or exists (
+                select 1 from users.user_roles ur where ur.user_id = u.id and ur.role_id = $4))
+        order by
+            case when not $6 then case $5 when 'username' then u.username when 'email' then u.email end end,
+            case when $6 then case $5 when 'username' then u.username when 'email' then u.email end end desc,
+            case when not $6 then case $5 when 'createdAt' then u.created_at when 'updatedAt' then u.updated_at
+                when 'lastLoginAt' then u.last_login_at end end,
+            case when $6 then case $5 when 'createdAt' then u.created_at when 'updatedAt' then u.updated_at
+                when 'lastLoginAt' then u.last_login_at end end desc nulls last,
+            case when not $6 then u.seq end, u.seq desc
+        limit $7 offset $8",
+    )
+    .bind(&filter.search)
+    .bind(filter.status)
+    .bind(&filter.tenant_id)
+    .bind(&filter.role_id)
+    .bind(order.by.name())
+    .bind(order.descending)
+    .bind(slice.limit)
+    .bind(slice.offset)
+    .fetch_all(conn)
+    .await
+}

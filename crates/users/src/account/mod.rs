@@ -1,0 +1,162 @@
+//! Accounts: the rules for names and addresses, and how an account is shown.
+
+pub mod admin;
+pub mod api;
+pub mod db;
+pub mod view;
+
+mod create;
+
+pub use create::create_admin;
+
+use serde_json::{Map, Value};
+
+/// The most bytes that preferences may take, as JSON.
+const MOST_PREFERENCES: usize = 16 * 1024;
+
+/// The form in which names and addresses are stored and compared.
+pub fn normal(text: &str) -> String {
+    text.trim().to_lowercase()
+}
+
+/// 3 to 50 of letters, digits, `_`, `.` and `-`, spaces around it aside.
+pub fn username(text: &str, _: &()) -> garde::Result {
+    let text = text.trim();
+    let fits = (3..=50).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    rule(fits, "must be 3 to 50 characters from a-z 0-9 _ . -")
+}
+
+/// A mail address of at most 100 characters.
+pub fn email(text: &str, _: &()) -> garde::Result {
+    let text = text.trim();
+    let fits =
+        text.is_ascii() && text.len() <= 100 && garde::rules::email::parse_email(text).is_ok();
+    rule(fits, "must be an email address of at most 100 characters")
+}
+
+/// A name as people write it: at most 100 characters on one line.
+pub fn full_name(text: &str, _: &()) -> garde::Result {
+    let fits = text.chars().count() <= 100 && !text.contains(char::is_control);
+    rule(
+        fits,
+        "must be at most 100 characters, none of them a control character",
+    )
+}
+
+/// 5 to 32 of digits, space and `+ - ( )`.
+pub fn phone(text: &str, _: &()) -> garde::Result {
+    let fits = (5..=32).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || b" +-()".contains(&byte));
+    rule(fits, "must be 5 to 32 characters from 0-9, space, + - ( )")
+}
+
+/// The address of a picture on the web.
+pub fn avatar(text: &str, _: &()) -> garde::Result {
+    let is_url = text.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    rule(
+        is_url && text.len() <= 500,
+        "must be an http(s) URL of at most 500 characters",
+    )
+}
+
+/// An object that the store can hold.
+pub fn preferences(value: &Map<String, Value>, _: &()) -> garde::Result {
+    let size = serde_json::to_string(value).map_or(usize::MAX, |text| text.len());
+    let storable = value
+        .iter()
+        .all(|(key, value)| is_storable(key) && holds_storable(value));
+    rule(
+        size <= MOST_PREFERENCES && storable,
+        "must be an object of at most 16 KiB, without the character NUL",
+    )
+}
+
+/// PostgreSQL's texts hold every character but NUL.
+pub fn is_storable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
+fn holds_storable(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => is_storable(text),
+        Value::Array(items) => items.iter().all(holds_storable),
+        Value::Object(entries) => entries
+            .iter()
+            .all(|(key, value)| is_storable(key) && holds_storable(value)),
+    }
+}
+
+fn rule(fits: bool, message: &'static str) -> garde::Result {
+    if fits {
+        Ok(())
+    } else {
+        Err(garde::Error::new(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_are_accepted_as_the_contract_says() {
+        let long = "x".repeat(51);
+        for (text, fits) in [
+            (" Alice.B_c-9 ", true),
+            ("abc", true),
+            ("ab", false),
+            (&long, false),
+            ("a b c", false),
+            ("ålice", false),
+            ("a@b.c", false),
+        ] {
+            assert_eq!(username(text, &()).is_ok(), fits, "{text}");
+        }
+        let long = format!("{}@example.com", "x".repeat(100));
+        for (text, fits) in [
+            ("Alice@Example.com", true),
+            ("alice", false),
+            ("alice@", false),
+            (&long, false),
+            ("älice@example.com", false),
+        ] {
+            assert_eq!(email(text, &()).is_ok(), fits, "{text}");
+        }
+        assert_eq!(normal(" Alice@Example.com "), "alice@example.com");
+    }
+
+    #[test]
+    fn the_other_fields_are_accepted_as_the_contract_says() {
+        for (text, fits) in [
+            ("+86 (138) 000-00", true),
+            ("1234", false),
+            ("12345a", false),
+        ] {
+            assert_eq!(phone(text, &()).is_ok(), fits, "{text}");
+        }
+        for (text, fits) in [
+            ("https://example.com/a.png?x=1", true),
+            ("ftp://example.com/a", false),
+            ("javascript:alert(1)", false),
+            ("/a.png", false),
+            ("https://example.com/\0", false),
+        ] {
+            assert_eq!(avatar(text, &()).is_ok(), fits, "{text}");
+        }
+        let with = |value: Value| preferences(value.as_object().unwrap(), &()).is_ok();
+        assert!(with(json!({ "theme": "dark", "list": [{ "a": 1 }] })));
+        assert!(!with(json!({ "list": [{ "a": "\0" }] })));
+        assert!(!with(json!({ "text": "x".repeat(MOST_PREFERENCES) })));
+    }
+}

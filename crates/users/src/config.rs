@@ -1,0 +1,29 @@
+//! The settings of the service.
+
+use std::thread::available_parallelism;
+
+use chrono::TimeDelta;
+use platform::Env;
+
+/// The settings of the service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many passwords are hashed at once; each takes a core and 19 MiB. `USERS_HASHES_AT_ONCE`, default: the cores.
+    pub hashes_at_once: usize,
+    /// How many more may wait before callers hear 503. `USERS_HASHES_WAITING`, default 64.
+    pub hashes_waiting: usize,
+    /// How long a session may live, however often it is refreshed. `USERS_SESSION_DAYS`, default 30.
+    pub session_lifetime: TimeDelta,
+}
+
+impl Config {
+    /// Reads the settings; what is wrong with them is recorded in `env`.
+    pub fn from_env(env: &mut Env) -> Self {
+        let cores = available_parallelism().map_or(2, usize::from);
+        Self {
+            hashes_at_once: env.within("USERS_HASHES_AT_ONCE", cores, (1, 1_024)),
+            hashes_waiting: env.within("USERS_HASHES_WAITING", 64, (1, 65_536)),
+            session_lifetime: TimeDelta::days(env.within("USERS_SESSION_DAYS", 30, (8, 365))),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What can go wrong, and how each is told to the client.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use contracts::Timestamp;
+use http::StatusCode;
+use platform::Problem;
+
+use crate::password::HashError;
+
+/// What a handler answers.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody has this name.
+    #[error("the username is taken")]
+    UsernameTaken,
+    /// Somebody has this address.
+    #[error("the email address is taken")]
+    EmailTaken,
+    /// Unknown user or wrong password; nobody learns which.
+    #[error("the user name or the password is wrong")]
+    BadCredentials,
+    /// Too many wrong passwords in a row.
+    #[error("the account is locked until {until}")]
+    Locked {
+        /// When the next password is compared.
+        until: Timestamp,
+        /// How long that is from now.
+        wait: Duration,
+    },
+    /// The password was right, the account is switched off.
+    #[error("the account is disabled")]
+    Disabled,
+    /// The same, found by a user who is signed in and stays so.
+    #[error("the account takes no password for a while")]
+    OldPasswordLocked {
+        /// How long.
+        wait: Duration,
+    },
+    /// The password that was to be changed is another.
+    #[error("the old password is wrong")]
+    WrongOldPassword,
+    /// Neither a living refresh token nor an access token that may still be renewed.
+    #[error("the session cannot be renewed")]
+    NotRenewable,
+    /// Absent.
+    #[error("there is no such user")]
+    NoUser,
+    /// Absent, ended, or somebody else's.
+    #[error("there is no such session")]
+    NoSession,
+    /// More passwords of one account are being compared than may be wrong.
+    #[error("too many sign-ins of one account at once")]
+    Crowded,
+    /// A password could not be hashed.
+    #[error("could not hash a password")]
+    Hash(#[from] HashError),
+    /// The instances could not be told that a session ended.
+    #[error("could not end a session")]
+    EndSession(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A token could not be signed.
+    #[error("could not issue a token")]
+    Token(#[source] anyhow::Error),
+    /// The database did not do what was asked.
+    #[error("could not reach the accounts")]
+    Database(#[from] sqlx::Error),
+    /// A refusal made by the platform.
+    #[error("refused")]
+    Refused(Problem),
+}
+
+impl Error {
+    /// Tells a signed-in user about a lock without the 401 that would make clients sign out.
+    pub fn about_old_password(self) -> Self {
+        match self {
+            Self::Locked { wait, .. } => Self::OldPasswordLocked { wait },
+            other => other,
+        }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let bad_credentials =
+            |message: String| Problem::new(StatusCode::UNAUTHORIZED, "BAD_CREDENTIALS", message);
+        let problem = match &self {
+            Self::UsernameTaken => Problem::conflict("CONFLICT", "this username is taken")
+                .with_field("username", "is taken"),
+            Self::EmailTaken => Problem::conflict("CONFLICT", "this email address is taken")
+                .with_field("email", "is taken"),
+            Self::BadCredentials | Self::Disabled => bad_credentials(self.to_string()),
+            Self::Locked { wait, .. } => bad_credentials(locked_for(*wait)),
+            Self::OldPasswordLocked { wait } => {
+                Problem::invalid_field("oldPassword", locked_for(*wait))
+            }
+            Self::WrongOldPassword => Problem::invalid_field("oldPassword", "is wrong"),
+            Self::NotRenewable => {
+                Problem::unauthenticated("the session cannot be renewed: sign in again")
+            }
+            Self::NoUser => Problem::not_found("user"),
+            Self::NoSession => Problem::not_found("session"),
+            Self::Crowded | Self::Hash(HashError::Busy) => {
+                Problem::not_ready("too many sign-ins at once; try again")
+            }
+            Self::EndSession(_) => {
+                Problem::not_ready("the session is not ended everywhere yet; try again")
+            }
+            Self::Hash(HashError::Failed(_)) | Self::Token(_) => Problem::internal(),
+            Self::Database(error) => Problem::from_sqlx(error),
+            Self::Refused(problem) => problem.clone(),
+        };
+        problem.respond(&self)
+    }
+}
+
+fn locked_for(wait: Duration) -> String {
+    let minutes = wait.as_secs().div_ceil(60);
+    format!("too many wrong passwords: the account is locked, try again in {minutes} min")
+}
+
+/// Tells the unique names apart that an account collided with.
+pub fn taken(error: sqlx::Error) -> Error {
+    let constraint = error
+        .as_database_error()
+        .and_then(|error| error.constraint());
+    match constraint {
+        Some("accounts_username_key") => Error::UsernameTaken,
+        Some("accounts_email_key") => Error::EmailTaken,
+        _ => error.into(),
+    }
+}

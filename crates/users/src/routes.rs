@@ -1,0 +1,26 @@
+//! The URL map.
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::Users;
+use crate::account::{admin, api as account};
+use crate::session::{api as session, own};
+
+/// The routes of the service.
+pub fn router(state: Users) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(account::register))
+        .routes(routes!(session::login))
+        .routes(routes!(session::refresh))
+        .routes(routes!(session::logout))
+        .routes(routes!(account::change_password))
+        .routes(routes!(account::find_me))
+        .routes(routes!(own::list_sessions, own::end_other_sessions))
+        .routes(routes!(own::end_session))
+        .routes(routes!(account::find_own_user))
+        .routes(routes!(account::find_profile, account::update_profile))
+        .routes(routes!(admin::list_users))
+        .routes(routes!(account::find_user))
+        .with_state(state)
+}

@@ -1,0 +1,59 @@
+//! Texts that must not be shown: passwords and tokens in bodies.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, de};
+
+/// A password or a token as a client sent it; wiped when dropped, and never printed, not even in a refusal.
+#[derive(Clone)]
+pub struct SecretText(SecretString);
+
+impl SecretText {
+    /// The text itself, for hashing.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl From<SecretString> for SecretText {
+    fn from(text: SecretString) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer).map_err(|error: D::Error| {
+            // Serde's own words would repeat a number that was sent as the password; that nothing was sent may be told.
+            if error.to_string().starts_with("missing field") {
+                error
+            } else {
+                de::Error::custom("must be a text")
+            }
+        })?;
+        Ok(Self(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_neither_in_debug_nor_in_a_refusal() {
+        let secret: SecretText = serde_json::from_str("\"hunter22\"").unwrap();
+        let refusal = serde_json::from_str::<SecretText>("4711")
+            .unwrap_err()
+            .to_string();
+
+        assert_eq!(secret.expose(), "hunter22");
+        assert!(!format!("{secret:?}").contains("hunter") && !refusal.contains("4711"));
+    }
+}

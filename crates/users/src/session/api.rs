@@ -1,0 +1,231 @@
+//! Signing in, renewing, signing out.
+
+use axum::extract::State;
+use chrono::TimeDelta;
+use contracts::{SessionId, Timestamp};
+use garde::Validate;
+use http::{HeaderMap, header};
+use platform::CurrentUser;
+use platform::http::{ClientAddress, Json};
+use platform::problem::ProblemBody;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use utoipa::ToSchema;
+
+use super::agent::Agent;
+use super::refresh_token::{self, RefreshToken, TokenHash};
+use super::sign_in::{self, Issued, SignIn};
+use super::{Which, db, end, enforce};
+use crate::account::normal;
+use crate::account::view::{Me, Status};
+use crate::error::{Error, Result};
+use crate::secret::SecretText;
+use crate::{Users, limits, metrics, password};
+
+/// For how long an access token that has expired still renews its session.
+const RENEWABLE: TimeDelta = TimeDelta::days(7);
+
+/// Name and password.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Login {
+    /// User name or mail address.
+    #[garde(length(chars, min = 1, max = 100), custom(without_nul))]
+    username: String,
+    #[garde(custom(password::sent))]
+    #[schema(value_type = String, format = Password)]
+    password: SecretText,
+    /// Whether the token lives a week instead of a day.
+    #[garde(skip)]
+    remember: Option<bool>,
+}
+
+/// The tokens of a new session, under the names that clients know.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LoggedIn {
+    success: bool,
+    access_token: String,
+    /// The same as `access_token`.
+    token: String,
+    token_type: &'static str,
+    /// Seconds.
+    #[serde(rename = "expiresIn")]
+    expires_in: i64,
+    /// Renews the tokens once.
+    refresh_token: String,
+    user: Me,
+}
+
+/// What renews a session; without it, the bearer token does.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+pub struct Refresh {
+    #[garde(skip)]
+    #[serde(alias = "refreshToken")]
+    #[schema(value_type = Option<String>)]
+    refresh_token: Option<SecretText>,
+}
+
+/// The tokens of a renewed session.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Refreshed {
+    success: bool,
+    token: String,
+    access_token: String,
+    /// Renews the tokens once.
+    refresh_token: String,
+    /// Seconds.
+    #[serde(rename = "expiresIn")]
+    expires_in: i64,
+}
+
+/// The session is over.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LoggedOut {
+    success: bool,
+    message: &'static str,
+}
+
+/// Opens a session.
+#[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
+    (status = 200, body = LoggedIn),
+    (status = 400, body = ProblemBody),
+    (status = 401, body = ProblemBody),
+    (status = 429, body = ProblemBody),
+    (status = 503, body = ProblemBody),
+))]
+pub async fn login(
+    State(state): State<Users>,
+    ClientAddress(address): ClientAddress,
+    agent: Agent,
+    Json(body): Json<Login>,
+) -> Result<Json<LoggedIn>> {
+    metrics::login_attempted();
+    let ask = SignIn {
+        name: body.username,
+        password: body.password,
+        remember: body.remember.unwrap_or(false),
+        address,
+        agent,
+    };
+    let issued = match limits::sign_in(&state, address, &normal(&ask.name)).await {
+        Ok(()) => sign_in::sign_in(&state, ask).await,
+        Err(problem) => Err(problem.into()),
+    };
+    let issued = issued.inspect_err(|_| metrics::login_failed())?;
+    Ok(Json(LoggedIn {
+        success: true,
+        access_token: issued.access.clone(),
+        token: issued.access,
+        token_type: "Bearer",
+        expires_in: issued.lifetime.num_seconds(),
+        refresh_token: issued.refresh.expose_secret().to_owned(),
+        user: issued.account.into(),
+    }))
+}
+
+/// Renews the tokens of a session, by a refresh token, or by an access token that expired a week ago at most.
+#[utoipa::path(post, path = "/auth/refresh", tag = "auth", request_body = Refresh, responses(
+    (status = 200, body = Refreshed), (status = 401, body = ProblemBody)))]
+pub async fn refresh(
+    State(state): State<Users>,
+    headers: HeaderMap,
+    Json(body): Json<Refresh>,
+) -> Result<Json<Refreshed>> {
+    let now = state.platform.clock.now();
+    let token = body
+        .refresh_token
+        .map(|token| refresh_token::hash(token.expose()));
+    let id = match &token {
+        Some(hash) => {
+            let mut conn = state.platform.db.acquire().await?;
+            db::session_of_token(&mut conn, hash).await?
+        }
+        None => session_of_bearer(&state, &headers, now),
+    };
+    let id = id.ok_or(Error::NotRenewable)?;
+    let issued = renew(&state, &id, token.as_ref(), now).await?;
+    Ok(Json(Refreshed {
+        success: true,
+        token: issued.access.clone(),
+        access_token: issued.access,
+        refresh_token: issued.refresh.expose_secret().to_owned(),
+        expires_in: issued.lifetime.num_seconds(),
+    }))
+}
+
+/// Ends the session in use; its tokens stop working on every instance.
+#[utoipa::path(post, path = "/auth/logout", tag = "auth", responses(
+    (status = 200, body = LoggedOut), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)))]
+pub async fn logout(State(state): State<Users>, user: CurrentUser) -> Result<Json<LoggedOut>> {
+    let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.now();
+    end(&mut tx, &user.id, Which::One(&user.session_id), now).await?;
+    tx.commit().await?;
+    // Also where an earlier call has ended it, but could not tell everybody.
+    enforce(&state, &[user.session_id]).await?;
+    Ok(Json(LoggedOut {
+        success: true,
+        message: "signed out",
+    }))
+}
+
+async fn renew(
+    state: &Users,
+    id: &SessionId,
+    token: Option<&TokenHash>,
+    now: Timestamp,
+) -> Result<Issued> {
+    let mut tx = state.platform.db.begin().await?;
+    let session = db::lock_living(&mut tx, id, now)
+        .await?
+        .ok_or(Error::NotRenewable)?;
+    match token {
+        Some(hash) if !db::spend(&mut tx, hash, now).await? => {
+            // Two hold what one was given: nobody can tell which of them is the user.
+            let ended = end(&mut tx, &session.user_id, Which::One(id), now).await?;
+            tx.commit().await?;
+            warn!(session.id = %id, user.id = %session.user_id, "a spent refresh token came again: ended session {id}");
+            enforce(state, &ended).await?;
+            return Err(Error::NotRenewable);
+        }
+        Some(_) => {}
+        None => db::forget_unspent(&mut tx, id).await?,
+    }
+    let account = sign_in::find(&mut tx, &session.user_id).await?;
+    if account.status != Status::Active {
+        return Err(Error::Disabled);
+    }
+    let refresh = RefreshToken::new();
+    db::insert_token(&mut tx, id, &refresh.hash, now).await?;
+    db::touch(&mut tx, id, now).await?;
+    tx.commit().await?;
+    sign_in::issue(state, account, &session, refresh, now)
+}
+
+fn session_of_bearer(state: &Users, headers: &HeaderMap, now: Timestamp) -> Option<SessionId> {
+    let (scheme, token) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let claims = state
+        .platform
+        .auth
+        .tokens()
+        .verify_at_any_age(token.trim())
+        .ok()?;
+    let expired_for = now.utc().timestamp() - claims.exp;
+    (expired_for <= RENEWABLE.num_seconds()).then_some(claims.identity.session_id)
+}
+
+fn without_nul(text: &str, _: &()) -> garde::Result {
+    if crate::account::is_storable(text) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must not contain the character NUL"))
+    }
+}

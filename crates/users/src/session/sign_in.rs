@@ -1,0 +1,124 @@
+//! Opening a session and issuing its tokens.
+
+use std::net::IpAddr;
+
+use chrono::TimeDelta;
+use contracts::{SessionId, Timestamp, UserId};
+use platform::auth::{Identity, Sessions};
+use secrecy::SecretString;
+
+use super::agent::Agent;
+use super::db::{self, Session};
+use super::refresh_token::RefreshToken;
+use crate::account::db as accounts;
+use crate::account::normal;
+use crate::account::view::{Account, Status};
+use crate::error::{Error, Result};
+use crate::secret::SecretText;
+use crate::{Users, attempt};
+
+/// How long an access token lives, and with `remember`.
+const DAY: TimeDelta = TimeDelta::hours(24);
+const WEEK: TimeDelta = TimeDelta::days(7);
+
+/// Who asks, and from where.
+#[derive(Debug)]
+pub struct SignIn {
+    /// User name or mail address.
+    pub name: String,
+    pub password: SecretText,
+    pub remember: bool,
+    pub address: IpAddr,
+    pub agent: Agent,
+}
+
+/// The tokens of a session.
+#[derive(Debug)]
+pub struct Issued {
+    pub access: String,
+    pub refresh: SecretString,
+    pub lifetime: TimeDelta,
+    pub account: Account,
+}
+
+/// Signs a user in.
+///
+/// # Errors
+/// [`Error::BadCredentials`], [`Error::Locked`], [`Error::Disabled`].
+pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
+    let credentials = {
+        let mut conn = state.platform.db.acquire().await?;
+        accounts::find_credentials(&mut conn, &normal(&ask.name)).await?
+    };
+    let Some(credentials) = credentials else {
+        state.hasher.verify_nobody(ask.password).await?;
+        return Err(Error::BadCredentials);
+    };
+    let user = credentials.id;
+    let right = attempt::compare(state, &user, credentials.password_hash, ask.password).await?;
+    let right = right.ok_or(Error::BadCredentials)?;
+
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    if !right.signed_in(&mut tx, now).await? {
+        right.release(&mut tx).await?;
+        tx.commit().await?;
+        // Only who knows the password learns that the account is switched off.
+        return Err(match credentials.status {
+            Status::Active => Error::BadCredentials,
+            Status::Inactive | Status::Suspended | Status::Deleted => Error::Disabled,
+        });
+    }
+    let session = Session {
+        id: SessionId::new(),
+        user_id: user,
+        remember: ask.remember,
+        expires_at: now + state.config.session_lifetime,
+    };
+    Sessions::begin(
+        &mut tx,
+        &session.id,
+        &session.user_id,
+        now,
+        session.expires_at,
+    )
+    .await?;
+    db::insert(&mut tx, &session, ask.address, ask.agent, now).await?;
+    let refresh = RefreshToken::new();
+    db::insert_token(&mut tx, &session.id, &refresh.hash, now).await?;
+    let account = find(&mut tx, &session.user_id).await?;
+    tx.commit().await?;
+    issue(state, account, &session, refresh, now)
+}
+
+/// Signs the access token of a session that stands in the database; it never outlives the session.
+pub fn issue(
+    state: &Users,
+    account: Account,
+    session: &Session,
+    refresh: RefreshToken,
+    now: Timestamp,
+) -> Result<Issued> {
+    let lifetime = if session.remember { WEEK } else { DAY }.min(session.expires_at - now);
+    let identity = Identity {
+        user_id: account.id.clone(),
+        username: account.username.clone(),
+        email: account.email.clone(),
+        roles: account.roles.clone(),
+        tenant_id: account.tenant_id.clone(),
+        is_super_admin: account.is_super_admin(),
+        session_id: session.id.clone(),
+    };
+    let access = state.platform.auth.tokens().issue(identity, now, lifetime);
+    Ok(Issued {
+        access: access.map_err(Error::Token)?,
+        refresh: refresh.text,
+        lifetime,
+        account,
+    })
+}
+
+/// The account of a session.
+pub async fn find(conn: &mut sqlx::PgConnection, user: &UserId) -> Result<Account> {
+    accounts::find(conn, user).await?.ok_or(Error::NoUser)
+}

@@ -1,0 +1,6 @@
+//! The service as its clients meet it: through its URLs.
+
+mod account;
+mod app;
+mod attempt;
+mod session;
