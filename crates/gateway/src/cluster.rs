@@ -69,5 +69,5 @@ async fn stores(settings: &Settings) -> anyhow::Result<(String, String, Option<e
 
 /// The folder of the private stores.
 pub fn stores_folder(settings: &Settings) -> anyhow::Result<PathBuf> {
-    std::path::absolute(settings.home.join("stores")).context("finding the folder of the private stores")
+    std::path::absolute(&settings.home).context("finding the folder of the private stores")
 }

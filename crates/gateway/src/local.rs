@@ -35,12 +35,13 @@ struct UpstreamReport {
 }
 
 /// The gateway's own routes, with the layers of every service around them.
-pub fn router(platform: &Platform, upstreams: Upstreams) -> Router {
+pub fn router(platform: &Platform, upstreams: Upstreams, health: Router) -> Router {
     let state = Local { platform: platform.clone(), upstreams };
     let document = Arc::new(serde_json::to_value(docs::document()).unwrap_or_default());
     let served = document.clone();
     let routes = routes()
         .with_state(state)
+        .merge(OpenApiRouter::from(health))
         .route("/openapi.json", axum::routing::get(move || async move { Json(Value::clone(&served)) }))
         .merge(OpenApiRouter::from(Router::from(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", Value::clone(&document)))));
     platform::http::service(platform, Service::Gateway, routes).router

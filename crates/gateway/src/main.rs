@@ -12,8 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use contracts::Service;
-use platform::Env;
-use platform::config::{ConfigError, EXIT_CONFIG};
+use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
+use platform::{Env, telemetry};
 
 /// Cloudphone: the control plane of a cloud-phone platform, made to run as many replicas.
 ///
@@ -96,6 +96,7 @@ enum AdminCommand {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(Command::Stores { dir }) = arguments.command {
+        telemetry::start_logging(LogFormat::Text);
         return told(embedded::supervise(&dir).map(|()| 0));
     }
     // One provider for all TLS of the process.

@@ -1,6 +1,5 @@
 //! The composition root: one replica, with all services or those it is told to have.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use contracts::Service;
-use coordination::{Announcement, Cron, Job, Membership, Redlock, Registry, Snapshot};
-use gateway::front::{self, Directory, Front, FrontConfig, Origins, Rate, Upstream, Upstreams};
+use coordination::{Announcement, Cron, Job, Keys, Membership, Redlock, Registry};
+use gateway::front::health::{About, health};
+use gateway::front::{Front, FrontConfig, Upstreams};
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
 use platform::listen::Listeners;
 use platform::serve::{Drain, Server};
 use platform::{Env, Platform, Settings, http, telemetry};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use utoipa_axum::router::OpenApiRouter;
@@ -33,6 +32,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Those that all services share.
     pub settings: Settings,
+    front: FrontConfig,
     users: users::Config,
     devices: devices::Config,
     apps: apps::Config,
@@ -44,8 +44,10 @@ pub struct Config {
 impl Config {
     /// Reads every setting, and lists all faults at once.
     pub fn from_env(mut env: Env) -> anyhow::Result<Self> {
+        let settings = Settings::from_env(&mut env);
         let config = Self {
-            settings: Settings::from_env(&mut env),
+            front: FrontConfig::from_env(&mut env, &settings, &Keys::new(&settings.key_prefix)),
+            settings,
             users: users::Config::from_env(&mut env),
             devices: devices::Config::from_env(&mut env),
             apps: apps::Config::from_env(&mut env),
@@ -154,7 +156,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     }
     let mut front = None;
     if has(Service::Gateway) {
-        let door = front_door(platform, &registry, &tasks, sockets.clone());
+        let door = front_door(platform, &registry, config.front, sockets.clone());
         parts.push(Part { service: Service::Gateway, handler: Handler::Front(door.clone()), traffic: Traffic::default() });
         front = Some(door);
     }
@@ -218,60 +220,14 @@ async fn open(
     Ok((listeners, memberships))
 }
 
-fn front_door(platform: &Platform, registry: &Registry, tasks: &Tasks, sockets: CancellationToken) -> Front {
-    let settings = &platform.settings;
-    let config = FrontConfig {
-        origins: if settings.is_production() { Origins::Listed(settings.cors_origins.clone()) } else { Origins::Localhost },
-        limit: settings.rate_limits.then_some(Rate::PER_ADDRESS),
-        redis_prefix: platform.keys.key(""),
-        ..FrontConfig::default()
-    };
-    let upstreams = Upstreams::follow(follow(registry.watch(), tasks), &config);
-    let about = front::health::About { version: env!("CARGO_PKG_VERSION"), environment: settings.profile.name().to_owned() };
-    let (naming, telling) = (platform.clone(), platform.clock.clone());
-    let health = front::health::health(
-        upstreams.clone(),
-        about,
-        move || naming.instance(Service::Gateway),
-        move || telling.now(),
-    );
-    let local = health.merge(local::router(platform, upstreams.clone()));
+fn front_door(platform: &Platform, registry: &Registry, config: FrontConfig, sockets: CancellationToken) -> Front {
+    let upstreams = Upstreams::of(registry, &config);
+    let environment = platform.settings.profile.name();
+    let about = About { version: env!("CARGO_PKG_VERSION"), environment, clock: platform.clock.clone() };
+    let named = platform.clone();
+    let health = health(upstreams.clone(), about, move || named.instance(Service::Gateway));
+    let local = local::router(platform, upstreams.clone(), health);
     Front::new(config, upstreams, Some(platform.redis.clone()), local, sockets)
-}
-
-/// The registry in the words of the front door.
-fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, tasks: &Tasks) -> watch::Receiver<Arc<Directory>> {
-    let (sender, receiver) = watch::channel(Arc::new(directory(&snapshots.borrow_and_update())));
-    let stop = tasks.stopping();
-    tasks.spawn("gateway.follow_registry", async move {
-        while let Some(Ok(())) = stop.run_until_cancelled(snapshots.changed()).await {
-            let directory = directory(&snapshots.borrow_and_update());
-            sender.send_if_modified(|known| {
-                let changed = **known != directory;
-                if changed {
-                    *known = Arc::new(directory);
-                }
-                changed
-            });
-        }
-        // The last requests still find their way.
-        stop.cancelled().await;
-        Ok(())
-    });
-    receiver
-}
-
-fn directory(snapshot: &Snapshot) -> Directory {
-    let instances = |service: Service| {
-        let entries = snapshot.of(service.name()).iter();
-        let upstreams = entries.map(|entry| Upstream {
-            id: format!("{}:{}", entry.announcement.replica, entry.slot),
-            address: entry.announcement.address.clone(),
-            draining: entry.load.draining,
-        });
-        (service, upstreams.collect())
-    };
-    Service::ALL.into_iter().map(instances).collect::<HashMap<_, _>>()
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Result<()> {

@@ -82,6 +82,7 @@ impl Builder {
             ("CLOUDPHONE_HOME", home.path().display().to_string()),
             ("LISTEN_ADDRESS", address.ip.to_string()),
             ("ADVERTISE_ADDRESS", address.ip.to_string()),
+            ("DEVICE_NODE_ADDRESS", address.ip.to_string()),
             ("LOG_FORMAT", "json".to_owned()),
         ] {
             env.insert(name.to_owned(), value);
@@ -101,7 +102,7 @@ impl Builder {
             address,
         };
         for _ in 0..self.replicas {
-            cluster.launch([])?;
+            cluster.launch(&[], [])?;
         }
         for replica in &cluster.replicas {
             replica.ready().await?;
@@ -139,15 +140,17 @@ impl Cluster {
 
     /// Starts one more replica and waits until it is ready.
     pub async fn add_replica(&mut self) -> anyhow::Result<&Replica> {
-        self.add_replica_with([]).await
+        self.add_replica_with(&[], []).await
     }
 
-    /// Starts one more replica with further variables and waits until it is ready.
+    /// Starts one more replica with other arguments, where there are any, and further variables, and waits until it
+    /// is ready.
     pub async fn add_replica_with<const N: usize>(
         &mut self,
+        args: &[&str],
         env: [(&str, &str); N],
     ) -> anyhow::Result<&Replica> {
-        let number = self.launch(env)?;
+        let number = self.launch(args, env)?;
         self.replicas[number].ready().await?;
         Ok(&self.replicas[number])
     }
@@ -221,9 +224,16 @@ impl Cluster {
             .collect()
     }
 
-    fn launch<const N: usize>(&mut self, env: [(&str, &str); N]) -> anyhow::Result<usize> {
+    fn launch<const N: usize>(
+        &mut self,
+        args: &[&str],
+        env: [(&str, &str); N],
+    ) -> anyhow::Result<usize> {
         let number = self.replicas.len();
         let mut recipe = self.recipe.clone();
+        if !args.is_empty() {
+            recipe.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        }
         recipe
             .env
             .extend(env.map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -16,4 +16,5 @@ mod stores;
 pub use cluster::{Builder, Cluster};
 pub use eventually::eventually;
 pub use http::{client, fresh};
+pub use program::gateway as gateway_program;
 pub use replica::Replica;

@@ -69,7 +69,7 @@ async fn replicas_share_an_address_and_are_hurt_one_by_one() {
     cluster.replica(0).restart().await.unwrap();
     assert_ne!(cluster.replica(0).pid(), first);
     cluster
-        .add_replica_with([("LABEL", "green")])
+        .add_replica_with(&[], [("LABEL", "green")])
         .await
         .unwrap();
     assert_eq!(cluster.logs_containing("label blue").len(), 3);

@@ -50,7 +50,7 @@ async fn a_missing_store_is_told_in_a_line() -> anyhow::Result<()> {
 #[tokio::test]
 async fn only_the_services_asked_for_are_served() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(1).await?;
-    let replica = cluster.add_replica_with_args(["serve", "--services", "gateway,billing"]).await?;
+    let replica = cluster.add_replica_with(&["serve", "--services", "gateway,billing"], []).await?;
     assert!(replica.is_running());
 
     let counts = |instances: Vec<String>| instances.len();

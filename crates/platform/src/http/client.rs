@@ -11,8 +11,8 @@ use http::{Extensions, HeaderMap};
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
-/// The address of the client that a call began with: the first of `X-Forwarded-For` where the peer is one of our
-/// gateways on a private network, else the peer.
+/// The address of the client that a call began with: the nearest one to us in `X-Forwarded-For` that is not in a
+/// private network, where our own proxies are. What stands left of it is the client's word, and proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
@@ -21,10 +21,12 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let peer = peer(&parts.extensions);
-        let forwarded = forwarded(&parts.headers).next();
-        Ok(Self(
-            forwarded.filter(|_| is_internal(peer)).unwrap_or(peer),
-        ))
+        if !is_internal(peer) {
+            return Ok(Self(peer));
+        }
+        let hops: Vec<IpAddr> = forwarded(&parts.headers).collect();
+        let outside = hops.iter().rev().find(|hop| !is_internal(**hop));
+        Ok(Self(outside.or(hops.first()).copied().unwrap_or(peer)))
     }
 }
 
@@ -75,4 +77,43 @@ fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = IpAddr> {
                     })
             })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    async fn client(peer: &str, forwarded: &str) -> String {
+        let request = Request::get("/").header("x-forwarded-for", forwarded);
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        parts.extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+        let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(&mut parts, &()).await;
+        address.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_client_cannot_choose_its_own_address() {
+        assert_eq!(client("127.0.0.1", "1.2.3.4, 9.9.9.9").await, "9.9.9.9");
+        assert_eq!(client("127.0.0.1", "1.2.3.4, 9.9.9.9, 10.0.0.1").await, "9.9.9.9");
+        assert_eq!(client("8.8.8.8", "1.2.3.4").await, "8.8.8.8");
+        assert_eq!(client("127.0.0.1", "127.0.0.5").await, "127.0.0.5");
+    }
+
+    #[test]
+    fn only_calls_that_never_left_the_machine_are_local() {
+        let local = |peer: &str, forwarded: Option<&str>| {
+            let mut request = Request::get("/");
+            if let Some(forwarded) = forwarded {
+                request = request.header("x-forwarded-for", forwarded);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            parts.extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+            is_loopback(&parts.headers, &parts.extensions)
+        };
+
+        assert!(local("127.0.0.1", None) && local("::1", Some("127.0.0.1")) && local("::ffff:127.0.0.1", None));
+        assert!(!local("10.0.0.1", None) && !local("127.0.0.1", Some("127.0.0.1, 10.0.0.1")) && !local("127.0.0.1", Some("nonsense")));
+    }
 }

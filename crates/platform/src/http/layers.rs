@@ -141,12 +141,10 @@ fn problem_response(problem: Problem) -> Response {
     axum::response::IntoResponse::into_response(problem)
 }
 
-/// Uploads, downloads and sockets take as long as they take.
+/// Uploads and what stays open take as long as they take.
 fn has_deadline(path: &str) -> bool {
-    !(path.ends_with("/upload")
-        || path.ends_with("/download")
-        || path.starts_with("/socket.io")
-        || path.starts_with("/ws"))
+    let open = ["/upload", "/stream"].iter().any(|end| path.ends_with(end));
+    !open && !["/media/uploads/", "/socket.io", "/ws"].iter().any(|start| path.starts_with(start))
 }
 
 fn request_id(request: &Request) -> String {
