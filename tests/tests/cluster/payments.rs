@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cluster_tests::{BILLING, GATEWAY, PATIENCE, all_instances, call, notice, place_order, text};
-use fred::interfaces::ServerInterface;
+use fred::interfaces::ClientLike as _;
 use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Method;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cluster_tests::{GATEWAY, PATIENCE, all_instances, call};
-use fred::interfaces::ServerInterface;
+use fred::interfaces::ClientLike as _;
 use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

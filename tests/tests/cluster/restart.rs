@@ -7,6 +7,7 @@ use cluster_tests::{BILLING, GATEWAY};
 use reqwest::Client;
 use serde_json::json;
 use testkit::Cluster;
+use tokio::task::JoinSet;
 
 const ROUNDS: usize = 4;
 
@@ -16,30 +17,33 @@ struct Load {
     failures: std::sync::Mutex<Vec<String>>,
 }
 
-/// Asks without pause until told to end; whatever is not a 2xx is a failure.
+/// Asks without pause until told to end; whatever is not a whole 2xx reply is a failure.
 async fn ask(load: Arc<Load>, client: Client, url: String, write: bool) {
     while !load.ended.load(Ordering::Relaxed) {
-        let request = if write {
-            client.post(&url).json(&json!({ "userId": "restarts", "planId": "basic" }))
-        } else {
-            client.get(&url)
-        };
-        match request.send().await {
-            Ok(reply) if reply.status().is_success() => match reply.bytes().await {
-                Ok(_) => _ = load.answered.fetch_add(1, Ordering::Relaxed),
-                Err(error) => load.failures.lock().unwrap().push(format!("{url}: the body broke off: {error:?}")),
-            },
-            Ok(reply) => load.failures.lock().unwrap().push(format!("{url}: {} {}", reply.status(), reply.text().await.unwrap_or_default())),
+        match once(&client, &url, write).await {
+            Ok(()) => _ = load.answered.fetch_add(1, Ordering::Relaxed),
             Err(error) => load.failures.lock().unwrap().push(format!("{url}: {error:?}")),
         }
     }
+}
+
+async fn once(client: &Client, url: &str, write: bool) -> anyhow::Result<()> {
+    let request = match write {
+        true => client.post(url).json(&json!({ "userId": "restarts", "planId": "basic" })),
+        false => client.get(url),
+    };
+    let reply = request.send().await?;
+    let status = reply.status();
+    let text = reply.text().await?;
+    anyhow::ensure!(status.is_success(), "{status} {text}");
+    Ok(())
 }
 
 #[tokio::test]
 async fn replicas_stopped_and_started_in_a_loop_fail_no_request() -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await?;
     let load = Arc::new(Load { ended: AtomicBool::new(false), answered: AtomicUsize::new(0), failures: Default::default() });
-    let mut callers = Vec::new();
+    let mut callers = JoinSet::new();
     // Callers that keep their connections and callers that do not; reads and writes; through the door and directly.
     for (url, write) in [
         (cluster.url(GATEWAY, "/health"), false),
@@ -48,7 +52,7 @@ async fn replicas_stopped_and_started_in_a_loop_fail_no_request() -> anyhow::Res
         (cluster.url(GATEWAY, "/api/billing/orders"), true),
     ] {
         for client in [testkit::client(), testkit::fresh()] {
-            callers.push(tokio::spawn(ask(load.clone(), client, url.clone(), write)));
+            callers.spawn(ask(load.clone(), client, url.clone(), write));
         }
     }
 
@@ -61,9 +65,7 @@ async fn replicas_stopped_and_started_in_a_loop_fail_no_request() -> anyhow::Res
         assert!(load.answered.load(Ordering::Relaxed) > before, "the others answer meanwhile");
     }
     load.ended.store(true, Ordering::Relaxed);
-    for caller in callers {
-        caller.await?;
-    }
+    callers.join_all().await;
 
     let failures = load.failures.lock().unwrap();
     assert!(failures.is_empty(), "{} of {} failed, such as {:#?}", failures.len(), load.answered.load(Ordering::Relaxed), &failures[..failures.len().min(5)]);
