@@ -1,1 +1,148 @@
-//! .
+//! The notifications service: what users are told is stored first, then handed to their sockets on every instance,
+//! in order and without a gap.
+
+mod config;
+mod error;
+mod events;
+mod hub;
+mod metrics;
+mod notification;
+mod routes;
+mod socket;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use coordination::cron::Job;
+use platform::Platform;
+use platform::lifecycle::{Tasks, Tick};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use routes::{openapi, router};
+pub use socket::wrap;
+
+use hub::{Hub, bus};
+use socket::Sockets;
+use socket::socketio::Server;
+
+/// The state of the service.
+#[derive(Clone)]
+pub struct Notifications {
+    platform: Platform,
+    config: Arc<Config>,
+    hub: Arc<Hub>,
+    socketio: Server,
+    /// Taken by the task that publishes it.
+    outgoing: Arc<Mutex<Option<mpsc::Receiver<bus::News>>>>,
+}
+
+impl Notifications {
+    /// Opens the namespaces of Socket.IO.
+    ///
+    /// # Errors
+    /// Where Redis does not answer.
+    pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
+        let (hub, outgoing) = Hub::new(platform.db.clone());
+        let hub = Arc::new(hub);
+        let sockets = Sockets {
+            platform: platform.clone(),
+            hub: hub.clone(),
+        };
+        Ok(Self {
+            platform: platform.clone(),
+            config: Arc::new(config),
+            hub,
+            socketio: Server::open(platform, sockets).await?,
+            outgoing: Arc::new(Mutex::new(Some(outgoing))),
+        })
+    }
+
+    /// Starts feeding the sockets, hearing the other instances, and handling domain events.
+    ///
+    /// # Errors
+    /// Where a store does not answer at start.
+    pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        let (sockets, stop) = (self.sockets(), tasks.stopping());
+        let (hub, clock) = (self.hub.clone(), self.platform.clock.clone());
+        let (sweep_every, pump_stop) = (self.config.sweep_every, stop.clone());
+        tasks.spawn("notifications.pump", async move {
+            hub.pump(sweep_every, &clock, pump_stop).await;
+            Ok(())
+        });
+        if let Some(outgoing) = self
+            .outgoing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            let publishing = bus::publish(
+                self.hub.clone(),
+                self.platform.clone(),
+                outgoing,
+                stop.clone(),
+            );
+            tasks.spawn("notifications.publish", async move {
+                publishing.await;
+                Ok(())
+            });
+        }
+        let client = bus::subscriber(&self.platform).await?;
+        tasks.spawn(
+            "notifications.listen",
+            bus::listen(sockets.clone(), client, stop.clone()),
+        );
+        tasks.spawn(
+            "notifications.resubscribe",
+            self.socketio.clone().resubscribe(stop),
+        );
+        tasks.every(
+            "notifications.check_sessions",
+            self.config.check_sessions_every,
+            move || {
+                let sockets = sockets.clone();
+                async move {
+                    sockets.check_sessions(None).await;
+                    Ok(Tick::Idle)
+                }
+            },
+        );
+        events::spawn(self, tasks).await
+    }
+
+    /// The service has no locked jobs yet.
+    pub fn cron_jobs(&self) -> Vec<Job> {
+        Vec::new()
+    }
+
+    /// Sends a `message` to the Socket.IO clients in a room, on every instance. It is not stored.
+    pub async fn send_to_room(&self, room: &str, data: &Value) {
+        self.socketio.send_to_room(room, data).await;
+    }
+
+    /// Closes all sockets with a reason, so that clients reconnect elsewhere; those that still come are closed too.
+    pub async fn close_sockets(&self) {
+        self.hub.leave();
+        self.socketio.close().await;
+    }
+
+    /// How many sockets are open on this instance.
+    pub fn open_sockets(&self) -> usize {
+        self.hub.open_sockets()
+    }
+
+    fn sockets(&self) -> Sockets {
+        Sockets {
+            platform: self.platform.clone(),
+            hub: self.hub.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Notifications {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifications").finish_non_exhaustive()
+    }
+}

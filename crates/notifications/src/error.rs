@@ -1,0 +1,46 @@
+//! What can go wrong, and what the client is told.
+
+use axum::response::{IntoResponse, Response};
+use contracts::NotificationId;
+use platform::Problem;
+
+/// A call that was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such notification, or not the caller's.
+    #[error("notification {0} is not there")]
+    NotFound(NotificationId),
+    /// The data of a notification is larger than sockets carry.
+    #[error("the data is larger than {limit} bytes")]
+    DataTooLarge {
+        /// The bound, in bytes of JSON.
+        limit: usize,
+    },
+    /// The database failed.
+    #[error("the database refused")]
+    Database(#[from] sqlx::Error),
+    /// Refused before the service was asked.
+    #[error("refused")]
+    Refused(Problem),
+}
+
+/// The outcome of a call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = match &self {
+            Self::NotFound(_) => Problem::not_found("notification"),
+            Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
+            Self::Database(error) => Problem::from_sqlx(error),
+            Self::Refused(problem) => problem.clone(),
+        };
+        problem.respond(&self)
+    }
+}

@@ -1,0 +1,377 @@
+//! The live sockets of this instance, and what keeps them fed.
+//!
+//! Every socket knows the number of the last notification that it was given, for each user that it follows. News that
+//! a user has more come from this process, from other instances through Redis, and from a sweep over PostgreSQL;
+//! they carry no content. One pump reads what lies between a socket's number and the newest one from PostgreSQL and
+//! hands it over in order. So a lost message costs a second, a doubled one nothing, and nobody who can write to Redis
+//! can put words into a notification.
+
+pub mod bus;
+mod frame;
+mod live;
+mod pump;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use contracts::{SessionId, UserId};
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+pub use frame::Frame;
+pub use live::{Cursor, Goodbye, Identity, Link, Live, MAX_FOLLOWED, MAX_WAITING, NotSent};
+
+use crate::metrics;
+use crate::notification::Notification;
+use crate::notification::db::{self, Want};
+use bus::News;
+
+/// Notifications that are read at once for one user.
+const PAGE: i64 = 100;
+/// News that may wait for Redis; what is too much, the sweep finds.
+const MAX_NEWS: usize = 4096;
+const RETRIES: u32 = 20;
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The live sockets of this instance.
+#[derive(Debug)]
+pub struct Hub {
+    db: PgPool,
+    /// Tells our own news from others'.
+    origin: String,
+    sockets: Mutex<Sockets>,
+    /// Wakes the pump.
+    wake: Notify,
+    /// News may have been lost.
+    sweep_due: AtomicBool,
+    news: mpsc::Sender<News>,
+    next_id: AtomicU64,
+    leaving: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    all: HashMap<u64, Arc<Live>>,
+    followers: HashMap<UserId, HashMap<u64, Arc<Live>>>,
+    watchers: HashMap<u64, Arc<Live>>,
+    /// Users with news.
+    stirred: HashSet<UserId>,
+}
+
+/// A socket asked for more than it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Hub {
+    /// A hub without sockets, and the news that have to go to the other instances.
+    pub fn new(db: PgPool) -> (Self, mpsc::Receiver<News>) {
+        let (news, outgoing) = mpsc::channel(MAX_NEWS);
+        let hub = Self {
+            db,
+            origin: Uuid::new_v4().to_string(),
+            sockets: Mutex::default(),
+            wake: Notify::new(),
+            sweep_due: AtomicBool::new(false),
+            news,
+            next_id: AtomicU64::new(1),
+            leaving: AtomicBool::new(false),
+        };
+        (hub, outgoing)
+    }
+
+    /// Takes a socket in; whoever does so also takes it out again.
+    pub fn open(&self, identity: Identity, link: Link, transport: &'static str) -> Arc<Live> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let live = Arc::new(Live::new(id, identity, link, transport));
+        self.sockets().all.insert(id, live.clone());
+        if self.is_leaving() {
+            self.cut(&live, Goodbye::Leaving);
+        }
+        live
+    }
+
+    /// Takes a socket out.
+    pub fn remove(&self, live: &Live) {
+        let mut sockets = self.sockets();
+        sockets.all.remove(&live.id);
+        sockets.watchers.remove(&live.id);
+        for user in live.cursors().keys() {
+            sockets.unfollow(user, live.id);
+        }
+    }
+
+    /// Takes a socket out and ends it with a reason.
+    pub fn cut(&self, live: &Live, goodbye: Goodbye) {
+        self.remove(live);
+        if live.goodbye().is_none() {
+            metrics::socket_cut(goodbye.code());
+        }
+        live.end(goodbye);
+    }
+
+    /// Follows a user's notifications: first, in order, those after `last_seq` where one is given, then live ones.
+    ///
+    /// # Errors
+    /// Where the socket follows too many.
+    pub async fn follow(
+        &self,
+        live: &Arc<Live>,
+        user: &UserId,
+        last_seq: Option<i64>,
+    ) -> Result<(), TooMany> {
+        if live.watches_all {
+            return Ok(());
+        }
+        {
+            let mut cursors = live.cursors();
+            if cursors.contains_key(user) {
+                return Ok(());
+            }
+            if cursors.len() >= MAX_FOLLOWED {
+                return Err(TooMany);
+            }
+            cursors.insert(
+                user.clone(),
+                Cursor {
+                    seq: None,
+                    unread: None,
+                },
+            );
+        }
+        match self.catch_up(live, user, last_seq).await {
+            Ok(seq) => self.enrol(live, user, seq),
+            Err(goodbye) => self.cut(live, goodbye),
+        }
+        Ok(())
+    }
+
+    /// Stops following.
+    pub fn unfollow(&self, live: &Live, user: &UserId) {
+        self.sockets().unfollow(user, live.id);
+        live.cursors().remove(user);
+    }
+
+    /// Watches every user's notifications from now on.
+    pub async fn watch_all(&self, live: &Arc<Live>) {
+        let Some(heads) = self.patiently(live, || db::all_heads(&self.db)).await else {
+            return self.cut(live, Goodbye::CatchUpFailed);
+        };
+        let mut sockets = self.sockets();
+        if sockets.all.contains_key(&live.id) {
+            let seen = heads.into_iter().map(|head| {
+                let cursor = Cursor {
+                    seq: Some(head.last_seq),
+                    unread: Some(head.unread),
+                };
+                (head.user_id, cursor)
+            });
+            live.cursors().extend(seen);
+            sockets.watchers.insert(live.id, live.clone());
+        }
+    }
+
+    /// Says on this instance and all others that a user's notifications have changed.
+    pub fn announce(&self, user: &UserId) {
+        self.stir([user.clone()]);
+        self.spread(News {
+            users: vec![user.clone()],
+            ..News::default()
+        });
+    }
+
+    /// Sends a frame that is not stored to the live sockets of a user, on this instance and all others.
+    pub fn push(&self, user: &UserId, event: &str, data: &serde_json::Value) {
+        self.push_here(user, &Frame::new(event.to_owned(), data.clone()));
+        let push = bus::Push {
+            user: user.clone(),
+            event: event.to_owned(),
+            data: data.clone(),
+        };
+        self.spread(News {
+            pushes: vec![push],
+            ..News::default()
+        });
+    }
+
+    /// Says on all instances that a session may have ended.
+    pub fn announce_session(&self, session: &SessionId) {
+        self.spread(News {
+            sessions: vec![session.clone()],
+            ..News::default()
+        });
+    }
+
+    /// The live sockets that are held by a session, or all that are held by one.
+    pub fn held_by(&self, session: Option<&SessionId>) -> Vec<Arc<Live>> {
+        let sockets = self.sockets();
+        let held = sockets
+            .all
+            .values()
+            .filter(|live| match &live.identity.credentials {
+                Some((_, of)) => session.is_none_or(|session| session == of),
+                None => false,
+            });
+        held.cloned().collect()
+    }
+
+    /// Ends all sockets, and those that still come.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        let all: Vec<_> = self.sockets().all.values().cloned().collect();
+        for live in all {
+            self.cut(&live, Goodbye::Leaving);
+        }
+    }
+
+    /// Has the pump compare all sockets with the store at once.
+    pub fn sweep_soon(&self) {
+        self.sweep_due.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    /// Whether this instance leaves.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// How many sockets are open.
+    pub fn open_sockets(&self) -> usize {
+        self.sockets().all.len()
+    }
+
+    /// Reads page after page and hands it over until less than a page is left; the number reached. The rest comes by
+    /// the pump, so no notification falls between the two.
+    async fn catch_up(
+        &self,
+        live: &Arc<Live>,
+        user: &UserId,
+        last_seq: Option<i64>,
+    ) -> Result<i64, Goodbye> {
+        let users = [user.clone()];
+        let heads = self
+            .patiently(live, || db::heads(&self.db, &users))
+            .await
+            .ok_or(Goodbye::CatchUpFailed)?;
+        let newest = heads.first().map_or(0, |head| head.last_seq);
+        let mut seq = last_seq.map_or(newest, |seq| seq.clamp(0, newest));
+        while seq < newest {
+            let wants = [Want {
+                user_id: user.clone(),
+                after: seq,
+                upto: newest,
+            }];
+            let page = self
+                .patiently(live, || db::pages(&self.db, &wants, PAGE))
+                .await
+                .ok_or(Goodbye::CatchUpFailed)?;
+            let is_last = (page.len() as i64) < PAGE;
+            for stored in page {
+                seq = stored.seq;
+                let frame = Frame::notification(seq, &Notification::from(stored));
+                live.send_patiently(&frame)
+                    .await
+                    .map_err(|_| Goodbye::Slow)?;
+            }
+            if is_last {
+                seq = newest;
+            }
+        }
+        Ok(seq)
+    }
+
+    /// Asks the store again and again for a while, as long as the socket is there.
+    async fn patiently<T, F>(&self, live: &Live, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        for _ in 0..RETRIES {
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::debug!("a socket waits for the store: {error}"),
+            }
+            tokio::select! {
+                () = live.ended.cancelled() => return None,
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+        None
+    }
+
+    fn enrol(&self, live: &Arc<Live>, user: &UserId, seq: i64) {
+        let mut sockets = self.sockets();
+        // It may have gone, or changed its mind, while it caught up.
+        let stays = sockets.all.contains_key(&live.id);
+        let mut cursors = live.cursors();
+        let Some(cursor) = cursors.get_mut(user).filter(|_| stays) else {
+            return;
+        };
+        cursor.seq = Some(seq);
+        sockets
+            .followers
+            .entry(user.clone())
+            .or_default()
+            .insert(live.id, live.clone());
+        sockets.stirred.insert(user.clone());
+        self.wake.notify_one();
+    }
+
+    /// Marks users that somebody here follows, and wakes the pump.
+    fn stir(&self, users: impl IntoIterator<Item = UserId>) {
+        let mut sockets = self.sockets();
+        let watched = !sockets.watchers.is_empty();
+        let Sockets {
+            followers, stirred, ..
+        } = &mut *sockets;
+        stirred.extend(
+            users
+                .into_iter()
+                .filter(|user| watched || followers.contains_key(user)),
+        );
+        if !stirred.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn push_here(&self, user: &UserId, frame: &Arc<Frame>) {
+        let following = self.sockets().following(user);
+        for live in following {
+            if live.send(frame) == Err(NotSent::Full) {
+                self.cut(&live, Goodbye::Slow);
+            }
+        }
+    }
+
+    fn spread(&self, news: News) {
+        // A full queue means that Redis is away; the other instances' sweeps find it.
+        if self.news.try_send(news).is_err() {
+            tracing::debug!("news for other instances are left to their sweep");
+        }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sockets {
+    fn unfollow(&mut self, user: &UserId, id: u64) {
+        if let Some(followers) = self.followers.get_mut(user) {
+            followers.remove(&id);
+            if followers.is_empty() {
+                self.followers.remove(user);
+            }
+        }
+    }
+
+    fn following(&self, user: &UserId) -> Vec<Arc<Live>> {
+        let followers = self
+            .followers
+            .get(user)
+            .into_iter()
+            .flat_map(HashMap::values);
+        followers.chain(self.watchers.values()).cloned().collect()
+    }
+}

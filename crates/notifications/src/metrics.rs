@@ -1,0 +1,36 @@
+//! What is counted.
+
+use metrics::{counter, gauge};
+
+/// Counts a notification that was stored and handed to the sockets.
+pub fn notification_sent() {
+    counter!("cloudphone_notifications_sent_total").increment(1);
+}
+
+/// Counts a socket that was cut before its client wanted to leave.
+pub fn socket_cut(reason: &'static str) {
+    counter!("cloudphone_sockets_cut_total", "reason" => reason).increment(1);
+}
+
+/// Counts frames of a user that came by the sweep, because the news of them was lost on the way.
+pub fn swept(frames: usize) {
+    counter!("cloudphone_notifications_swept_total").increment(frames as u64);
+}
+
+/// Counts an open socket for as long as it lives.
+#[derive(Debug)]
+pub struct OpenSocket(&'static str);
+
+impl OpenSocket {
+    /// A socket of a transport was opened.
+    pub fn new(transport: &'static str) -> Self {
+        gauge!("cloudphone_sockets_open", "transport" => transport).increment(1);
+        Self(transport)
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        gauge!("cloudphone_sockets_open", "transport" => self.0).decrement(1);
+    }
+}

@@ -1,0 +1,237 @@
+//! A notification: what a user is told, numbered for each user without a gap.
+
+pub mod api;
+pub mod db;
+
+use contracts::{EventId, NotificationId, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sqlx::types::Json;
+
+/// The most bytes of JSON that a notification's data may have; it goes to every socket of the user.
+pub const MAX_DATA: usize = 16 * 1024;
+
+/// What a notification is about.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Kind {
+    /// The platform itself.
+    #[default]
+    System,
+    /// Orders, payments, balance.
+    Billing,
+    /// A device.
+    Device,
+    /// Something to buy.
+    Promotion,
+    /// The account's safety.
+    Security,
+}
+
+/// How much a notification matters.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Priority {
+    /// When there is time.
+    Low,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Soon.
+    High,
+    /// Now.
+    Urgent,
+}
+
+/// Whether the user has read it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Status {
+    /// Not yet.
+    Unread,
+    /// Yes.
+    Read,
+}
+
+/// How far it has come on its channels.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum DeliveryStatus {
+    /// Waiting for a channel.
+    Pending,
+    /// Handed to the sockets of the user.
+    Sent,
+    /// Given up.
+    Failed,
+}
+
+/// A way to the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Channel {
+    /// Sockets and event streams.
+    Websocket,
+    /// Mail.
+    Email,
+    /// Text messages.
+    Sms,
+}
+
+/// A frame that follows a notification on live sockets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Push {
+    /// The name of the event, as in `payment-success`.
+    pub event: String,
+    /// Its payload.
+    pub data: Value,
+}
+
+/// A notification that is not stored yet.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who is told.
+    pub user_id: UserId,
+    /// What it is about.
+    pub kind: Kind,
+    /// What happened, as in `order.paid`.
+    pub event: Option<&'static str>,
+    /// The heading.
+    pub title: String,
+    /// The text.
+    pub message: String,
+    /// How much it matters.
+    pub priority: Priority,
+    /// The ways to the user.
+    pub channels: Vec<Channel>,
+    /// Facts for programs.
+    pub data: Option<Map<String, Value>>,
+    /// What follows it on live sockets.
+    pub pushes: Vec<Push>,
+    /// The domain event it is made for.
+    pub event_id: Option<EventId>,
+    /// When it is no longer of interest.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Draft {
+    /// The state of delivery once it is stored: sockets are fed from the store, other channels have yet to come.
+    pub fn delivery_status(&self) -> DeliveryStatus {
+        if self.channels.contains(&Channel::Websocket) {
+            DeliveryStatus::Sent
+        } else {
+            DeliveryStatus::Pending
+        }
+    }
+}
+
+/// A notification as it stands in the store.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Stored {
+    /// Names it.
+    pub id: NotificationId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// Its number among the user's notifications.
+    pub seq: i64,
+    kind: Kind,
+    event: Option<String>,
+    title: String,
+    message: String,
+    priority: Priority,
+    status: Status,
+    delivery_status: DeliveryStatus,
+    channels: Json<Vec<Channel>>,
+    data: Option<Json<Map<String, Value>>>,
+    /// What follows it on live sockets.
+    pub pushes: Json<Vec<Push>>,
+    created_at: Timestamp,
+    read_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+}
+
+/// A notification as clients see it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// Names it.
+    pub id: NotificationId,
+    /// Its number among the user's notifications; grows by one.
+    pub seq: i64,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// What happened, as in `order.paid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// The heading.
+    pub title: String,
+    /// The text.
+    pub message: String,
+    /// The text once more.
+    pub content: String,
+    /// How much it matters.
+    pub priority: Priority,
+    /// Whether it was read.
+    pub status: Status,
+    /// The same as a truth.
+    pub is_read: bool,
+    /// How far it has come on its channels.
+    pub delivery_status: DeliveryStatus,
+    /// The ways to the user.
+    pub channels: Vec<Channel>,
+    /// Facts for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub data: Option<Map<String, Value>>,
+    /// The same object; empty where there is none.
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
+    /// When it is no longer of interest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+impl From<Stored> for Notification {
+    fn from(stored: Stored) -> Self {
+        let data = stored.data.map(|data| data.0);
+        Self {
+            id: stored.id,
+            seq: stored.seq,
+            user_id: stored.user_id,
+            kind: stored.kind,
+            event: stored.event,
+            title: stored.title,
+            content: stored.message.clone(),
+            message: stored.message,
+            priority: stored.priority,
+            status: stored.status,
+            is_read: stored.status == Status::Read,
+            delivery_status: stored.delivery_status,
+            channels: stored.channels.0,
+            metadata: data.clone().unwrap_or_default(),
+            data,
+            created_at: stored.created_at,
+            read_at: stored.read_at,
+            expires_at: stored.expires_at,
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The URL map. Sockets come in by [`crate::wrap`], which names the paths that lead to them.
+
+use axum::routing::any;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::Notifications;
+use crate::notification::api;
+use crate::socket::{PLAIN_PATH, plain, stream};
+
+/// All routes of the service.
+pub fn router(state: Notifications) -> OpenApiRouter {
+    // An upgrade is no operation that OpenAPI could describe.
+    documented()
+        .route(PLAIN_PATH, any(plain::open))
+        .with_state(state)
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> OpenApi {
+    documented().into_openapi()
+}
+
+fn documented() -> OpenApiRouter<Notifications> {
+    OpenApiRouter::new()
+        .routes(routes!(api::list_notifications, api::create_notification))
+        .routes(routes!(api::send_notification))
+        .routes(routes!(api::list_notifications_of_user))
+        .routes(routes!(api::count_unread))
+        .routes(routes!(api::read_all_notifications))
+        .routes(routes!(stream::stream_notifications))
+        .routes(routes!(api::find_notification, api::delete_notification))
+        .routes(routes!(
+            api::read_notification,
+            api::read_notification_by_post
+        ))
+}

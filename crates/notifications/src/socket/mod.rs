@@ -1,0 +1,296 @@
+//! The ways in for sockets: who may, what they may ask for. Each transport has a file of its own.
+
+mod door;
+pub mod plain;
+pub mod socketio;
+pub mod stream;
+
+use std::sync::Arc;
+
+use contracts::{SessionId, UserId};
+use futures::StreamExt;
+use http::{Extensions, HeaderMap, Uri, header};
+use platform::http::is_loopback;
+use platform::{Platform, Problem};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use door::{PLAIN_PATH, wrap};
+
+use crate::hub::{Frame, Goodbye, Hub, Identity, Live, TooMany};
+
+/// Bytes that a client may send in one message.
+pub const MAX_INCOMING: usize = 64 * 1024;
+const CHECKS_AT_ONCE: usize = 16;
+
+/// What every transport needs.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    /// Stores, clock and tokens.
+    pub platform: Platform,
+    /// The live sockets.
+    pub hub: Arc<Hub>,
+}
+
+/// What a client says of itself when it connects.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Hello {
+    /// The access token.
+    pub token: Option<String>,
+    /// Whom it claims to be; believed only in the sandbox.
+    pub user_id: Option<String>,
+    /// The number of the last notification it saw.
+    #[serde(deserialize_with = "number")]
+    pub last_seq: Option<i64>,
+}
+
+/// Whom to follow from now on.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subscribe {
+    user_id: UserId,
+    #[serde(default, deserialize_with = "number")]
+    last_seq: Option<i64>,
+}
+
+/// A number, or a text that reads as one.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    match Option::<Value>::deserialize(deserializer)? {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
+        Some(value) => value
+            .as_i64()
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom("must be a whole number")),
+    }
+}
+
+impl Hello {
+    /// What the query and the headers say.
+    ///
+    /// # Errors
+    /// 400 where a parameter cannot be read.
+    pub fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut hello = Self::default();
+        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+            match &*name {
+                "token" if !value.is_empty() => hello.token = Some(value.into_owned()),
+                "userId" if !value.is_empty() => hello.user_id = Some(value.into_owned()),
+                "lastSeq" if !value.is_empty() => {
+                    let seq = value
+                        .parse()
+                        .map_err(|_| Problem::invalid_field("lastSeq", "must be a whole number"))?;
+                    hello.last_seq = Some(seq);
+                }
+                _ => {}
+            }
+        }
+        if hello.token.is_none() {
+            hello.token = bearer(headers);
+        }
+        Ok(hello)
+    }
+
+    /// What this one says, and where it is silent what the other one does.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            token: self.token.filter(|token| !token.is_empty()).or(other.token),
+            user_id: self.user_id.or(other.user_id),
+            last_seq: self.last_seq.or(other.last_seq),
+        }
+    }
+}
+
+/// A header that is no bearer token counts as a bad one.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let text = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .unwrap_or_default();
+    let (scheme, token) = text.split_once(' ').unwrap_or_default();
+    Some(if scheme.eq_ignore_ascii_case("bearer") {
+        token.trim().to_owned()
+    } else {
+        text.to_owned()
+    })
+}
+
+impl Sockets {
+    /// Who may come in: the holder of a valid token; in the sandbox also a user by name, or nobody.
+    ///
+    /// # Errors
+    /// 401 for everybody else, 503 where no store can tell.
+    pub async fn admit(
+        &self,
+        hello: &Hello,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Identity, Problem> {
+        let in_sandbox = self.platform.auth.sandbox() && is_loopback(headers, extensions);
+        if let Some(token) = &hello.token {
+            let user = self.platform.auth.authenticate(token).await?;
+            return Ok(Identity {
+                user: Some(user.id),
+                credentials: Some((token.as_str().into(), user.session_id)),
+                is_admin: user.is_admin,
+                in_sandbox,
+            });
+        }
+        if !in_sandbox {
+            return Err(Problem::unauthenticated("sign in: a token is required"));
+        }
+        let user = hello.user_id.as_deref().map(str::parse).transpose();
+        let user = user.map_err(|error: contracts::InvalidId| {
+            Problem::invalid_field("userId", error.to_string())
+        })?;
+        Ok(Identity {
+            user,
+            in_sandbox,
+            ..Identity::default()
+        })
+    }
+
+    /// Greets a socket and gives it what it missed.
+    pub async fn welcome(&self, live: &Arc<Live>, client_id: &str, last_seq: Option<i64>) {
+        let greeting = json!({
+            "message": "Connected to the notification service",
+            "clientId": client_id,
+            "instance": self.platform.instance(contracts::Service::Notifications),
+            "timestamp": self.platform.clock.now(),
+        });
+        let _ = live.send(&Frame::new("welcome", greeting));
+        match live.identity.user.clone() {
+            // One user is never too many.
+            Some(user) => drop(self.hub.follow(live, &user, last_seq).await),
+            None => self.hub.watch_all(live).await,
+        }
+    }
+
+    /// `subscribe`: the answer, and the following itself after it.
+    pub async fn subscribe(&self, live: &Arc<Live>, ask: Result<Subscribe, ()>) -> Arc<Frame> {
+        let Ok(ask) = ask else {
+            return malformed("subscribe", "{userId}");
+        };
+        if !live.identity.may_follow(&ask.user_id) {
+            return Frame::error(
+                "FORBIDDEN",
+                "only your own notifications can be subscribed to",
+            );
+        }
+        match self.hub.follow(live, &ask.user_id, ask.last_seq).await {
+            Ok(()) => answer(
+                "subscribed",
+                "userId",
+                ask.user_id.as_str(),
+                "Subscribed to notifications",
+            ),
+            Err(TooMany) => Frame::error("TOO_MANY", "a socket follows at most 100 users"),
+        }
+    }
+
+    /// `unsubscribe`: the answer.
+    pub fn unsubscribe(&self, live: &Live, ask: Result<Subscribe, ()>) -> Arc<Frame> {
+        let Ok(ask) = ask else {
+            return malformed("unsubscribe", "{userId}");
+        };
+        self.hub.unfollow(live, &ask.user_id);
+        answer(
+            "unsubscribed",
+            "userId",
+            ask.user_id.as_str(),
+            "Unsubscribed from notifications",
+        )
+    }
+
+    /// Ends the sockets of sessions that have ended and of tokens that have expired: all, or those of one session.
+    pub async fn check_sessions(&self, session: Option<&SessionId>) {
+        let held = self.hub.held_by(session);
+        futures::stream::iter(held)
+            .for_each_concurrent(CHECKS_AT_ONCE, async |live| {
+                let Some((token, session)) = &live.identity.credentials else {
+                    return;
+                };
+                let now = self.platform.clock.now();
+                // Where no store can tell, sockets stay: they were let in by a valid token.
+                let living = self
+                    .platform
+                    .auth
+                    .sessions()
+                    .is_living(session, now)
+                    .await
+                    .unwrap_or(true);
+                if !living || self.platform.auth.tokens().verify(token, now).is_err() {
+                    self.hub.cut(&live, Goodbye::SessionEnded);
+                }
+            })
+            .await;
+    }
+}
+
+/// An answer that names what it is about, and says it in words.
+pub fn answer(event: &'static str, field: &str, value: &str, message: &str) -> Arc<Frame> {
+    Frame::new(event, json!({ field: value, "message": message }))
+}
+
+/// The refusal of a message that cannot be read.
+pub fn malformed(event: &str, shape: &str) -> Arc<Frame> {
+    Frame::error("VALIDATION_FAILED", &format!("{event} wants {shape}"))
+}
+
+/// What a transport does when a socket was ended by us: the last frame that says why.
+pub fn farewell(live: &Live) -> Option<(Goodbye, Arc<Frame>)> {
+    let goodbye = live.goodbye()?;
+    Some((goodbye, Frame::error(goodbye.code(), goodbye.message())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_is_read_from_query_and_header() {
+        let uri: Uri = "/ws/notifications?token=a&lastSeq=7&userId=u%201"
+            .parse()
+            .unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer b".parse().unwrap());
+
+        let hello = Hello::of(&uri, &headers).unwrap();
+        let by_header = Hello::of(&"/".parse().unwrap(), &headers).unwrap();
+
+        assert_eq!(
+            (
+                hello.token.as_deref(),
+                hello.user_id.as_deref(),
+                hello.last_seq
+            ),
+            (Some("a"), Some("u 1"), Some(7))
+        );
+        assert_eq!(by_header.token.as_deref(), Some("b"));
+        assert!(Hello::of(&"/?lastSeq=x".parse().unwrap(), &headers).is_err());
+    }
+
+    #[test]
+    fn rooms_are_ones_own_unless_the_sandbox_is_open() {
+        let alice = Identity {
+            user: "alice".parse().ok(),
+            ..Identity::default()
+        };
+        let admin = Identity {
+            is_admin: true,
+            ..alice.clone()
+        };
+        let guest = Identity {
+            in_sandbox: true,
+            ..Identity::default()
+        };
+
+        assert!(
+            alice.may_join("user:alice") && !alice.may_join("user:bob") && !alice.may_join("admin")
+        );
+        assert!(admin.may_join("admin") && !admin.may_join("user:bob"));
+        assert!(guest.may_join("anything"));
+    }
+}

@@ -1,0 +1,302 @@
+//! Socket.IO: the namespaces `/` and `/notifications`, fed by the hub; rooms reach over all instances by the Redis
+//! adapter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use fred::clients::SubscriberClient;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use platform::{Platform, Problem};
+use serde::Deserialize;
+use serde_json::Value;
+use socketioxide::SocketIo;
+use socketioxide::adapter::Emitter;
+use socketioxide::extract::{AckSender, Extension, State, TryData};
+use socketioxide::handler::ConnectHandler;
+use socketioxide::layer::SocketIoLayer;
+use socketioxide_redis::{FredAdapter, RedisAdapterConfig, RedisAdapterCtr};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Hello, MAX_INCOMING, Sockets, Subscribe, answer, farewell, malformed};
+use crate::hub::{Frame, Goodbye, Identity, Link, Live, MAX_WAITING, NotSent};
+
+/// The namespaces; both serve the same.
+pub const NAMESPACES: [&str; 2] = ["/", "/notifications"];
+/// Rooms that one socket may be in.
+const MAX_ROOMS: usize = 100;
+const MAX_ROOM_NAME: usize = 128;
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a client whose queue is full may take to read why it is cut.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+type Adapter = FredAdapter<Emitter>;
+/// A Socket.IO client in one namespace.
+pub type SocketRef = socketioxide::extract::SocketRef<Adapter>;
+type Ack = AckSender<Adapter>;
+
+/// The Socket.IO server of this instance.
+#[derive(Clone)]
+pub struct Server {
+    io: SocketIo<Adapter>,
+    /// What goes around the router.
+    pub layer: SocketIoLayer<Adapter>,
+    subscriber: SubscriberClient,
+}
+
+#[derive(Deserialize)]
+struct Room {
+    room: String,
+}
+
+impl Server {
+    /// Opens both namespaces.
+    ///
+    /// # Errors
+    /// Where Redis does not answer.
+    pub async fn open(platform: &Platform, sockets: Sockets) -> anyhow::Result<Self> {
+        let subscriber =
+            platform::redis::builder(&platform.redis_url)?.build_subscriber_client()?;
+        let config = RedisAdapterConfig::new().with_prefix(platform.keys.key("socketio"));
+        let adapter = RedisAdapterCtr::new_with_fred_config(subscriber.clone(), config)
+            .await
+            .context("connecting the Socket.IO adapter to Redis")?;
+        subscriber
+            .ping::<()>(None)
+            .await
+            .context("connecting the Socket.IO adapter to Redis")?;
+        let (layer, io) = SocketIo::builder()
+            .with_adapter::<Adapter>(adapter)
+            .with_state(sockets)
+            .ping_interval(PING_INTERVAL)
+            .ping_timeout(PING_TIMEOUT)
+            .max_buffer_size(MAX_WAITING)
+            .max_payload(MAX_INCOMING as u64)
+            .ws_max_message_size(MAX_INCOMING)
+            .ws_max_frame_size(MAX_INCOMING)
+            .build_layer();
+        for namespace in NAMESPACES {
+            let opened = io.ns(namespace, connected.with(admit)).await;
+            opened
+                .map_err(|error| anyhow::anyhow!("opening the namespace {namespace}: {error}"))?;
+        }
+        Ok(Self {
+            io,
+            layer,
+            subscriber,
+        })
+    }
+
+    /// Subscribes the adapter's channels anew after each reconnection, until the stop; the client does not.
+    pub async fn resubscribe(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut connected = self.subscriber.reconnect_rx();
+        loop {
+            let back = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                back = connected.recv() => back,
+            };
+            if matches!(back, Err(RecvError::Closed)) {
+                anyhow::bail!("the Redis client of the Socket.IO adapter ended");
+            }
+            for channel in self.subscriber.tracked_shard_channels() {
+                // The first command keeps a fresh, idle connection from being taken for a frozen one.
+                while self.subscriber.ping::<()>(None).await.is_err()
+                    || self
+                        .subscriber
+                        .ssubscribe(channel.to_string())
+                        .await
+                        .is_err()
+                {
+                    tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(RETRY_PAUSE) => {} }
+                }
+            }
+        }
+    }
+
+    /// Sends a `message` to everybody in a room, on every instance; without Redis, to those here.
+    pub async fn send_to_room(&self, room: &str, data: &Value) {
+        for namespace in NAMESPACES {
+            let Some(everywhere) = self.io.of(namespace) else {
+                continue;
+            };
+            if let Err(error) = everywhere.to(room.to_owned()).emit("message", data).await {
+                debug!("a message to room {room} stays on this instance: {error}");
+                if let Some(here) = self.io.of(namespace) {
+                    // A single socket that takes no more is cut by the hub.
+                    let _ = here.to(room.to_owned()).local().emit("message", data).await;
+                }
+            }
+        }
+    }
+
+    /// Closes every connection, so that clients reconnect elsewhere.
+    pub async fn close(&self) {
+        if tokio::time::timeout(CLOSE_DEADLINE, self.io.close())
+            .await
+            .is_err()
+        {
+            warn!("gave up closing Socket.IO connections");
+        }
+    }
+}
+
+/// Who may connect; the text of an error is what `connect_error` says.
+async fn admit(
+    socket: SocketRef,
+    State(sockets): State<Sockets>,
+    TryData(auth): TryData<Hello>,
+) -> Result<(), &'static str> {
+    let parts = socket.req_parts();
+    let said = auth.unwrap_or_default();
+    let admitted = async {
+        let hello = said.or(Hello::of(&parts.uri, &parts.headers)?);
+        let identity = sockets
+            .admit(&hello, &parts.headers, &parts.extensions)
+            .await?;
+        Ok::<_, Problem>((hello, identity))
+    };
+    match admitted.await {
+        Ok((hello, identity)) => {
+            socket.extensions.insert(identity);
+            socket.extensions.insert(LastSeq(hello.last_seq));
+            Ok(())
+        }
+        Err(problem) if problem.status() == http::StatusCode::SERVICE_UNAVAILABLE => {
+            Err("not ready")
+        }
+        Err(problem) if problem.status() == http::StatusCode::BAD_REQUEST => Err("malformed"),
+        Err(_) => Err("unauthorized"),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct LastSeq(Option<i64>);
+
+async fn connected(
+    socket: SocketRef,
+    State(sockets): State<Sockets>,
+    Extension(identity): Extension<Identity>,
+    Extension(LastSeq(last_seq)): Extension<LastSeq>,
+) {
+    socket.on("subscribe", subscribe);
+    socket.on("unsubscribe", unsubscribe);
+    socket.on("join_room", join_room);
+    socket.on("leave_room", leave_room);
+    if let Some(user) = &identity.user {
+        socket.join(format!("user:{user}"));
+    }
+    let live = sockets
+        .hub
+        .open(identity, Link::SocketIo(socket.clone()), "socketio");
+    socket.extensions.insert(live.clone());
+    let leaving = (sockets.clone(), live.clone());
+    socket.on_disconnect(async move || {
+        let (sockets, live) = leaving;
+        sockets.hub.remove(&live);
+        live.ended.cancel();
+    });
+    sockets
+        .welcome(&live, &socket.id.to_string(), last_seq)
+        .await;
+    live.ended.cancelled().await;
+    see_off(&live).await;
+}
+
+/// Tells a client that we end why, and disconnects it. One whose queue is full gets the time to empty it.
+async fn see_off(live: &Live) {
+    let (Some(socket), Some((goodbye, reason))) = (live.socketio(), farewell(live)) else {
+        return;
+    };
+    if goodbye == Goodbye::Leaving {
+        // The transport is closed for all at once, by which clients know to reconnect.
+        return;
+    }
+    let deadline = tokio::time::Instant::now() + FAREWELL;
+    while tokio::time::Instant::now() < deadline && socket.connected() {
+        if live.send(&reason) != Err(NotSent::Full) {
+            break;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    while tokio::time::Instant::now() < deadline
+        && socket.connected()
+        && socket.clone().disconnect().is_err()
+    {
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn subscribe(
+    State(sockets): State<Sockets>,
+    Extension(live): Extension<Arc<Live>>,
+    TryData(ask): TryData<Subscribe>,
+    ack: Ack,
+) {
+    let reply = sockets.subscribe(&live, ask.map_err(|_| ())).await;
+    respond(&sockets, &live, &reply, ack);
+}
+
+async fn unsubscribe(
+    State(sockets): State<Sockets>,
+    Extension(live): Extension<Arc<Live>>,
+    TryData(ask): TryData<Subscribe>,
+    ack: Ack,
+) {
+    let reply = sockets.unsubscribe(&live, ask.map_err(|_| ()));
+    respond(&sockets, &live, &reply, ack);
+}
+
+async fn join_room(
+    socket: SocketRef,
+    State(sockets): State<Sockets>,
+    Extension(live): Extension<Arc<Live>>,
+    TryData(ask): TryData<Room>,
+    ack: Ack,
+) {
+    let reply = match ask {
+        Err(_) => malformed("join_room", "{room}"),
+        Ok(Room { room }) if room.is_empty() || room.len() > MAX_ROOM_NAME => {
+            malformed("join_room", "a room of 1 to 128 bytes")
+        }
+        Ok(Room { room }) if !live.identity.may_join(&room) => {
+            Frame::error("FORBIDDEN", "this room is not yours to join")
+        }
+        Ok(_) if socket.rooms().len() >= MAX_ROOMS => {
+            Frame::error("TOO_MANY", "a socket is in at most 100 rooms")
+        }
+        Ok(Room { room }) => {
+            socket.join(room.clone());
+            answer("room_joined", "room", &room, "Joined the room")
+        }
+    };
+    respond(&sockets, &live, &reply, ack);
+}
+
+async fn leave_room(
+    socket: SocketRef,
+    State(sockets): State<Sockets>,
+    Extension(live): Extension<Arc<Live>>,
+    TryData(ask): TryData<Room>,
+    ack: Ack,
+) {
+    let reply = match ask {
+        Err(_) => malformed("leave_room", "{room}"),
+        Ok(Room { room }) => {
+            socket.leave(room.clone());
+            answer("room_left", "room", &room, "Left the room")
+        }
+    };
+    respond(&sockets, &live, &reply, ack);
+}
+
+/// Answers by the event, and by the acknowledgement where one is wanted.
+fn respond(sockets: &Sockets, live: &Live, reply: &Arc<Frame>, ack: Ack) {
+    if live.send(reply) == Err(NotSent::Full) || ack.send(&reply.data).is_err() {
+        sockets.hub.cut(live, Goodbye::Slow);
+    }
+}

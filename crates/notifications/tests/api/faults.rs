@@ -1,0 +1,196 @@
+//! What users still get when Redis is away, forgets, or comes back, and when they do not read.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use platform::lifecycle::Tasks;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::app::{Cluster, Socket, beside, until, with_sweep, without_sweep};
+
+/// The way to Redis, which can be cut.
+struct Wire {
+    address: SocketAddr,
+    open: watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn new(target: &str, tasks: &Tasks) -> Arc<Self> {
+        let target = target
+            .trim_start_matches("redis://")
+            .trim_end_matches('/')
+            .to_owned();
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, is_open) = watch::channel(true);
+        let carriers = tasks.clone();
+        tasks.spawn("tests.wire", async move {
+            loop {
+                let (mut near, _) = listener.accept().await?;
+                let (target, mut is_open) = (target.clone(), is_open.clone());
+                carriers.spawn("tests.wire", async move {
+                    if *is_open.borrow_and_update() {
+                        let mut far = TcpStream::connect(&target).await?;
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                            _ = is_open.changed() => {}
+                        }
+                    }
+                    Ok(())
+                });
+            }
+        });
+        Arc::new(Self { address, open })
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+}
+
+/// A cluster whose second instance reaches Redis by a wire.
+async fn wired(db: PgPool, config: notifications::Config, tasks: &Tasks) -> (Cluster, Arc<Wire>) {
+    let platform = platform::testing::platform(db).await;
+    let wire = Wire::new(&platform.redis_url, tasks).await;
+    let other = beside(&platform, &wire.url()).await;
+    (Cluster::of(platform, other, config).await, wire)
+}
+
+async fn ready(socket: &mut Socket) {
+    socket.event("unread-count").await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn without_redis_sockets_stay_new_ones_connect_and_nothing_is_lost(db: PgPool) {
+    let tasks = Tasks::new();
+    let (cluster, wire) = wired(db, with_sweep(), &tasks).await;
+    let mut old = cluster.second.connect("/notifications?userId=alice").await;
+    ready(&mut old).await;
+
+    wire.open.send_replace(false);
+    let mut new = cluster.second.connect("/notifications?userId=alice").await;
+    ready(&mut new).await;
+    cluster.first.send("alice", "from the other side").await;
+    cluster.second.send("alice", "from here").await;
+
+    for socket in [&mut old, &mut new] {
+        assert_eq!(socket.event("notification").await["seq"], 1);
+        assert_eq!(socket.event("notification").await["seq"], 2);
+    }
+    wire.open.send_replace(true);
+    cluster.first.send("alice", "afterwards").await;
+    assert_eq!(old.event("notification").await["seq"], 3);
+    assert!(old.is_quiet().await && new.event("notification").await["seq"] == 3);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn when_redis_is_back_its_news_are_heard_again(db: PgPool) {
+    let tasks = Tasks::new();
+    let (cluster, wire) = wired(db, without_sweep(), &tasks).await;
+    let mut socket = cluster.second.connect("/notifications?userId=alice").await;
+    ready(&mut socket).await;
+
+    wire.open.send_replace(false);
+    cluster.first.send("alice", "missed").await;
+    assert!(socket.is_quiet().await);
+    wire.open.send_replace(true);
+
+    // No sweep by the clock here: the reconnection itself makes it good, and after it news come as before.
+    assert_eq!(socket.event("notification").await["message"], "missed");
+    cluster.first.send("alice", "heard").await;
+    assert_eq!(socket.event("notification").await["message"], "heard");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn rooms_reach_over_instances_again_when_redis_is_back(db: PgPool) {
+    let tasks = Tasks::new();
+    let (cluster, wire) = wired(db, with_sweep(), &tasks).await;
+    let mut socket = cluster
+        .second
+        .connect("/socket.io/?EIO=4&transport=websocket")
+        .await;
+    socket.text().await;
+    socket.say("40{}").await;
+    while !socket.text().await.contains("welcome") {}
+    socket.say(r#"42["join_room",{"room":"lobby"}]"#).await;
+    while !socket.text().await.contains("room_joined") {}
+
+    wire.open.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    wire.open.send_replace(true);
+
+    let heard = tokio::sync::Mutex::new(socket);
+    until("a message to the room", async || {
+        cluster
+            .first
+            .state
+            .send_to_room("lobby", &json!({ "text": "hi" }))
+            .await;
+        let mut socket = heard.lock().await;
+        let text = tokio::time::timeout(Duration::from_millis(200), socket.text()).await;
+        text.is_ok_and(|text| text.contains(r#"["message",{"text":"hi"}]"#))
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn who_does_not_read_is_cut_and_gets_the_rest_later(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let mut slow = cluster
+        .second
+        .connect(&format!("/notifications?token={alice}"))
+        .await;
+    ready(&mut slow).await;
+    let data = json!({ "text": "x".repeat(16_000) });
+    let mut sent = 0;
+
+    // The kernel takes a few megabytes before anything waits.
+    let send = async || {
+        let body = json!({ "userId": "alice", "message": "m", "data": data });
+        let sending = (0..50).map(|_| {
+            cluster
+                .first
+                .ask("POST", "/notifications", &alice, body.clone())
+        });
+        futures::future::join_all(sending).await;
+    };
+    while cluster.second.state.open_sockets() > 0 {
+        assert!(sent < 5_000, "a socket that does not read stays");
+        send().await;
+        sent += 50;
+    }
+
+    let mut last = 0;
+    let mut reason = Value::Null;
+    while let Some(Ok(message)) = futures::StreamExt::next(&mut slow.0).await {
+        let Ok(text) = message.to_text() else {
+            continue;
+        };
+        let Ok(frame) = serde_json::from_str::<Value>(text) else {
+            continue;
+        };
+        match frame["event"].as_str() {
+            Some("notification") => {
+                assert_eq!(frame["data"]["seq"], last + 1);
+                last += 1;
+            }
+            Some("error") => reason = frame["data"]["code"].clone(),
+            _ => {}
+        }
+    }
+    assert!(reason.is_null() || reason == "SLOW_CONSUMER");
+    let mut again = cluster
+        .first
+        .connect(&format!("/notifications?token={alice}&lastSeq={last}"))
+        .await;
+    for seq in last + 1..=sent {
+        assert_eq!(again.event("notification").await["seq"], seq);
+    }
+}

@@ -1,0 +1,14 @@
+//! The notifications service as clients meet it: two instances over one PostgreSQL and one Redis.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test a failure of the means is a failure"
+)]
+
+mod app;
+mod events;
+mod faults;
+mod plain;
+mod sending;
+mod socketio;
+mod stream;

@@ -1,0 +1,52 @@
+//! Server-Sent Events.
+
+use http::{Request, StatusCode};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::app::{Cluster, FAR, SOON, with_sweep};
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_stream_goes_on_after_the_last_event_seen(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    for n in 1..=3 {
+        cluster.first.send("alice", &format!("m{n}")).await;
+    }
+
+    let mut stream = TcpStream::connect(cluster.second.address).await.unwrap();
+    let head = format!(
+        "GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\nLast-Event-ID: 2\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    let mut buffer = [0; 4096];
+    let reading = async {
+        while !seen.contains("id: 4") {
+            if seen.contains("id: 3") && !seen.contains("m4") {
+                cluster.first.send("alice", "m4").await;
+            }
+            let read = stream.read(&mut buffer).await.unwrap();
+            seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+    };
+    tokio::time::timeout(SOON, reading).await.unwrap();
+
+    assert!(seen.contains("text/event-stream") && seen.contains("event: welcome"));
+    assert!(seen.contains(r#""message":"m3""#) && !seen.contains(r#""message":"m2""#));
+    cluster.second.state.close_sockets().await;
+    let ending = async { while stream.read(&mut buffer).await.unwrap() > 0 {} };
+    let _ = tokio::time::timeout(crate::app::A_WHILE, ending).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_stream_wants_a_token(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+
+    let request = Request::builder().uri("/notifications/stream");
+    let reply = cluster.first.call(request, Value::Null, FAR).await;
+
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+}
