@@ -1,1 +1,83 @@
-//! .
+//! Billing: plans, orders, payments and their webhooks, balances, and the double-entry ledger below them all.
+//!
+//! Whatever must happen once is decided by a row lock and refused by a constraint: an order is paid in one
+//! transaction with its payment, its ledger entry and its event, whichever replica was told and how often.
+
+mod balance;
+mod callers;
+mod config;
+mod error;
+mod ledger;
+mod metrics;
+mod order;
+mod payment;
+mod plan;
+mod routes;
+mod rules;
+mod times;
+mod webhook;
+
+use std::sync::Arc;
+
+use coordination::cron::Job;
+use coordination::{Keys, RateLimiter};
+use platform::Platform;
+use platform::lifecycle::Tasks;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use routes::{openapi, router};
+
+/// The service: what its handlers and jobs work with.
+#[derive(Clone)]
+pub struct Billing {
+    platform: Platform,
+    config: Arc<Config>,
+    limiter: RateLimiter,
+}
+
+impl Billing {
+    /// Puts the service together.
+    ///
+    /// # Errors
+    /// None today; other services ask their stores here.
+    pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
+        let keys: Keys = platform.keys.clone();
+        Ok(Self {
+            platform: platform.clone(),
+            config: Arc::new(config),
+            limiter: RateLimiter::new(platform.redis.clone(), keys),
+        })
+    }
+
+    /// Starts what every replica does for itself: nothing yet, all periodic work is cluster-wide.
+    ///
+    /// # Errors
+    /// None today; services that consume events subscribe here.
+    pub async fn spawn_jobs(&self, _tasks: &Tasks) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// The jobs that run once a slot in the whole cluster.
+    pub fn cron_jobs(&self) -> Vec<Job> {
+        let (expiring, verifying) = (self.clone(), self.clone());
+        vec![
+            Job::new(
+                "cancel-expired-orders",
+                self.config.expiry_schedule.clone(),
+                move |run| {
+                    let state = expiring.clone();
+                    async move { order::jobs::expire_orders(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "ledger-verify",
+                self.config.verify_schedule.clone(),
+                move |_run| {
+                    let state = verifying.clone();
+                    async move { ledger::verify::measure(&state).await }
+                },
+            ),
+        ]
+    }
+}

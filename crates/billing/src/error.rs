@@ -1,0 +1,121 @@
+//! What can go wrong, and what the client is told of it.
+
+use axum::response::{IntoResponse, Response};
+use contracts::Money;
+use http::StatusCode;
+use platform::Problem;
+
+use crate::order::OrderState;
+
+/// The outcome of a handler.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A refusal, or a store that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such plan, or one that is no longer sold.
+    #[error("plan not found")]
+    PlanNotFound,
+    /// No such order, or somebody else's.
+    #[error("order not found")]
+    OrderNotFound,
+    /// No such payment, or somebody else's.
+    #[error("payment not found")]
+    PaymentNotFound,
+    /// The order's state forbids it.
+    #[error("the order is {} and cannot be {wanted}", state.five())]
+    OrderState {
+        /// The state it is in.
+        state: OrderState,
+        /// What was to be done with it.
+        wanted: &'static str,
+    },
+    /// The order's time is over.
+    #[error("the order was to be paid in time and can no longer be")]
+    OrderTooLate,
+    /// More was asked than is left of what was paid.
+    #[error("only {left} of the order can still be refunded")]
+    RefundTooLarge {
+        /// What is left.
+        left: Money,
+    },
+    /// The amount is not the order's.
+    #[error("the amount {got} is not that of the order, {due}")]
+    AmountMismatch {
+        /// What was sent.
+        got: Money,
+        /// What is due.
+        due: Money,
+    },
+    /// The available balance is too small.
+    #[error("the available balance is {available}, less than {needed}")]
+    InsufficientBalance {
+        /// What is available.
+        available: Money,
+        /// What was asked for.
+        needed: Money,
+    },
+    /// Less is frozen than was to be released.
+    #[error("only {frozen} is frozen")]
+    NotEnoughFrozen {
+        /// What is frozen.
+        frozen: Money,
+    },
+    /// The notice of a payment is not signed as it must be.
+    #[error("{0}")]
+    BadSignature(&'static str),
+    /// Too many payments in a short time.
+    #[error("too many payments; try again later")]
+    TooManyPayments {
+        /// When the next one is allowed.
+        wait: std::time::Duration,
+    },
+    /// PostgreSQL refused or did not answer.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// The platform refused.
+    #[error("refused with {}", .0.code())]
+    Refused(Problem),
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl Error {
+    fn problem(&self) -> Problem {
+        let text = || self.to_string();
+        match self {
+            Self::PlanNotFound => Problem::not_found("plan"),
+            Self::OrderNotFound => Problem::not_found("order"),
+            Self::PaymentNotFound => Problem::not_found("payment"),
+            Self::OrderState { .. } | Self::OrderTooLate | Self::RefundTooLarge { .. } => {
+                Problem::conflict("ORDER_STATE", text())
+            }
+            Self::AmountMismatch { .. } => {
+                Problem::new(StatusCode::BAD_REQUEST, "AMOUNT_MISMATCH", text())
+            }
+            Self::InsufficientBalance { .. } => {
+                Problem::new(StatusCode::PAYMENT_REQUIRED, "INSUFFICIENT_BALANCE", text())
+            }
+            Self::NotEnoughFrozen { .. } => Problem::invalid_field("amount", text()),
+            Self::BadSignature(_) => {
+                Problem::new(StatusCode::UNAUTHORIZED, "BAD_SIGNATURE", text())
+            }
+            Self::TooManyPayments { wait } => {
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", text())
+                    .retry_after(*wait)
+            }
+            Self::Database(error) => Problem::from_sqlx(error),
+            Self::Refused(problem) => problem.clone(),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.problem().respond(&self)
+    }
+}

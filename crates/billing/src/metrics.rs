@@ -1,0 +1,27 @@
+//! What is counted.
+
+use metrics::{counter, gauge};
+
+use crate::order::OrderState;
+
+/// Counts orders that reached a state.
+pub fn orders_reached(state: OrderState, count: usize) {
+    counter!("cloudphone_orders_total", "status" => state.five()).increment(count as u64);
+}
+
+/// Counts a payment that succeeded.
+pub fn payment_succeeded() {
+    counter!("cloudphone_payments_success_total").increment(1);
+}
+
+/// Counts what was made of a notice.
+pub fn webhook(result: &'static str) {
+    counter!("cloudphone_webhooks_total", "result" => result).increment(1);
+}
+
+/// Shows what must stay 0, and how many notices wait for somebody to look at them.
+pub fn invariants(imbalances: usize, paid_twice: i64, unapplied: i64) {
+    gauge!("ledger_imbalance").set(imbalances as f64);
+    counter!("orders_paid_twice_total").absolute(paid_twice.unsigned_abs());
+    gauge!("webhook_events_unapplied").set(unapplied as f64);
+}

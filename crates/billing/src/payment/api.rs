@@ -1,0 +1,150 @@
+//! The routes of payments.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use contracts::{Money, OrderId, UserId};
+use coordination::rate_limit::Limit;
+use garde::Validate;
+use http::StatusCode;
+use platform::CurrentUser;
+use platform::http::{Json, Page, PageQuery, Path, Query};
+use platform::idempotency::{Idempotent, Turn};
+use platform::problem::ProblemBody;
+use serde::Deserialize;
+
+use super::{Funding, Method, Paying, Payment, db, pay};
+use crate::{Billing, Error, Result, order, rules};
+
+/// An order to be paid.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatePayment {
+    #[garde(skip)]
+    pub order_id: OrderId,
+    #[garde(skip)]
+    pub method: Method,
+    /// Where it is sent, it must be what is due.
+    #[garde(skip)]
+    pub amount: Option<Money>,
+}
+
+/// A payment asked for by its number.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryPayment {
+    #[garde(custom(rules::required_text))]
+    pub payment_no: String,
+}
+
+/// Pays an order from the balance in one step, or begins a payment that its provider will tell about.
+#[utoipa::path(post, path = "/payments", tag = "payments", request_body = CreatePayment,
+    responses((status = 201, body = Payment), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 409, body = ProblemBody)))]
+pub async fn create_payment(
+    State(state): State<Billing>,
+    user: CurrentUser,
+    Idempotent { body, key }: Idempotent<CreatePayment>,
+) -> Result<Response> {
+    limit(&state, &user).await?;
+    let mut tx = state.platform.db.begin().await?;
+    let turn = match key.claim(&mut tx, &format!("user:{}", user.id)).await? {
+        Turn::First(turn) => turn,
+        Turn::Replay(response) => return Ok(response),
+    };
+    let order = order::db::lock(&mut tx, &body.order_id).await?;
+    let order = order
+        .filter(|order| user.may_see(&order.user_id))
+        .ok_or(Error::OrderNotFound)?;
+    let now = state.platform.clock.now();
+    order.payable(now)?;
+    order.agrees(body.amount)?;
+    let paid = body.method == Method::Balance;
+    let payment = if paid {
+        let paying = Paying {
+            method: body.method,
+            transaction_id: None,
+            payment: None,
+            operator_id: None,
+        };
+        pay(&mut tx, &order, paying, Funding::Balance, now).await?.1
+    } else {
+        db::insert(&mut tx, &Payment::of(&order, body.method, now)).await?
+    };
+    let response = turn.reply(&mut tx, StatusCode::CREATED, &payment).await?;
+    tx.commit().await?;
+    if paid {
+        super::count_paid();
+    }
+    Ok(response)
+}
+
+/// Ten payments in five minutes a user, over all replicas; without Redis the limit steps aside.
+async fn limit(state: &Billing, user: &CurrentUser) -> Result<()> {
+    if !state.platform.settings.rate_limits {
+        return Ok(());
+    }
+    let limit = Limit::per(10, Duration::from_secs(300));
+    let decision = state
+        .limiter
+        .check(&format!("payments:{}", user.id), limit)
+        .await;
+    match decision {
+        Ok(decision) if !decision.allowed => Err(Error::TooManyPayments {
+            wait: decision.retry_after,
+        }),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!("{}", platform::problem::causes(&error));
+            Ok(())
+        }
+    }
+}
+
+/// Lists the caller's payments, or everybody's to an admin.
+#[utoipa::path(get, path = "/payments", tag = "payments", params(PageQuery), responses((status = 200, body = Page<Payment>)))]
+pub async fn list_payments(
+    State(state): State<Billing>,
+    user: CurrentUser,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Payment>>> {
+    let owner: Option<&UserId> = (!user.is_admin).then_some(&user.id);
+    let mut conn = state.platform.db.acquire().await?;
+    let payments = db::list(&mut conn, owner, query.slice()).await?;
+    let total = db::count(&mut conn, owner).await?;
+    Ok(Json(Page::new(payments, total, query)))
+}
+
+/// Shows a payment.
+#[utoipa::path(get, path = "/payments/{id}", tag = "payments", params(("id" = String, Path)),
+    responses((status = 200, body = Payment), (status = 404, body = ProblemBody)))]
+pub async fn find_payment(
+    State(state): State<Billing>,
+    user: CurrentUser,
+    Path(id): Path<OrderId>,
+) -> Result<Json<Payment>> {
+    let mut conn = state.platform.db.acquire().await?;
+    visible(db::find(&mut conn, id.as_str()).await?, &user)
+}
+
+/// Shows a payment by its number.
+#[utoipa::path(post, path = "/payments/query", tag = "payments", request_body = QueryPayment,
+    responses((status = 200, body = Payment), (status = 404, body = ProblemBody)))]
+pub async fn query_payment(
+    State(state): State<Billing>,
+    user: CurrentUser,
+    Json(body): Json<QueryPayment>,
+) -> Result<Json<Payment>> {
+    let mut conn = state.platform.db.acquire().await?;
+    visible(
+        db::find_by_number(&mut conn, &body.payment_no).await?,
+        &user,
+    )
+}
+
+fn visible(payment: Option<Payment>, user: &CurrentUser) -> Result<Json<Payment>> {
+    payment
+        .filter(|payment| user.may_see(&payment.user_id))
+        .map(Json)
+        .ok_or(Error::PaymentNotFound)
+}

@@ -1,0 +1,72 @@
+//! The URL map.
+
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
+
+use crate::{Billing, balance, ledger, order, payment, plan, webhook};
+
+/// The routes of billing. Plans and orders stand under `/billing` too.
+pub fn router(state: Billing) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Billing> {
+    OpenApiRouter::new()
+        .routes(twice(routes!(plan::api::list_plans)))
+        .routes(twice(routes!(plan::api::list_active_plans)))
+        .routes(twice(routes!(plan::api::find_plan)))
+        .routes(twice(routes!(
+            order::api::create_order,
+            order::api::list_orders
+        )))
+        .routes(twice(routes!(order::api::find_order_or_list)))
+        .routes(twice(routes!(order::api::cancel_order)))
+        .routes(twice(routes!(order::api::cancel_orders)))
+        .routes(twice(routes!(order::api::confirm_order)))
+        .routes(twice(routes!(order::refund::refund_order)))
+        .routes(routes!(
+            payment::api::create_payment,
+            payment::api::list_payments
+        ))
+        .routes(routes!(payment::api::find_payment))
+        .routes(routes!(payment::api::query_payment))
+        .routes(routes!(webhook::api::receive_payment_notice))
+        .routes(routes!(balance::api::find_balance))
+        .routes(routes!(balance::api::list_alerts))
+        .routes(routes!(balance::api::recharge))
+        .routes(routes!(balance::api::consume))
+        .routes(routes!(balance::api::freeze))
+        .routes(routes!(balance::api::unfreeze))
+        .routes(routes!(balance::api::adjust))
+        .routes(routes!(balance::history::list_transactions))
+        .routes(routes!(balance::history::list_balance_transactions))
+        .routes(routes!(ledger::api::verify_ledger))
+}
+
+/// The same handlers under `/billing`, described there under names of their own.
+fn twice(
+    (schemas, mut paths, methods): UtoipaMethodRouter<Billing>,
+) -> UtoipaMethodRouter<Billing> {
+    let copies: Vec<_> = paths
+        .paths
+        .iter()
+        .map(|(path, item)| {
+            let mut item = item.clone();
+            let operations = [&mut item.get, &mut item.post];
+            for operation in operations.into_iter().flatten() {
+                let id = operation.operation_id.as_mut();
+                if let Some(id) = id {
+                    id.insert_str(0, "billing_");
+                }
+            }
+            (format!("/billing{path}"), item)
+        })
+        .collect();
+    paths.paths.extend(copies);
+    (schemas, paths, methods)
+}

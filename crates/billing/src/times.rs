@@ -1,0 +1,59 @@
+//! The bounds of a filter by time: a moment, or a whole day.
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use contracts::Timestamp;
+use serde::{Deserialize, Deserializer};
+
+/// A moment, or a day in UTC.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// `2025-10-22T08:00:00.000Z`.
+    Moment(Timestamp),
+    /// `2025-10-22`.
+    Day(NaiveDate),
+}
+
+impl Bound {
+    /// The first moment that belongs to it.
+    pub fn start(self) -> Timestamp {
+        match self {
+            Self::Moment(moment) => moment,
+            Self::Day(day) => day.and_time(chrono::NaiveTime::MIN).and_utc().into(),
+        }
+    }
+
+    /// The last moment that belongs to it.
+    pub fn end(self) -> Timestamp {
+        match self {
+            Self::Moment(moment) => moment,
+            Self::Day(_) => self.start() + TimeDelta::days(1) - TimeDelta::milliseconds(1),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if let Ok(day) = text.parse::<NaiveDate>() {
+            return Ok(Self::Day(day));
+        }
+        let moment: DateTime<Utc> = text.parse().map_err(|_| {
+            serde::de::Error::custom("a time is 2025-10-22 or 2025-10-22T08:00:00.000Z")
+        })?;
+        Ok(Self::Moment(moment.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_ends_with_its_last_millisecond() {
+        let day: Bound = serde_json::from_str("\"2025-10-22\"").unwrap();
+
+        assert_eq!(day.start().to_string(), "2025-10-22T00:00:00.000Z");
+        assert_eq!(day.end().to_string(), "2025-10-22T23:59:59.999Z");
+        assert!(serde_json::from_str::<Bound>("\"soon\"").is_err());
+    }
+}

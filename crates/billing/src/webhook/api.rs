@@ -1,0 +1,67 @@
+//! The route at which payment providers tell what happened.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use http::HeaderMap;
+use platform::http::Json;
+use platform::problem::ProblemBody;
+use tracing::info;
+
+use super::db::Delivery;
+use super::notice::{self, Notice};
+use super::settle::{Receipt, settle};
+use super::{Outcome, signature};
+use crate::callers::SandboxOpen;
+use crate::{Billing, Error, Result, metrics, payment};
+
+/// Takes a notice of a payment, signed by the Standard Webhooks specification; in the sandbox unsigned too.
+#[utoipa::path(post, path = "/webhooks/payment", tag = "webhooks",
+    request_body(content((Notice = "application/json"), (Notice = "application/x-www-form-urlencoded"))),
+    responses((status = 200, body = Receipt), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
+pub async fn receive_payment_notice(
+    State(state): State<Billing>,
+    SandboxOpen(open): SandboxOpen,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Receipt>> {
+    let believed = believe(&state, open, &headers, &body);
+    let webhook_id = believed.inspect_err(|_| metrics::webhook("bad_signature"))?;
+    let notice = notice::read(&headers, &body).inspect_err(|_| metrics::webhook("invalid"))?;
+    let event_id = notice.event_key(webhook_id);
+    let delivery = Delivery {
+        event_id: &event_id,
+        notice: &notice,
+        signed: signature::is_claimed(&headers),
+        raw: &body,
+    };
+    let settled = settle(&state, delivery).await?;
+    metrics::webhook(settled.outcome.name());
+    if settled.outcome == Outcome::Paid {
+        payment::count_paid();
+    }
+    let receipt = settled.answer?;
+    if !receipt.duplicate {
+        info!(order.id = %receipt.order_id, "a notice about order {} was {}", receipt.order_id, settled.outcome.name());
+    }
+    Ok(Json(receipt))
+}
+
+/// Whether a notice is believed; gives the id in its header, if there is one.
+fn believe<'a>(
+    state: &Billing,
+    sandbox_open: bool,
+    headers: &'a HeaderMap,
+    body: &[u8],
+) -> Result<Option<&'a str>> {
+    if signature::is_claimed(headers) {
+        let now = state.platform.clock.now();
+        return signature::verify(headers, body, &state.config.webhook_keys, now).map(Some);
+    }
+    if !sandbox_open {
+        return Err(Error::BadSignature("the notice is not signed"));
+    }
+    let id = headers
+        .get(signature::ID)
+        .and_then(|value| value.to_str().ok());
+    Ok(id.filter(|id| (1..=256).contains(&id.len())))
+}

@@ -1,0 +1,12 @@
+//! Billing from outside: the real router on a database of the test's own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod app;
+mod balance;
+mod jobs;
+mod ledger;
+mod orders;
+mod payments;
+mod plans;
+mod signed;
+mod webhooks;
