@@ -221,6 +221,11 @@ async fn money_for_an_order_that_is_over_goes_to_the_balance_once(db: PgPool) {
         true
     );
 
+    // The same payment, told by a sender of another name.
+    let renamed = json!({ "orderId": cancelled, "status": "paid", "transactionId": format!("t-{cancelled}"), "provider": "wechat" });
+    let told = anybody.post("/webhooks/payment", renamed).await.is(200);
+    assert_eq!(told["duplicate"], true);
+
     assert_eq!(
         alice.get(&format!("/orders/{overdue}")).await.is(200)["status"],
         "EXPIRED"
