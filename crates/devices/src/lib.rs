@@ -1,1 +1,139 @@
-//! .
+//! Devices: their life cycle, the ports they are reached on, and what runs them.
+//!
+//! A device is a row in PostgreSQL. What shall be done with it waits in a queue there, which the workers of all replicas
+//! share; Redis only makes the choice of ports quick. So any replica may die on any line, and another one goes on.
+
+#[macro_use]
+pub mod device;
+pub mod config;
+pub mod error;
+mod metrics;
+pub mod node;
+pub mod operation;
+pub mod port;
+mod routes;
+pub mod runtime;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use platform::Platform;
+use platform::lifecycle::{Tasks, Tick};
+use tokio::sync::Notify;
+
+pub use config::Config;
+pub use error::Error;
+pub use routes::{openapi, router};
+
+use device::Status;
+use port::Ports;
+use runtime::Runtimes;
+
+/// How often devices are counted for the metrics.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+/// The state of the service.
+#[derive(Clone)]
+pub struct Devices {
+    platform: Platform,
+    config: Arc<Config>,
+    ports: Ports,
+    runtimes: Runtimes,
+    /// Wakes the worker of this replica; the others look by themselves.
+    operations_due: Arc<Notify>,
+}
+
+impl Devices {
+    /// Puts the service together, and makes its node known.
+    ///
+    /// # Errors
+    /// Where the database does not answer, or docker is demanded and cannot be used.
+    pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
+        let mut conn = platform.db.acquire().await?;
+        let now = platform.clock.now();
+        node::announce(&mut conn, &config.node, config.node_address, now)
+            .await
+            .context("making the node known")?;
+        Ok(Self {
+            ports: Ports::new(platform, &config),
+            runtimes: Runtimes::new(platform, &config).await?,
+            platform: platform.clone(),
+            config: Arc::new(config),
+            operations_due: Arc::default(),
+        })
+    }
+
+    /// Starts the worker, the hosting of simulated devices, and the renewal of port leases.
+    ///
+    /// # Errors
+    /// None at present.
+    #[expect(
+        clippy::unused_async,
+        reason = "all services start their jobs by the same call"
+    )]
+    pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        operation::worker::spawn(self.clone(), tasks);
+        self.runtimes.simulated.spawn(tasks);
+        let ports = self.ports.clone();
+        tasks.every("devices.ports", self.config.port_lease / 3, move || {
+            let ports = ports.clone();
+            async move { ports.keep().await }
+        });
+        let state = self.clone();
+        tasks.every("devices.count", COUNT_EVERY, move || {
+            let state = state.clone();
+            async move { state.count().await }
+        });
+        Ok(())
+    }
+
+    /// The jobs that one replica at a time runs: none yet.
+    pub fn cron_jobs(&self) -> Vec<coordination::cron::Job> {
+        Vec::new()
+    }
+
+    /// The ports of the node.
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// What runs devices on this replica.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.runtimes
+    }
+
+    /// Carries out every operation that is due; how many there were.
+    ///
+    /// # Errors
+    /// Where the queue cannot be read.
+    pub async fn run_operations(&self) -> sqlx::Result<usize> {
+        operation::worker::run_due(self).await
+    }
+
+    /// Measures devices and ports, over the whole cluster.
+    async fn count(&self) -> anyhow::Result<Tick> {
+        let mut conn = self.platform.db.acquire().await?;
+        let counts = device::db::count_by_status(&mut conn, None).await?;
+        for status in Status::ALL {
+            let count = counts.iter().find(|(name, _)| name == status.as_str());
+            metrics::devices(status.as_str(), count.map_or(0, |(_, count)| *count));
+        }
+        let ports = port::db::count(&mut conn, self.platform.clock.now()).await?;
+        for kind in [
+            coordination::PortKind::Adb,
+            coordination::PortKind::Webrtc,
+            coordination::PortKind::Scrcpy,
+        ] {
+            metrics::ports_allocated(kind, ports.held);
+        }
+        Ok(Tick::Idle)
+    }
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devices").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The settings of the devices service.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use coordination::PortRanges;
+use platform::Env;
+
+/// The settings of the devices service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `DEVICE_RUNTIME`: auto (default), docker or simulated. Auto is docker where an engine answers and has the image.
+    pub runtime: RuntimeChoice,
+    /// `DEVICE_IMAGE`: the image that containers are made of.
+    pub image: String,
+    /// `DEVICE_PRIVILEGED`: whether containers get all capabilities, which redroid needs on most hosts. Default false.
+    pub privileged: bool,
+    /// `DEVICE_DOCKER_HOST`: the engine, `unix:///path` or `tcp://host:port`.
+    pub docker_host: String,
+    /// `DEVICE_NODE`: the node whose ports this replica gives out; replicas of one cluster share it. Default `local`.
+    pub node: String,
+    /// `DEVICE_NODE_ADDRESS`: where the ports of the node are reached. Default 127.0.0.1.
+    pub node_address: IpAddr,
+    /// `DEVICE_ADB_PORTS`, `DEVICE_WEBRTC_PORTS`, `DEVICE_SCRCPY_PORTS`, as in `5555-6554`.
+    pub ports: PortRanges,
+    /// `DEVICE_PORT_LEASE_SECONDS`: how long a port stays leased that nobody renews. Default 120.
+    pub port_lease: Duration,
+    /// `DEVICE_PORT_QUARANTINE_SECONDS`: how long a port rests after its last lease. Default 60.
+    pub port_quarantine: Duration,
+    /// `DEVICE_OPERATION_LEASE_SECONDS`: how long a silent worker keeps its operation. Default 15.
+    pub operation_lease: Duration,
+    /// `DEVICE_OPERATION_ATTEMPTS`: how often an operation is tried before the device is in error. Default 5.
+    pub operation_attempts: i32,
+    /// `DEVICE_OPERATIONS_AT_ONCE`: how many operations this replica works on at a time. Default 16.
+    pub operations_at_once: usize,
+    /// `DEVICE_HOST_LEASE_SECONDS`: how long a silent replica keeps the simulated devices it hosts. Default 4.
+    pub host_lease: Duration,
+}
+
+/// How devices are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// Docker where it can be used, else simulated.
+    Auto,
+    /// Docker, or the service does not start.
+    Docker,
+    /// Simulated, in the process itself.
+    Simulated,
+}
+
+impl FromStr for RuntimeChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "docker" => Ok(Self::Docker),
+            "simulated" => Ok(Self::Simulated),
+            _ => Err("a device runtime is auto, docker or simulated"),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the settings; what is wrong with them is recorded in `env`.
+    pub fn from_env(env: &mut Env) -> Self {
+        let ranges = PortRanges::default();
+        let node = env.text("DEVICE_NODE").unwrap_or_else(|| "local".into());
+        if !contracts::id::is_valid(&node) {
+            env.fault(
+                "DEVICE_NODE",
+                "a node name is 1 to 64 characters from A-Z a-z 0-9 _ . : -",
+            );
+        }
+        Self {
+            runtime: env.value("DEVICE_RUNTIME", RuntimeChoice::Auto),
+            image: env
+                .text("DEVICE_IMAGE")
+                .unwrap_or_else(|| "redroid/redroid:11.0.0-latest".into()),
+            privileged: env.flag("DEVICE_PRIVILEGED", false),
+            docker_host: env
+                .text("DEVICE_DOCKER_HOST")
+                .or_else(|| env.text("DOCKER_HOST"))
+                .unwrap_or_else(|| "unix:///var/run/docker.sock".into()),
+            node,
+            node_address: env.value("DEVICE_NODE_ADDRESS", Ipv4Addr::LOCALHOST.into()),
+            ports: PortRanges {
+                adb: range(env, "DEVICE_ADB_PORTS", ranges.adb),
+                webrtc: range(env, "DEVICE_WEBRTC_PORTS", ranges.webrtc),
+                scrcpy: range(env, "DEVICE_SCRCPY_PORTS", ranges.scrcpy),
+            },
+            port_lease: env.seconds("DEVICE_PORT_LEASE_SECONDS", Duration::from_secs(120)),
+            port_quarantine: env.seconds("DEVICE_PORT_QUARANTINE_SECONDS", Duration::from_secs(60)),
+            operation_lease: env.seconds("DEVICE_OPERATION_LEASE_SECONDS", Duration::from_secs(15)),
+            operation_attempts: env.within("DEVICE_OPERATION_ATTEMPTS", 5, (1, 100)),
+            operations_at_once: env.within("DEVICE_OPERATIONS_AT_ONCE", 16, (1, 256)),
+            host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),
+        }
+    }
+}
+
+fn range(env: &mut Env, name: &str, default: RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let Some(text) = env.text(name) else {
+        return default;
+    };
+    let bounds = text.split_once('-').and_then(|(low, high)| {
+        let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+        (0 < low && low <= high).then_some(low..=high)
+    });
+    bounds.unwrap_or_else(|| {
+        env.fault(
+            name,
+            format!("`{text}` is no range of ports such as 5555-6554"),
+        );
+        default
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_configured_gives_the_ranges_of_the_contract() {
+        let mut env = Env::of([]);
+
+        let config = Config::from_env(&mut env);
+
+        assert!(env.finish().is_ok());
+        assert_eq!(
+            config.ports.layout(),
+            "1;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
+        );
+    }
+
+    #[test]
+    fn every_fault_is_told() {
+        let mut env = Env::of([
+            ("DEVICE_RUNTIME", "podman"),
+            ("DEVICE_ADB_PORTS", "9-5"),
+            ("DEVICE_NODE", "a b"),
+            ("DEVICE_NODE_ADDRESS", "here"),
+        ]);
+
+        Config::from_env(&mut env);
+
+        let text = env.finish().unwrap_err().to_string();
+        for name in [
+            "DEVICE_RUNTIME",
+            "DEVICE_ADB_PORTS",
+            "DEVICE_NODE:",
+            "DEVICE_NODE_ADDRESS",
+        ] {
+            assert!(text.contains(name), "{name} is not told in {text}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The creation of a device: ports first, then everything else in one transaction.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use contracts::{DeviceId, Event, EventBody, Timestamp, UserId};
+use garde::Validate;
+use http::{HeaderMap, StatusCode};
+use platform::Caller;
+use platform::events::emit;
+use platform::idempotency::{IdempotencyKey, Idempotent, Turn};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tracing::{info, warn};
+
+use super::db::NewDevice;
+use super::{DeviceType, DeviceView, ProviderType, RuntimeKind, Status, db};
+use crate::operation::{self, Kind};
+use crate::port::{self, Leased};
+use crate::{Devices, Error, error::Result, metrics};
+
+/// How many sets of ports one creation tries when others turn out to hold them.
+const ATTEMPTS: u32 = 16;
+/// The longest metadata, as JSON.
+const METADATA_BYTES: usize = 16 * 1024;
+
+/// What a device shall be.
+#[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateDevice {
+    /// What its owner calls it.
+    #[garde(length(chars, min = 1, max = 100))]
+    pub name: String,
+    /// What its owner says about it.
+    #[garde(length(chars, max = 500))]
+    pub description: Option<String>,
+    /// Default phone.
+    #[serde(rename = "type")]
+    #[garde(skip)]
+    pub kind: Option<DeviceType>,
+    /// Default redroid.
+    #[garde(skip)]
+    pub provider_type: Option<ProviderType>,
+    /// Default 2.
+    #[garde(range(min = 1, max = 16))]
+    pub cpu_cores: Option<i32>,
+    /// Default 4096. The name is such that `memoryMB` comes of it on the wire and in refusals.
+    #[garde(range(min = 512, max = 32_768))]
+    pub memory_m_b: Option<i32>,
+    /// Default 10240.
+    #[garde(range(min = 1_024, max = 1_048_576))]
+    pub storage_m_b: Option<i32>,
+    /// Default 1080x1920.
+    #[garde(inner(custom(check_resolution)))]
+    pub resolution: Option<String>,
+    /// Default 320.
+    #[garde(range(min = 120, max = 640))]
+    pub dpi: Option<i32>,
+    /// Default 11.
+    #[garde(inner(custom(check_android_version)))]
+    pub android_version: Option<String>,
+    /// At most 10.
+    #[garde(length(max = 10), inner(inner(length(chars, min = 1, max = 50))))]
+    pub tags: Option<Vec<String>>,
+    /// The group it is in.
+    #[garde(length(chars, min = 1, max = 100))]
+    pub group_name: Option<String>,
+    /// Whatever else, at most 16 KiB.
+    #[schema(value_type = Object)]
+    #[garde(inner(custom(check_metadata)))]
+    pub metadata: Option<Map<String, Value>>,
+    /// Default the caller.
+    #[garde(skip)]
+    pub user_id: Option<UserId>,
+    /// Default true.
+    #[garde(skip)]
+    pub auto_start: Option<bool>,
+}
+
+/// The new device, twice, and the name of its creation.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Created {
+    #[serde(flatten)]
+    view: DeviceView,
+    saga_id: String,
+    device: DeviceView,
+    message: String,
+}
+
+/// Checks `N` or `N.N`.
+fn check_android_version(text: &str, _: &()) -> garde::Result {
+    if super::is_android_version(text) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be a version such as 11 or 11.0"))
+    }
+}
+
+fn check_resolution(text: &str, _: &()) -> garde::Result {
+    if super::pixels(text).is_some() {
+        Ok(())
+    } else {
+        Err(garde::Error::new(
+            "must be width x height such as 1080x1920",
+        ))
+    }
+}
+
+/// Checks the size of metadata.
+pub fn check_metadata(object: &Map<String, Value>, _: &()) -> garde::Result {
+    let length = serde_json::to_vec(object).map_or(usize::MAX, |bytes| bytes.len());
+    if length <= METADATA_BYTES {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must not be longer than 16 KiB"))
+    }
+}
+
+impl CreateDevice {
+    fn into_new(self, user_id: UserId, state: &Devices) -> NewDevice {
+        let provider_type = self.provider_type.unwrap_or(ProviderType::Redroid);
+        NewDevice {
+            id: DeviceId::new(),
+            user_id,
+            name: self.name,
+            description: self.description,
+            kind: self.kind.unwrap_or(DeviceType::Phone),
+            provider_type,
+            runtime: match provider_type {
+                ProviderType::Redroid => state.runtimes.chosen(),
+                ProviderType::Simulated => RuntimeKind::Simulated,
+            },
+            wanted: if self.auto_start.unwrap_or(true) {
+                Status::Running
+            } else {
+                Status::Stopped
+            },
+            cpu_cores: self.cpu_cores.unwrap_or(2),
+            memory_mb: self.memory_m_b.unwrap_or(4_096),
+            storage_mb: self.storage_m_b.unwrap_or(10_240),
+            resolution: self.resolution.unwrap_or_else(|| "1080x1920".into()),
+            dpi: self.dpi.unwrap_or(320),
+            android_version: self.android_version.unwrap_or_else(|| "11".into()),
+            group_name: self.group_name,
+            tags: self.tags.unwrap_or_default(),
+            metadata: self.metadata.unwrap_or_default(),
+            node: state.config.node.clone(),
+        }
+    }
+}
+
+/// Creates a device: answers at once with its ports, the rest follows by itself.
+#[utoipa::path(post, path = "/devices", tag = "devices", request_body = CreateDevice,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = Created), (status = 400), (status = 409), (status = 422), (status = 503, description = "No port is free, or none can be leased")))]
+pub async fn create_device(
+    State(state): State<Devices>,
+    caller: Caller,
+    headers: HeaderMap,
+    Idempotent { body, key }: Idempotent<CreateDevice>,
+) -> Result<Response> {
+    let owner = caller.acting_for(body.user_id.clone())?;
+    let scope = caller
+        .user()
+        .map_or_else(|| format!("sandbox:{owner}"), |user| user.id.to_string());
+    // A request that comes again shall not use up ports.
+    if headers.contains_key("idempotency-key") {
+        let mut tx = state.platform.db.begin().await?;
+        if let Turn::Replay(reply) = key.clone().claim(&mut tx, &scope).await? {
+            return Ok(reply);
+        }
+        tx.rollback().await?;
+    }
+    let device = body.into_new(owner, &state);
+    for _ in 0..ATTEMPTS {
+        let leased = state.ports.lease(&device.id).await?;
+        if let Err(taken) = port::probe(state.config.node_address, leased.ports).await {
+            warn!(device.id = %device.id, "port {} of {} is occupied by another program: {taken}", taken.port, state.config.node);
+            metrics::ports_contended("occupied");
+            state.ports.give_up(leased).await;
+            continue;
+        }
+        match store(&state, &device, &leased, key.clone(), &scope).await {
+            Ok(Stored::New(reply)) => {
+                info!(
+                    "Allocated ports: ADB={}, WebRTC={}",
+                    leased.ports.adb, leased.ports.webrtc
+                );
+                state.operations_due.notify_one();
+                return Ok(reply);
+            }
+            Ok(Stored::Before(reply)) => {
+                state.ports.give_up(leased).await;
+                return Ok(reply);
+            }
+            Err(Error::Database(error)) if port::is_conflict(&error) => {
+                // Redis had forgotten who holds them; the database had not.
+                warn!(device.id = %device.id, "ports {:?} were leased although another device holds one: rebuilding the index", leased.ports);
+                metrics::ports_contended("held");
+                state.ports.give_up(leased).await;
+                state.ports.rebuild_anew().await?;
+            }
+            // Whether the commit took effect may be unknown: the lease ends by itself.
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::PortsContended {
+        node: state.config.node.clone(),
+        attempts: ATTEMPTS,
+    })
+}
+
+enum Stored {
+    New(Response),
+    Before(Response),
+}
+
+/// Writes the device, the operation that brings it into being, and the reply.
+async fn store(
+    state: &Devices,
+    device: &NewDevice,
+    leased: &Leased,
+    key: IdempotencyKey,
+    scope: &str,
+) -> Result<Stored> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let turn = match key.claim(&mut tx, scope).await? {
+        Turn::First(turn) => turn,
+        Turn::Replay(reply) => return Ok(Stored::Before(reply)),
+    };
+    db::insert(&mut tx, device, leased.ports, now).await?;
+    let saga_id = operation::db::insert(&mut tx, &device.id, Kind::Create, true, now).await?;
+    emit(&mut tx, &created(device, now)).await?;
+    let view = db::find(&mut tx, &device.id).await?;
+    let view = view.ok_or(sqlx::Error::RowNotFound)?.view();
+    let reply = Created {
+        device: view.clone(),
+        view,
+        saga_id,
+        message: "the device is being created".into(),
+    };
+    let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
+    tx.commit().await?;
+    Ok(Stored::New(reply.into_response()))
+}
+
+fn created(device: &NewDevice, now: Timestamp) -> Event {
+    Event::new(
+        device.user_id.clone(),
+        now,
+        EventBody::DeviceCreated {
+            device_id: device.id.clone(),
+            name: device.name.clone(),
+        },
+    )
+}

@@ -1,0 +1,266 @@
+//! Devices in PostgreSQL.
+
+use contracts::{DeviceId, Timestamp, UserId};
+use platform::http::Slice;
+use serde_json::{Map, Value};
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use super::api::PatchDevice;
+use super::list::{DeviceFilter, MySort};
+use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status};
+
+macro_rules! select_device {
+    ($rest:literal) => {
+        concat!(
+            "select d.id, d.user_id, d.tenant_id, d.name, d.description, d.type, d.provider_type, d.runtime, d.status, d.wanted, d.error,
+                d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
+                d.node, n.address, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
+                d.created_at, d.updated_at
+            from devices.devices d join devices.nodes n on n.name = d.node ",
+            $rest
+        )
+    };
+}
+
+/// What a new device is made of, apart from its ports.
+#[derive(Clone, Debug)]
+pub struct NewDevice {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its owner.
+    pub user_id: UserId,
+    /// Its name.
+    pub name: String,
+    /// What its owner says about it.
+    pub description: Option<String>,
+    /// Its form.
+    pub kind: super::DeviceType,
+    /// What stands behind it.
+    pub provider_type: ProviderType,
+    /// What really runs it.
+    pub runtime: RuntimeKind,
+    /// Where its creation shall end.
+    pub wanted: Status,
+    /// Processor cores.
+    pub cpu_cores: i32,
+    /// Memory.
+    pub memory_mb: i32,
+    /// Storage.
+    pub storage_mb: i32,
+    /// Pixels.
+    pub resolution: String,
+    /// Dots per inch.
+    pub dpi: i32,
+    /// The version of Android.
+    pub android_version: String,
+    /// The group it is in.
+    pub group_name: Option<String>,
+    /// Marks of its owner.
+    pub tags: Vec<String>,
+    /// Whatever else.
+    pub metadata: Map<String, Value>,
+    /// The node it runs on.
+    pub node: String,
+}
+
+/// Writes a new device with its ports. The unique constraints refuse ports that another device holds.
+pub async fn insert(
+    conn: &mut PgConnection,
+    device: &NewDevice,
+    ports: coordination::PortSet,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query(
+        "insert into devices.devices (id, user_id, name, description, type, provider_type, runtime, status, wanted,
+            cpu_cores, memory_mb, storage_mb, resolution, dpi, android_version, group_name, tags, metadata,
+            node, adb_port, webrtc_port, scrcpy_port, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, 'creating', $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22)",
+    );
+    insert
+        .bind(&device.id)
+        .bind(&device.user_id)
+        .bind(&device.name)
+        .bind(&device.description)
+        .bind(device.kind.as_str())
+        .bind(device.provider_type.as_str())
+        .bind(device.runtime.as_str())
+        .bind(device.wanted.as_str())
+        .bind(device.cpu_cores)
+        .bind(device.memory_mb)
+        .bind(device.storage_mb)
+        .bind(&device.resolution)
+        .bind(device.dpi)
+        .bind(&device.android_version)
+        .bind(&device.group_name)
+        .bind(&device.tags)
+        .bind(Json(&device.metadata))
+        .bind(&device.node)
+        .bind(i32::from(ports.adb))
+        .bind(i32::from(ports.webrtc))
+        .bind(i32::from(ports.scrcpy))
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A device that is not deleted.
+pub async fn find(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option<Device>> {
+    sqlx::query_as(select_device!("where d.id = $1 and d.deleted_at is null"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// A device in whatever state, locked until the transaction ends.
+pub async fn lock(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option<Device>> {
+    sqlx::query_as(select_device!("where d.id = $1 for update of d"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// The devices that a filter lets through, newest first.
+pub async fn list(
+    conn: &mut PgConnection,
+    filter: &DeviceFilter,
+    slice: Slice,
+) -> sqlx::Result<Vec<Device>> {
+    let list = sqlx::query_as(select_device!(
+        "where d.deleted_at is null
+            and ($1::text is null or d.user_id = $1) and ($2::text is null or d.status = $2)
+            and ($3::text is null or d.tenant_id = $3) and ($4::text is null or d.group_name = $4)
+            and ($5::text is null or d.provider_type = $5)
+            and ($6::text is null or strpos(lower(d.name || ' ' || coalesce(d.description, '')), lower($6)) > 0 or d.id = $6)
+        order by d.created_at desc, d.seq desc limit $7 offset $8"
+    ));
+    list.bind(&filter.user_id)
+        .bind(filter.status.map(ShownStatus::as_str))
+        .bind(&filter.tenant_id)
+        .bind(&filter.group_name)
+        .bind(filter.provider_type.map(ProviderType::as_str))
+        .bind(&filter.search)
+        .bind(slice.limit)
+        .bind(slice.offset)
+        .fetch_all(conn)
+        .await
+}
+
+/// How many devices a filter lets through.
+pub async fn count(conn: &mut PgConnection, filter: &DeviceFilter) -> sqlx::Result<i64> {
+    let count = sqlx::query_scalar(
+        "select count(*) from devices.devices d where d.deleted_at is null
+            and ($1::text is null or d.user_id = $1) and ($2::text is null or d.status = $2)
+            and ($3::text is null or d.tenant_id = $3) and ($4::text is null or d.group_name = $4)
+            and ($5::text is null or d.provider_type = $5)
+            and ($6::text is null or strpos(lower(d.name || ' ' || coalesce(d.description, '')), lower($6)) > 0 or d.id = $6)",
+    );
+    count
+        .bind(&filter.user_id)
+        .bind(filter.status.map(ShownStatus::as_str))
+        .bind(&filter.tenant_id)
+        .bind(&filter.group_name)
+        .bind(filter.provider_type.map(ProviderType::as_str))
+        .bind(&filter.search)
+        .fetch_one(conn)
+        .await
+}
+
+/// A user's devices in the order asked for.
+pub async fn list_sorted(
+    conn: &mut PgConnection,
+    user: &UserId,
+    status: Option<ShownStatus>,
+    (sort, ascending): (MySort, bool),
+    slice: Slice,
+) -> sqlx::Result<Vec<Device>> {
+    let list = sqlx::query_as(select_device!(
+        "where d.deleted_at is null and d.user_id = $1 and ($2::text is null or d.status = $2)
+        order by
+            case when $4 then case $3 when 'name' then d.name when 'status' then d.status when 'androidVersion' then d.android_version end end asc,
+            case when not $4 then case $3 when 'name' then d.name when 'status' then d.status when 'androidVersion' then d.android_version end end desc nulls last,
+            case when $4 then case $3 when 'createdAt' then d.created_at when 'lastStartedAt' then d.last_started_at end end asc,
+            case when not $4 then case $3 when 'createdAt' then d.created_at when 'lastStartedAt' then d.last_started_at end end desc nulls last,
+            case when $4 then d.seq end asc, d.seq desc
+        limit $5 offset $6"
+    ));
+    list.bind(user)
+        .bind(status.map(ShownStatus::as_str))
+        .bind(sort.as_str())
+        .bind(ascending)
+        .bind(slice.limit)
+        .bind(slice.offset)
+        .fetch_all(conn)
+        .await
+}
+
+/// How many devices of a user, or of all, are in each status.
+pub async fn count_by_status(
+    conn: &mut PgConnection,
+    user: Option<&UserId>,
+) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "select status, count(*) from devices.devices
+        where deleted_at is null and ($1::text is null or user_id = $1) group by status",
+    )
+    .bind(user)
+    .fetch_all(conn)
+    .await
+}
+
+/// Writes the status of a device and the times that go with it. The caller holds its lock.
+pub async fn set_status(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    status: Status,
+    error: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "update devices.devices set status = $2, error = $3, updated_at = $4,
+            wanted = case $2 when 'stopping' then 'stopped' when 'starting' then 'running' when 'rebooting' then 'running' else wanted end,
+            last_started_at = case when $2 = 'running' then $4 else last_started_at end,
+            last_stopped_at = case when $2 = 'stopped' then $4 else last_stopped_at end,
+            deleted_at = case when $2 = 'deleting' then $4 else deleted_at end,
+            released_at = case when $2 = 'deleted' then $4 else released_at end
+        where id = $1",
+    );
+    update
+        .bind(id)
+        .bind(status.as_str())
+        .bind(error)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Changes what the owner may change; `false` where the device is not there or not the owner's.
+pub async fn patch(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    patch: &PatchDevice,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.devices set name = coalesce($2, name), description = coalesce($3, description), tags = coalesce($4, tags),
+            group_name = coalesce($5, group_name), metadata = coalesce($6, metadata), cpu_cores = coalesce($7, cpu_cores),
+            memory_mb = coalesce($8, memory_mb), storage_mb = coalesce($9, storage_mb), updated_at = $10
+        where id = $1 and deleted_at is null",
+    );
+    let done = update
+        .bind(id)
+        .bind(&patch.name)
+        .bind(&patch.description)
+        .bind(&patch.tags)
+        .bind(&patch.group_name)
+        .bind(patch.metadata.as_ref().map(Json))
+        .bind(patch.cpu_cores)
+        .bind(patch.memory_m_b)
+        .bind(patch.storage_m_b)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}

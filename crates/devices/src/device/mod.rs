@@ -1,0 +1,383 @@
+//! A device: what it is, and how it shows itself to clients.
+
+pub mod api;
+pub mod create;
+pub mod db;
+pub mod list;
+
+use std::fmt;
+use std::str::FromStr;
+
+use contracts::{DeviceId, Timestamp, UserId};
+use coordination::PortSet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A text that stands for no value of an enumeration.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("unknown {0}")]
+pub struct Unknown(pub &'static str);
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in the store and on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $crate::device::Unknown;
+
+            fn from_str(text: &str) -> Result<Self, $crate::device::Unknown> {
+                match text { $($text => Ok(Self::$variant),)+ _ => Err($crate::device::Unknown($what)) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $crate::device::Unknown;
+
+            fn try_from(text: String) -> Result<Self, $crate::device::Unknown> { text.parse() }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+        }
+    };
+}
+
+names! {
+    /// Which form a device has.
+    DeviceType, "type" {
+        /// A phone.
+        Phone = "phone",
+        /// A tablet.
+        Tablet = "tablet",
+    }
+}
+
+names! {
+    /// What stands behind a device, as clients name it.
+    ProviderType, "provider" {
+        /// Android in a container, or what stands in for it on a machine without an engine.
+        Redroid = "redroid",
+        /// A stand-in, always.
+        Simulated = "simulated",
+    }
+}
+
+names! {
+    /// What really runs a device.
+    RuntimeKind, "runtime" {
+        /// A container of an engine.
+        Docker = "docker",
+        /// A stand-in within our own process.
+        Simulated = "simulated",
+    }
+}
+
+names! {
+    /// Where a device stands. Clients never see the last two.
+    Status, "status" {
+        /// Accepted; it comes into being.
+        Creating = "creating",
+        /// On its way to running.
+        Starting = "starting",
+        /// Usable.
+        Running = "running",
+        /// On its way to stopped.
+        Stopping = "stopping",
+        /// There, and not running.
+        Stopped = "stopped",
+        /// On its way from running to running.
+        Rebooting = "rebooting",
+        /// An operation failed for good.
+        Error = "error",
+        /// Deleted by its owner; it still holds its ports.
+        Deleting = "deleting",
+        /// Gone.
+        Deleted = "deleted",
+    }
+}
+
+/// The statuses that clients know, for filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ShownStatus {
+    /// See [`Status::Creating`].
+    Creating,
+    /// See [`Status::Stopped`].
+    Stopped,
+    /// See [`Status::Starting`].
+    Starting,
+    /// See [`Status::Running`].
+    Running,
+    /// See [`Status::Stopping`].
+    Stopping,
+    /// See [`Status::Rebooting`].
+    Rebooting,
+    /// See [`Status::Error`].
+    Error,
+}
+
+impl ShownStatus {
+    /// The name in the store and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Rebooting => "rebooting",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A device as it is stored.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its owner.
+    pub user_id: UserId,
+    /// The tenant of its owner.
+    pub tenant_id: Option<String>,
+    /// What its owner calls it.
+    pub name: String,
+    /// What its owner says about it.
+    pub description: Option<String>,
+    /// Its form.
+    #[sqlx(rename = "type", try_from = "String")]
+    pub kind: DeviceType,
+    /// What stands behind it.
+    #[sqlx(try_from = "String")]
+    pub provider_type: ProviderType,
+    /// What really runs it.
+    #[sqlx(try_from = "String")]
+    pub runtime: RuntimeKind,
+    /// Where it stands.
+    #[sqlx(try_from = "String")]
+    pub status: Status,
+    /// Where its creation shall end.
+    #[sqlx(try_from = "String")]
+    pub wanted: Status,
+    /// Why it is in error.
+    pub error: Option<String>,
+    /// Processor cores.
+    pub cpu_cores: i32,
+    /// Memory.
+    pub memory_mb: i32,
+    /// Storage.
+    pub storage_mb: i32,
+    /// Pixels, as in `1080x1920`.
+    pub resolution: String,
+    /// Dots per inch.
+    pub dpi: i32,
+    /// The version of Android.
+    pub android_version: String,
+    /// The group it is in.
+    pub group_name: Option<String>,
+    /// Marks of its owner.
+    pub tags: Vec<String>,
+    /// Whatever else its owner wants to keep with it.
+    pub metadata: sqlx::types::Json<Map<String, Value>>,
+    /// The node it runs on.
+    pub node: String,
+    /// The address of that node.
+    pub address: String,
+    /// Its ADB port.
+    pub adb_port: i32,
+    /// Its WebRTC port.
+    pub webrtc_port: i32,
+    /// Its scrcpy port.
+    pub scrcpy_port: i32,
+    /// When it last became running.
+    pub last_started_at: Option<Timestamp>,
+    /// When it last became stopped.
+    pub last_stopped_at: Option<Timestamp>,
+    /// When its rent ends.
+    pub expires_at: Option<Timestamp>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A device as clients see it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Device)]
+pub struct DeviceView {
+    id: DeviceId,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    user_id: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<String>,
+    #[serde(rename = "type")]
+    kind: DeviceType,
+    provider_type: ProviderType,
+    /// One of creating, stopped, starting, running, stopping, rebooting, error.
+    status: Status,
+    cpu_cores: i32,
+    #[serde(rename = "memoryMB")]
+    memory_mb: i32,
+    #[serde(rename = "storageMB")]
+    storage_mb: i32,
+    resolution: String,
+    dpi: i32,
+    android_version: String,
+    adb_host: String,
+    adb_port: i32,
+    webrtc_port: i32,
+    scrcpy_port: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_name: Option<String>,
+    tags: Vec<String>,
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+    /// 0 to 100.
+    health_score: u8,
+    /// The finer state, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_started_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_stopped_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+/// A device, and one sentence about what was done.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct DeviceReply {
+    /// The device.
+    #[serde(flatten)]
+    pub device: DeviceView,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Device {
+    /// Its ports as the pool knows them.
+    pub fn ports(&self) -> PortSet {
+        port_set(self.adb_port, self.webrtc_port, self.scrcpy_port)
+    }
+
+    /// How clients see it.
+    pub fn view(self) -> DeviceView {
+        DeviceView {
+            health_score: if self.status == Status::Error { 0 } else { 100 },
+            operation: (self.status == Status::Rebooting).then_some("restarting"),
+            id: self.id,
+            name: self.name,
+            description: self.description,
+            user_id: self.user_id,
+            tenant_id: self.tenant_id,
+            kind: self.kind,
+            provider_type: self.provider_type,
+            status: self.status,
+            cpu_cores: self.cpu_cores,
+            memory_mb: self.memory_mb,
+            storage_mb: self.storage_mb,
+            resolution: self.resolution,
+            dpi: self.dpi,
+            android_version: self.android_version,
+            adb_host: self.address,
+            adb_port: self.adb_port,
+            webrtc_port: self.webrtc_port,
+            scrcpy_port: self.scrcpy_port,
+            group_name: self.group_name,
+            tags: self.tags,
+            metadata: self.metadata.0,
+            error: self.error,
+            last_started_at: self.last_started_at,
+            last_stopped_at: self.last_stopped_at,
+            expires_at: self.expires_at,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+/// Ports as they are stored. The constraint that they are within the ranges is the pool's, which made them.
+pub fn port_set(adb: i32, webrtc: i32, scrcpy: i32) -> PortSet {
+    let port = |number: i32| u16::try_from(number).unwrap_or_default();
+    PortSet {
+        adb: port(adb),
+        webrtc: port(webrtc),
+        scrcpy: port(scrcpy),
+    }
+}
+
+/// Width and height of a resolution such as `1080x1920`.
+pub fn pixels(resolution: &str) -> Option<(u32, u32)> {
+    let (width, height) = resolution.split_once('x')?;
+    let number = |text: &str| {
+        ((3..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()))
+            .then(|| text.parse().ok())?
+    };
+    Some((number(width)?, number(height)?))
+}
+
+/// Whether a text names a version of Android: `N` or `N.N`.
+pub fn is_android_version(text: &str) -> bool {
+    let number = |text: &str| {
+        (1..=2).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    match text.split_once('.') {
+        None => number(text),
+        Some((major, minor)) => number(major) && number(minor),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolutions_and_versions_are_as_the_contract_says() {
+        assert_eq!(pixels("1080x1920"), Some((1080, 1920)));
+        for text in [
+            "1080",
+            "10x1920",
+            "1080x192000",
+            "1080X1920",
+            "1080x-920",
+            "108ax1920",
+        ] {
+            assert_eq!(pixels(text), None, "{text}");
+        }
+        for text in ["11", "13.0", "9"] {
+            assert!(is_android_version(text), "{text}");
+        }
+        for text in ["", "eleven", "11.", "11.0.1", "111"] {
+            assert!(!is_android_version(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_read_back() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse::<Status>().unwrap(), *status);
+        }
+        assert!("paused".parse::<Status>().is_err());
+    }
+}

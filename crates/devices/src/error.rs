@@ -1,0 +1,93 @@
+//! What can go wrong in the devices service, and what clients are told.
+
+use axum::response::{IntoResponse, Response};
+use contracts::DeviceId;
+use coordination::PortError;
+use http::StatusCode;
+use platform::Problem;
+use std::time::Duration;
+
+/// The result of a handler.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can tell apart.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such device for this caller.
+    #[error("there is no device {device} for the caller")]
+    NoSuchDevice {
+        /// The device asked for.
+        device: DeviceId,
+    },
+    /// There is no such saga for this caller.
+    #[error("there is no such saga for the caller")]
+    NoSuchSaga,
+    /// Something else is being done with the device.
+    #[error("device {device} is busy")]
+    Busy {
+        /// The device asked for.
+        device: DeviceId,
+    },
+    /// The device is in error.
+    #[error("device {device} is in the error state")]
+    InError {
+        /// The device asked for.
+        device: DeviceId,
+    },
+    /// No ports could be leased.
+    #[error("could not lease ports")]
+    Ports(#[from] PortError),
+    /// Sets of ports were found, and each was taken by somebody else.
+    #[error("could not find ports that are free in fact on node {node}, in {attempts} attempts")]
+    PortsContended {
+        /// The node.
+        node: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// Refused by what all services share.
+    #[error("{}", .0.code())]
+    Refused(Problem),
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = match &self {
+            Self::NoSuchDevice { .. } => Problem::not_found("device"),
+            Self::NoSuchSaga => Problem::not_found("saga"),
+            Self::Busy { .. } => Problem::conflict(
+                "DEVICE_BUSY",
+                "another operation on the device is under way; try again",
+            )
+            .retry_after(Duration::from_secs(1)),
+            Self::InError { .. } => Problem::conflict(
+                "CONFLICT",
+                "the device is in the error state; its `error` says why",
+            ),
+            Self::Ports(error @ PortError::Exhausted { .. }) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "NOT_READY",
+                error.to_string(),
+            )
+            .retry_after(Duration::from_secs(60)),
+            Self::Ports(PortError::IndexMissing { .. } | PortError::Store(_)) => {
+                Problem::not_ready("no ports can be leased at the moment; try again")
+            }
+            Self::PortsContended { .. } => Problem::not_ready(
+                "no free ports were found: other programs occupy them; try again",
+            ),
+            Self::Database(error) => Problem::from_sqlx(error),
+            Self::Refused(problem) => problem.clone(),
+        };
+        problem.respond(&self)
+    }
+}

@@ -1,0 +1,257 @@
+//! The queue of operations in PostgreSQL.
+
+use std::time::Duration;
+
+use contracts::{DeviceId, Timestamp, UserId};
+use sqlx::PgConnection;
+
+use super::Kind;
+
+/// An operation that a worker holds.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Claimed {
+    /// Its number.
+    pub id: i64,
+    /// On which device.
+    pub device_id: DeviceId,
+    /// What is to be done.
+    #[sqlx(try_from = "String")]
+    pub kind: Kind,
+    /// Proves that this worker holds it.
+    pub fencing_token: i64,
+    /// Which attempt this is, from 1.
+    pub attempts: i32,
+}
+
+/// How an operation stands.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Progress {
+    /// queued, running, done, failed or cancelled.
+    pub state: String,
+    /// Whether the status of the device tells of it.
+    pub begun: bool,
+    /// Whether it was tried already.
+    pub attempts: i32,
+}
+
+/// An operation as a saga.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Saga {
+    /// Its name.
+    pub saga_id: String,
+    /// On which device.
+    pub device_id: DeviceId,
+    /// Whose device it is.
+    pub user_id: UserId,
+    /// queued, running, done, failed or cancelled.
+    pub state: String,
+    /// What is being done.
+    pub step: String,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Puts an operation into the queue and gives the name of its saga.
+pub async fn insert(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    kind: Kind,
+    begun: bool,
+    now: Timestamp,
+) -> sqlx::Result<String> {
+    // Not a device's, but an id like all of ours.
+    let saga_id = contracts::TaskId::new().to_string();
+    let insert = sqlx::query(
+        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at) values ($1, $2, $3, 'queued', $4, 'queued', $5)",
+    );
+    insert
+        .bind(&saga_id)
+        .bind(device)
+        .bind(kind.as_str())
+        .bind(begun)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(saga_id)
+}
+
+/// What was last queued behind the operation under way, and how many operations are open. The caller holds the lock
+/// of the device.
+pub async fn waiting(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+) -> sqlx::Result<(Option<(String, Kind)>, i64)> {
+    let rows: Vec<(String, String, bool)> = sqlx::query_as(
+        "select saga_id, kind, begun or state = 'running' from devices.operations
+        where device_id = $1 and state in ('queued', 'running') order by id",
+    )
+    .bind(device)
+    .fetch_all(conn)
+    .await?;
+    let open = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+    let last = rows.into_iter().rfind(|(_, _, begun)| !begun);
+    let last = last.and_then(|(saga, kind, _)| Some((saga, kind.parse().ok()?)));
+    Ok((last, open))
+}
+
+/// Claims operations that are due, whose turn it is, and that nobody works on; also those whose worker fell silent.
+pub async fn claim(
+    conn: &mut PgConnection,
+    runtimes: &[&str],
+    lease: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<Claimed>> {
+    let claim = sqlx::query_as(
+        "-- operations::claim
+        update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
+            lease_until = clock_timestamp() + $2, attempts = attempts + 1
+        where id in (
+            select q.id from devices.operations q join devices.devices d on d.id = q.device_id
+            where d.runtime = any($1) and (
+                (q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
+                    select 1 from devices.operations o
+                    where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
+                or (q.state = 'running' and q.lease_until < clock_timestamp()))
+            order by q.id limit $3 for update of q skip locked)
+        returning id, device_id, kind, fencing_token, attempts",
+    );
+    claim
+        .bind(runtimes)
+        .bind(lease)
+        .bind(limit)
+        .fetch_all(conn)
+        .await
+}
+
+/// Prolongs the lease of a worker; `false` where it is no longer the holder.
+pub async fn renew(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    lease: Duration,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set lease_until = clock_timestamp() + $3 where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(lease)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes what is being done now; `false` where the worker is no longer the holder.
+pub async fn advance(conn: &mut PgConnection, claimed: &Claimed, step: &str) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set step = $3, begun = true where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(step)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends an operation; `false` where the worker is no longer the holder.
+pub async fn finish(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    state: &'static str,
+    error: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set state = $3, error = $4, finished_at = $5, lease_until = null,
+            step = case when $3 = 'done' then 'done' else step end
+        where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(state)
+        .bind(error)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Puts an operation back into the queue; `false` where the worker is no longer the holder.
+pub async fn requeue(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    pause: Duration,
+    counts: bool,
+    error: &str,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set state = 'queued', lease_until = null, due_at = clock_timestamp() + $3,
+            attempts = attempts - case when $4 then 0 else 1 end, error = $5
+        where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(pause)
+        .bind(counts)
+        .bind(error)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Cancels what is queued for a device and nobody works on.
+pub async fn cancel_queued(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    reason: &str,
+    now: Timestamp,
+) -> sqlx::Result<u64> {
+    let update = sqlx::query(
+        "update devices.operations set state = 'cancelled', error = $2, finished_at = $3
+        where device_id = $1 and state = 'queued' and kind <> 'delete'",
+    );
+    let done = update
+        .bind(device)
+        .bind(reason)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Takes an operation back that has not begun; `false` where it has.
+pub async fn withdraw(
+    conn: &mut PgConnection,
+    saga_id: &str,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set state = 'cancelled', error = 'its sender did not wait longer', finished_at = $2
+        where saga_id = $1 and state = 'queued' and not begun and attempts = 0",
+    );
+    let done = update.bind(saga_id).bind(now).execute(conn).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// How an operation stands.
+pub async fn progress(conn: &mut PgConnection, saga_id: &str) -> sqlx::Result<Option<Progress>> {
+    sqlx::query_as("select state, begun, attempts from devices.operations where saga_id = $1")
+        .bind(saga_id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// An operation as a saga.
+pub async fn saga(conn: &mut PgConnection, saga_id: &str) -> sqlx::Result<Option<Saga>> {
+    sqlx::query_as(
+        "select o.saga_id, o.device_id, d.user_id, o.state, o.step, o.error
+        from devices.operations o join devices.devices d on d.id = o.device_id where o.saga_id = $1",
+    )
+    .bind(saga_id)
+    .fetch_optional(conn)
+    .await
+}

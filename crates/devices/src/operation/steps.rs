@@ -1,0 +1,240 @@
+//! What carrying an operation out consists of. Each step may be repeated, by this worker or by another one, and writes
+//! only while its worker holds the operation.
+
+use contracts::{DeviceId, Event, EventBody};
+use platform::events::emit;
+use sqlx::PgConnection;
+
+use super::api::change_status;
+use super::db::{self, Claimed};
+use super::{Kind, goal};
+use crate::Devices;
+use crate::device::{self, Device, Status};
+use crate::runtime::{RuntimeError, Spec};
+
+/// Why a worker does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    /// Another worker holds the operation now, or it is over.
+    #[error("another worker holds the operation now")]
+    Lost,
+    /// The device was deleted; its deletion is next in the queue.
+    #[error("the device was deleted")]
+    Deleted,
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+type Step<T> = Result<T, Interrupted>;
+
+/// Carries an operation out.
+pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
+    match claimed.kind {
+        Kind::Create => create(state, claimed).await,
+        Kind::Start => {
+            let Some(device) = begin(state, claimed, Status::Starting).await? else {
+                return Ok(());
+            };
+            start(state, claimed, &device).await
+        }
+        Kind::Stop => {
+            let Some(device) = begin(state, claimed, Status::Stopping).await? else {
+                return Ok(());
+            };
+            state
+                .runtimes
+                .of(device.runtime)?
+                .stop(&spec(&device, claimed))
+                .await?;
+            finish(state, claimed).await
+        }
+        Kind::Restart => {
+            let Some(device) = begin(state, claimed, Status::Rebooting).await? else {
+                return Ok(());
+            };
+            state
+                .runtimes
+                .of(device.runtime)?
+                .stop(&spec(&device, claimed))
+                .await?;
+            start(state, claimed, &device).await
+        }
+        Kind::Delete => delete(state, claimed).await,
+    }
+}
+
+async fn create(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let device = step(state, claimed, "create-container", |_| None).await?;
+    let runtime = state.runtimes.of(device.runtime)?;
+    runtime.create(&spec(&device, claimed)).await?;
+    // Whether it shall run is decided here, under the lock of the device: a start that was accepted before counts.
+    let wanted = |device: &Device| (device.wanted == Status::Running).then_some(Status::Starting);
+    let mut device = step(state, claimed, "start-container", wanted).await?;
+    if device.status != Status::Starting {
+        match finish_stopped(state, claimed).await? {
+            None => return Ok(()),
+            Some(wanted_now) => device = wanted_now,
+        }
+    }
+    runtime.start(&spec(&device, claimed)).await?;
+    finish(state, claimed).await
+}
+
+async fn start(state: &Devices, claimed: &Claimed, device: &Device) -> Step<()> {
+    let (runtime, spec) = (state.runtimes.of(device.runtime)?, spec(device, claimed));
+    runtime.create(&spec).await?;
+    runtime.start(&spec).await?;
+    finish(state, claimed).await
+}
+
+async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_held(&mut tx, claimed).await?;
+    if !db::advance(&mut tx, claimed, "remove-container").await? {
+        return Err(Interrupted::Lost);
+    }
+    tx.commit().await?;
+    state
+        .runtimes
+        .of(device.runtime)?
+        .remove(&device.id)
+        .await?;
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_held(&mut tx, claimed).await?;
+    if !db::finish(&mut tx, claimed, "done", None, now).await? {
+        return Err(Interrupted::Lost);
+    }
+    device::db::set_status(&mut tx, &device.id, Status::Deleted, None, now).await?;
+    let body = EventBody::DeviceDeleted {
+        device_id: device.id.clone(),
+        name: device.name.clone(),
+    };
+    emit(&mut tx, &Event::new(device.user_id.clone(), now, body)).await?;
+    tx.commit().await?;
+    // From here on the database lets others have the ports; until they are returned, their lease keeps them.
+    state.ports.release(&device.id, device.ports()).await;
+    Ok(())
+}
+
+/// Writes the status of an operation under way. `None` where the device is there already: then the operation is over.
+async fn begin(state: &Devices, claimed: &Claimed, status: Status) -> Step<Option<Device>> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_living(&mut tx, claimed).await?;
+    let settled = claimed.kind != Kind::Restart && device.status == goal(claimed.kind);
+    let held = if settled {
+        db::finish(&mut tx, claimed, "done", None, now).await?
+    } else {
+        change_status(&mut tx, &device, status, None, now).await?;
+        db::advance(&mut tx, claimed, status.as_str()).await?
+    };
+    if !held {
+        return Err(Interrupted::Lost);
+    }
+    tx.commit().await?;
+    Ok((!settled).then_some(device))
+}
+
+/// Writes the next step, and the status that goes with it.
+async fn step(
+    state: &Devices,
+    claimed: &Claimed,
+    name: &str,
+    status: impl Fn(&Device) -> Option<Status>,
+) -> Step<Device> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let mut device = lock_living(&mut tx, claimed).await?;
+    if !db::advance(&mut tx, claimed, name).await? {
+        return Err(Interrupted::Lost);
+    }
+    if let Some(status) = status(&device) {
+        change_status(&mut tx, &device, status, None, now).await?;
+        device.status = status;
+    }
+    tx.commit().await?;
+    Ok(device)
+}
+
+/// Ends a creation with the device stopped, unless it shall run after all: then it goes on.
+async fn finish_stopped(state: &Devices, claimed: &Claimed) -> Step<Option<Device>> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_living(&mut tx, claimed).await?;
+    if device.wanted == Status::Running {
+        return Ok(Some(device));
+    }
+    if !db::finish(&mut tx, claimed, "done", None, now).await? {
+        return Err(Interrupted::Lost);
+    }
+    change_status(&mut tx, &device, Status::Stopped, None, now).await?;
+    tx.commit().await?;
+    Ok(None)
+}
+
+/// Ends an operation well.
+async fn finish(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_living(&mut tx, claimed).await?;
+    if !db::finish(&mut tx, claimed, "done", None, now).await? {
+        return Err(Interrupted::Lost);
+    }
+    change_status(&mut tx, &device, goal(claimed.kind), None, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Ends an operation badly: the device is in error, and what waited behind is cancelled.
+pub async fn fail(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_living(&mut tx, claimed).await?;
+    if !db::finish(&mut tx, claimed, "failed", Some(error), now).await? {
+        return Err(Interrupted::Lost);
+    }
+    db::cancel_queued(&mut tx, &device.id, "the operation before it failed", now).await?;
+    change_status(&mut tx, &device, Status::Error, Some(error), now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Gives up an operation on a device that was deleted meanwhile.
+pub async fn cancel(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let now = state.platform.clock.now();
+    let mut conn = state.platform.db.acquire().await?;
+    let reason = Some("the device was deleted");
+    if db::finish(&mut conn, claimed, "cancelled", reason, now).await? {
+        Ok(())
+    } else {
+        Err(Interrupted::Lost)
+    }
+}
+
+/// Whether nothing holds the ports of a device any more: a late worker must leave nothing behind then.
+pub async fn is_gone(state: &Devices, id: &DeviceId) -> sqlx::Result<bool> {
+    let mut conn = state.platform.db.acquire().await?;
+    Ok(!crate::port::db::holds(&mut conn, id).await?)
+}
+
+async fn lock_held(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
+    let device = device::db::lock(tx, &claimed.device_id).await?;
+    device.ok_or(Interrupted::Lost)
+}
+
+async fn lock_living(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
+    let device = lock_held(tx, claimed).await?;
+    match device.status {
+        Status::Deleting | Status::Deleted => Err(Interrupted::Deleted),
+        _ => Ok(device),
+    }
+}
+
+fn spec(device: &Device, claimed: &Claimed) -> Spec {
+    Spec::of(device, claimed.fencing_token)
+}

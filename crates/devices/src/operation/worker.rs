@@ -1,0 +1,175 @@
+//! The worker of a replica: claims operations, keeps their leases alive while it works, and gives back what fails.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use platform::lifecycle::Tasks;
+use platform::problem::causes;
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
+
+use super::Kind;
+use super::db::{self, Claimed};
+use super::steps::{self, Interrupted};
+use crate::runtime::RuntimeError;
+use crate::{Devices, metrics};
+
+/// How often the queue is looked at when nobody says that there is something.
+const POLL: Duration = Duration::from_millis(300);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The longest pause before an operation is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Starts working on the queue.
+pub fn spawn(state: Devices, tasks: &Tasks) {
+    let stopping = tasks.stopping();
+    tasks.spawn("devices.operations", async move {
+        let mut at_work = FuturesUnordered::new();
+        let mut pause = Duration::ZERO;
+        while !stopping.is_cancelled() {
+            tokio::select! {
+                () = stopping.cancelled() => break,
+                Some(()) = at_work.next(), if !at_work.is_empty() => {}
+                () = state.operations_due.notified() => {}
+                () = sleep(pause) => {}
+            }
+            let room = state
+                .config
+                .operations_at_once
+                .saturating_sub(at_work.len());
+            pause = match claim(&state, room).await {
+                Ok(claimed) => {
+                    at_work.extend(claimed.into_iter().map(|claimed| work(&state, claimed)));
+                    POLL
+                }
+                Err(error) => {
+                    warn!(
+                        "the queue of operations could not be read: {}",
+                        causes(&error)
+                    );
+                    PAUSE_AFTER_FAILURE
+                }
+            };
+        }
+        // What is under way ends, or is left to another replica when the grace is over.
+        while at_work.next().await.is_some() {}
+        Ok(())
+    });
+}
+
+/// Works on the queue until nothing is due; how many operations were claimed.
+pub async fn run_due(state: &Devices) -> sqlx::Result<usize> {
+    let mut count = 0;
+    loop {
+        let claimed = claim(state, state.config.operations_at_once).await?;
+        if claimed.is_empty() {
+            return Ok(count);
+        }
+        count += claimed.len();
+        let at_work = claimed.into_iter().map(|claimed| work(state, claimed));
+        futures::future::join_all(at_work).await;
+    }
+}
+
+async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
+    if room == 0 {
+        return Ok(Vec::new());
+    }
+    let mut conn = state.platform.db.acquire().await?;
+    db::claim(
+        &mut conn,
+        &state.runtimes.available(),
+        state.config.operation_lease,
+        i64::try_from(room).unwrap_or(i64::MAX),
+    )
+    .await
+}
+
+/// Works on one operation for as long as its lease can be kept.
+async fn work(state: &Devices, claimed: Claimed) {
+    let started = Instant::now();
+    let outcome = tokio::select! {
+        outcome = steps::carry_out(state, &claimed) => outcome,
+        () = keep(state, &claimed) => Err(Interrupted::Lost),
+    };
+    let result = match &outcome {
+        Ok(()) => "done",
+        Err(Interrupted::Lost) => "lost",
+        Err(Interrupted::Deleted) => "cancelled",
+        Err(Interrupted::Runtime(_) | Interrupted::Database(_)) => "failed",
+    };
+    metrics::operation(claimed.kind.as_str(), result, started.elapsed());
+    if let Err(interrupted) = outcome
+        && let Err(error) = give_back(state, &claimed, interrupted).await
+    {
+        // Its lease ends, and another worker goes on.
+        warn!(device.id = %claimed.device_id, "operation {} of device {} was left: {}", claimed.kind, claimed.device_id, causes(&error));
+    }
+    state.operations_due.notify_one();
+}
+
+/// Renews the lease; ends when it is lost.
+async fn keep(state: &Devices, claimed: &Claimed) {
+    let lease = state.config.operation_lease;
+    let mut held_until = Instant::now() + lease;
+    loop {
+        sleep(lease / 3).await;
+        let renewed = async {
+            let mut conn = state.platform.db.acquire().await?;
+            db::renew(&mut conn, claimed, lease).await
+        };
+        let begun = Instant::now();
+        match renewed.await {
+            Ok(true) => held_until = begun + lease,
+            Ok(false) => return,
+            Err(_) if Instant::now() >= held_until => return,
+            Err(error) => debug!("a lease was not renewed yet: {}", causes(&error)),
+        }
+    }
+}
+
+async fn give_back(
+    state: &Devices,
+    claimed: &Claimed,
+    interrupted: Interrupted,
+) -> Result<(), Interrupted> {
+    let device = &claimed.device_id;
+    let (pause, counts) = match &interrupted {
+        Interrupted::Deleted => return steps::cancel(state, claimed).await,
+        Interrupted::Lost => {
+            info!(device.id = %device, "operation {} of device {device} went to another worker", claimed.kind);
+            return leave_nothing(state, claimed).await;
+        }
+        Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
+        Interrupted::Runtime(_) | Interrupted::Database(_) => (backoff(claimed.attempts), true),
+    };
+    let text = causes(&interrupted);
+    let is_last = claimed.attempts >= state.config.operation_attempts && counts;
+    // A deletion is tried until it succeeds: nobody else would free the ports.
+    if is_last && claimed.kind != Kind::Delete {
+        error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
+        return match steps::fail(state, claimed, &text).await {
+            Err(Interrupted::Deleted) => steps::cancel(state, claimed).await,
+            outcome => outcome,
+        };
+    }
+    warn!(device.id = %device, attempt = claimed.attempts, "operation {} of device {device} failed, next try in {pause:.1?}: {text}", claimed.kind);
+    let mut conn = state.platform.db.acquire().await?;
+    db::requeue(&mut conn, claimed, pause, counts, &text).await?;
+    Ok(())
+}
+
+/// A worker that was frozen may have made a container after the device was gone.
+async fn leave_nothing(state: &Devices, claimed: &Claimed) -> Result<(), Interrupted> {
+    if matches!(claimed.kind, Kind::Delete) || !steps::is_gone(state, &claimed.device_id).await? {
+        return Ok(());
+    }
+    state.runtimes.remove_everywhere(&claimed.device_id).await?;
+    Ok(())
+}
+
+fn backoff(attempts: i32) -> Duration {
+    let exponent = u32::try_from(attempts.clamp(1, 10)).unwrap_or(1);
+    (Duration::from_millis(250) * 2_u32.pow(exponent)).min(LONGEST_PAUSE)
+}

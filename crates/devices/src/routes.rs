@@ -1,0 +1,39 @@
+//! The URL map.
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::device::{api, create, list};
+use crate::operation::api as operation;
+use crate::{Devices, port};
+
+/// The routes of the service.
+pub fn router(state: Devices) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(create::create_device, list::list_devices))
+        .routes(routes!(list::list_my_devices))
+        .routes(routes!(list::my_device_stats))
+        .routes(routes!(list::device_stats))
+        .routes(routes!(list::count_devices))
+        .routes(routes!(operation::find_saga))
+        .routes(routes!(
+            list::find_device,
+            api::patch_device,
+            api::delete_device
+        ))
+        .routes(routes!(operation::start_device))
+        .routes(routes!(operation::stop_device))
+        .routes(routes!(operation::restart_device))
+        .routes(routes!(operation::reboot_device))
+        .routes(routes!(port::api::find_device_ports))
+        .routes(routes!(port::api::port_stats))
+}

@@ -1,0 +1,267 @@
+//! Devices in containers of a Docker engine, named after them and marked with device, cluster and fencing token.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bollard::API_DEFAULT_VERSION;
+use bollard::models::{ContainerCreateBody, HostConfig, PortBinding};
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
+    StopContainerOptions,
+};
+use contracts::DeviceId;
+use futures::future::BoxFuture;
+use platform::Platform;
+
+use super::{Runtime, RuntimeError, Seen, Spec};
+use crate::Config;
+
+/// The ports of a device within its container.
+const ADB: &str = "5555/tcp";
+const WEBRTC: &str = "8080/tcp";
+const SCRCPY: &str = "27183/tcp";
+/// How long a device may take to end by itself before it is killed.
+const STOP_GRACE_SECONDS: i32 = 5;
+const QUICK: Duration = Duration::from_secs(5);
+const SLOW: Duration = Duration::from_secs(30);
+
+/// The label with the id of the device.
+pub const DEVICE_LABEL: &str = "cloudphone.device";
+/// The label with the cluster the device belongs to.
+pub const CLUSTER_LABEL: &str = "cloudphone.cluster";
+/// The label with the fencing token of the worker that made the container.
+pub const FENCE_LABEL: &str = "cloudphone.fence";
+
+/// One engine.
+pub struct Docker {
+    engine: bollard::Docker,
+    image: String,
+    privileged: bool,
+    cluster: String,
+}
+
+impl Docker {
+    /// Connects, and makes sure that the image is there.
+    ///
+    /// # Errors
+    /// Where the engine does not answer or has no such image.
+    pub async fn connect(platform: &Platform, config: &Config) -> anyhow::Result<Self> {
+        let (host, seconds) = (config.docker_host.as_str(), SLOW.as_secs() + 5);
+        let engine = if let Some(path) = host.strip_prefix("unix://") {
+            bollard::Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)
+        } else {
+            bollard::Docker::connect_with_http(host, seconds, API_DEFAULT_VERSION)
+        };
+        let silent = || format!("no container engine answers at {host}");
+        let engine = engine.with_context(silent)?;
+        let engine = tokio::time::timeout(QUICK, engine.negotiate_version())
+            .await
+            .with_context(silent)?
+            .with_context(silent)?;
+        match tokio::time::timeout(QUICK, engine.inspect_image(&config.image)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if status(&error) == Some(404) => {
+                bail!("the engine at {host} has no image {}", config.image)
+            }
+            Ok(Err(error)) => return Err(error).with_context(silent),
+            Err(error) => return Err(error).with_context(silent),
+        }
+        Ok(Self {
+            engine,
+            image: config.image.clone(),
+            privileged: config.privileged,
+            cluster: platform.settings.key_prefix.clone(),
+        })
+    }
+
+    async fn create_container(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let options = CreateContainerOptions {
+            name: Some(name(&spec.id)),
+            ..CreateContainerOptions::default()
+        };
+        let create = self.engine.create_container(Some(options), self.body(spec));
+        match call("create a container", SLOW, create).await? {
+            Ok(_) => Ok(()),
+            // It is there already: made by an earlier attempt.
+            Err(error) if status(&error) == Some(409) => Ok(()),
+            Err(error) => Err(refused("create a container", error)),
+        }
+    }
+
+    async fn start_container(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let name = name(&spec.id);
+        let start = self
+            .engine
+            .start_container(&name, None::<StartContainerOptions>);
+        match call("start a container", SLOW, start).await? {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let text = error.to_string();
+                let ports = [spec.ports.adb, spec.ports.webrtc, spec.ports.scrcpy];
+                let occupied =
+                    text.contains("already allocated") || text.contains("already in use");
+                let port = ports
+                    .into_iter()
+                    .find(|port| occupied && text.contains(&format!(":{port}")));
+                Err(match port {
+                    Some(port) => RuntimeError::PortOccupied { port },
+                    None => refused("start a container", error),
+                })
+            }
+        }
+    }
+
+    fn body(&self, spec: &Spec) -> ContainerCreateBody {
+        let binding = |port: u16| {
+            Some(vec![PortBinding {
+                host_ip: Some(spec.address.to_string()),
+                host_port: Some(port.to_string()),
+            }])
+        };
+        let ports = HashMap::from([
+            (ADB.to_owned(), binding(spec.ports.adb)),
+            (WEBRTC.to_owned(), binding(spec.ports.webrtc)),
+            (SCRCPY.to_owned(), binding(spec.ports.scrcpy)),
+        ]);
+        let memory = i64::from(spec.memory_mb) * 1024 * 1024;
+        ContainerCreateBody {
+            image: Some(self.image.clone()),
+            hostname: Some("cloudphone".into()),
+            env: Some(vec![
+                format!("DEVICE_NAME={}", spec.name),
+                format!("DEVICE_LEASE={}", spec.id),
+                format!("DEVICE_ANDROID_VERSION={}", spec.android_version),
+                format!("DEVICE_WIDTH={}", spec.width),
+                format!("DEVICE_HEIGHT={}", spec.height),
+                format!("DEVICE_DENSITY={}", spec.dpi),
+            ]),
+            cmd: self.image.contains("redroid").then(|| {
+                vec![
+                    format!("androidboot.redroid_width={}", spec.width),
+                    format!("androidboot.redroid_height={}", spec.height),
+                    format!("androidboot.redroid_dpi={}", spec.dpi),
+                ]
+            }),
+            labels: Some(HashMap::from([
+                (DEVICE_LABEL.to_owned(), spec.id.to_string()),
+                (CLUSTER_LABEL.to_owned(), self.cluster.clone()),
+                (FENCE_LABEL.to_owned(), spec.fence.to_string()),
+            ])),
+            exposed_ports: Some(ports.keys().cloned().collect()),
+            host_config: Some(HostConfig {
+                port_bindings: Some(ports),
+                nano_cpus: Some(i64::from(spec.cpu_cores) * 1_000_000_000),
+                memory: Some(memory),
+                privileged: Some(self.privileged),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+}
+
+impl Runtime for Docker {
+    fn create<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.create_container(spec))
+    }
+
+    fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.start_container(spec))
+    }
+
+    fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            let options = StopContainerOptions {
+                t: Some(STOP_GRACE_SECONDS),
+                ..StopContainerOptions::default()
+            };
+            let name = name(&spec.id);
+            let stop = self.engine.stop_container(&name, Some(options));
+            absent_is_fine(
+                "stop a container",
+                call("stop a container", SLOW, stop).await?,
+            )
+        })
+    }
+
+    fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            let options = RemoveContainerOptions {
+                v: true,
+                force: true,
+                ..RemoveContainerOptions::default()
+            };
+            let name = name(id);
+            let remove = self.engine.remove_container(&name, Some(options));
+            let tried = "remove a container";
+            match call(tried, SLOW, remove).await? {
+                // Its removal is under way; ask until it is gone.
+                Err(error) if status(&error) == Some(409) => Err(refused(tried, error)),
+                answer => absent_is_fine(tried, answer),
+            }
+        })
+    }
+
+    fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {
+        Box::pin(async move {
+            let name = name(id);
+            let inspect = self
+                .engine
+                .inspect_container(&name, None::<InspectContainerOptions>);
+            match call("inspect a container", QUICK, inspect).await? {
+                Ok(seen) => {
+                    let running = seen.state.and_then(|state| state.running);
+                    Ok(if running == Some(true) {
+                        Seen::Running
+                    } else {
+                        Seen::Stopped
+                    })
+                }
+                Err(error) if status(&error) == Some(404) => Ok(Seen::Absent),
+                Err(error) => Err(refused("inspect a container", error)),
+            }
+        })
+    }
+}
+
+fn name(id: &DeviceId) -> String {
+    // An id of ours has no colon, the one character that a name of a container may not have.
+    format!("cp-{id}")
+}
+
+async fn call<T>(
+    tried: &'static str,
+    within: Duration,
+    call: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<Result<T, bollard::errors::Error>, RuntimeError> {
+    tokio::time::timeout(within, call)
+        .await
+        .map_err(|_| RuntimeError::Silent { tried, within })
+}
+
+fn absent_is_fine(
+    tried: &'static str,
+    answer: Result<(), bollard::errors::Error>,
+) -> Result<(), RuntimeError> {
+    match answer {
+        Ok(()) => Ok(()),
+        Err(error) if status(&error) == Some(404) => Ok(()),
+        Err(error) => Err(refused(tried, error)),
+    }
+}
+
+fn refused(tried: &'static str, error: bollard::errors::Error) -> RuntimeError {
+    RuntimeError::Engine {
+        tried,
+        source: error.into(),
+    }
+}
+
+fn status(error: &bollard::errors::Error) -> Option<u16> {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}

@@ -1,0 +1,226 @@
+//! Who listens for which simulated device: leases in PostgreSQL, so that the loss of Redis changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use contracts::DeviceId;
+use sqlx::PgConnection;
+
+use super::Spec;
+use crate::device::{pixels, port_set};
+
+/// A device that a host holds the lease of.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Held {
+    /// Which device.
+    pub device_id: DeviceId,
+    /// Whether it shall be listened for any longer.
+    pub wanted: bool,
+}
+
+/// What a claim of a worker came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The lease is this host's.
+    Ours,
+    /// A living host has it.
+    Others,
+    /// The worker no longer holds the operation.
+    Fenced,
+}
+
+#[derive(sqlx::FromRow)]
+struct SpecRow {
+    id: DeviceId,
+    name: String,
+    address: String,
+    adb_port: i32,
+    webrtc_port: i32,
+    scrcpy_port: i32,
+    cpu_cores: i32,
+    memory_mb: i32,
+    resolution: String,
+    dpi: i32,
+    android_version: String,
+}
+
+impl From<SpecRow> for Spec {
+    fn from(row: SpecRow) -> Self {
+        let (width, height) = pixels(&row.resolution).unwrap_or((1080, 1920));
+        Self {
+            id: row.id,
+            name: row.name,
+            fence: 0,
+            address: row
+                .address
+                .parse()
+                .unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            ports: port_set(row.adb_port, row.webrtc_port, row.scrcpy_port),
+            cpu_cores: row.cpu_cores,
+            memory_mb: row.memory_mb,
+            width,
+            height,
+            dpi: u32::try_from(row.dpi).unwrap_or(320),
+            android_version: row.android_version,
+        }
+    }
+}
+
+/// Takes the lease of a device for the worker of an operation on it, in one statement with the check that the worker
+/// still holds the operation.
+pub async fn claim(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    host: &str,
+    fence: i64,
+    lease: Duration,
+) -> sqlx::Result<Claim> {
+    let claim = sqlx::query_as::<_, (bool, bool)>(
+        "-- hosts::claim
+        with worker as (
+            select device_id from devices.operations where device_id = $1 and state = 'running' and fencing_token = $3),
+        taken as (
+            insert into devices.hosts as h (device_id, host, until)
+            select device_id, $2, clock_timestamp() + $4 from worker
+            on conflict (device_id) do update set host = $2, until = excluded.until, stop_asked = false
+            where h.host = $2 or h.until < clock_timestamp()
+            returning h.device_id)
+        select exists (select 1 from worker), exists (select 1 from taken)",
+    );
+    let (is_worker, is_taken) = claim
+        .bind(device)
+        .bind(host)
+        .bind(fence)
+        .bind(lease)
+        .fetch_one(conn)
+        .await?;
+    Ok(match (is_worker, is_taken) {
+        (false, _) => Claim::Fenced,
+        (true, true) => Claim::Ours,
+        (true, false) => Claim::Others,
+    })
+}
+
+/// Renews every lease of a host, and says which devices it shall listen for.
+pub async fn renew(
+    conn: &mut PgConnection,
+    host: &str,
+    lease: Duration,
+) -> sqlx::Result<Vec<Held>> {
+    let renew = sqlx::query_as(
+        "-- hosts::renew
+        update devices.hosts h set until = clock_timestamp() + $2
+        from devices.devices d where h.host = $1 and d.id = h.device_id
+        returning h.device_id, not h.stop_asked and d.status in ('creating', 'starting', 'running', 'rebooting') as wanted",
+    );
+    renew.bind(host).bind(lease).fetch_all(conn).await
+}
+
+/// Takes over running devices that no living host listens for.
+pub async fn take_over(
+    conn: &mut PgConnection,
+    host: &str,
+    lease: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<DeviceId>> {
+    let take = sqlx::query_scalar(
+        "-- hosts::take_over
+        insert into devices.hosts as h (device_id, host, until)
+        select d.id, $1, clock_timestamp() + $2 from devices.devices d
+            left join devices.hosts o on o.device_id = d.id
+        where d.runtime = 'simulated' and d.status = 'running' and (o.device_id is null or o.until < clock_timestamp())
+        order by d.id limit $3
+        on conflict (device_id) do update set host = $1, until = excluded.until, stop_asked = false
+        where h.until < clock_timestamp()
+        returning h.device_id",
+    );
+    take.bind(host)
+        .bind(lease)
+        .bind(limit)
+        .fetch_all(conn)
+        .await
+}
+
+/// What is needed to listen for devices.
+pub async fn specs(conn: &mut PgConnection, devices: &[DeviceId]) -> sqlx::Result<Vec<Spec>> {
+    let rows: Vec<SpecRow> = sqlx::query_as(
+        "select d.id, d.name, n.address, d.adb_port, d.webrtc_port, d.scrcpy_port, d.cpu_cores, d.memory_mb, d.resolution, d.dpi, d.android_version
+        from devices.devices d join devices.nodes n on n.name = d.node where d.id = any($1)",
+    )
+    .bind(devices)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(Spec::from).collect())
+}
+
+/// Gives leases of a host back.
+pub async fn release(
+    conn: &mut PgConnection,
+    host: &str,
+    devices: &[DeviceId],
+) -> sqlx::Result<()> {
+    sqlx::query("delete from devices.hosts where host = $1 and device_id = any($2)")
+        .bind(host)
+        .bind(devices)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Gives every lease of a host back.
+pub async fn release_all(conn: &mut PgConnection, host: &str) -> sqlx::Result<()> {
+    sqlx::query("delete from devices.hosts where host = $1")
+        .bind(host)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether a worker still holds its operation on a device.
+pub async fn is_worker(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    fence: i64,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.operations where device_id = $1 and fencing_token = $2 and state = 'running')",
+    )
+    .bind(device)
+    .bind(fence)
+    .fetch_one(conn)
+    .await
+}
+
+/// Asks whoever hosts a device to stop, and says whether somebody living does. With a fence only for as long as that
+/// worker holds its operation.
+pub async fn ask_to_stop(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    fence: Option<i64>,
+) -> sqlx::Result<bool> {
+    // A host that fell silent cannot answer; its row goes, and with it its claim.
+    let asked: Vec<bool> = sqlx::query_scalar(
+        "-- hosts::ask_to_stop
+        with gone as (
+            delete from devices.hosts where device_id = $1 and until < clock_timestamp())
+        update devices.hosts set stop_asked = true where device_id = $1 and until >= clock_timestamp()
+            and ($2::bigint is null or exists (
+                select 1 from devices.operations where device_id = $1 and fencing_token = $2 and state = 'running'))
+        returning true",
+    )
+    .bind(device)
+    .bind(fence)
+    .fetch_all(conn)
+    .await?;
+    Ok(!asked.is_empty())
+}
+
+/// Whether a living host listens for a device.
+pub async fn is_hosted(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.hosts where device_id = $1 and until >= clock_timestamp())",
+    )
+    .bind(device)
+    .fetch_one(conn)
+    .await
+}

@@ -1,0 +1,267 @@
+//! Devices that are a program within our own process, listening on real ports. One replica hosts each of them; when it
+//! falls silent another one takes over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use contracts::DeviceId;
+use device_stub::{DeviceProfile, Ports};
+use futures::future::BoxFuture;
+use platform::Platform;
+use platform::lifecycle::{Tasks, Tick};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::hosts::{self, Claim};
+use super::{Runtime, RuntimeError, Seen, Spec};
+use crate::metrics;
+
+/// How many devices one step takes over, so that other replicas get their share.
+const BATCH: i64 = 64;
+/// How long a stop waits for the host; it looks several times in its lease.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The simulated devices that this replica hosts, and the way to those that others host.
+#[derive(Clone)]
+pub struct Simulated(Arc<Inner>);
+
+struct Inner {
+    platform: Platform,
+    /// Names this replica among the hosts; no other ever had the same.
+    host: String,
+    lease: Duration,
+    /// Locked from the claim until the device listens, so that the periodic step does not get in between.
+    listening: Mutex<HashMap<DeviceId, Listening>>,
+    listeners: TaskTracker,
+    leaving: CancellationToken,
+}
+
+struct Listening {
+    stop: CancellationToken,
+    ended: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Stops listening; after that the ports are free.
+    async fn end(self) {
+        self.stop.cancel();
+        // It ended one way or another, and its sockets with it.
+        let _ = self.ended.await;
+    }
+}
+
+impl Simulated {
+    /// Hosts nothing yet.
+    pub fn new(platform: &Platform, lease: Duration) -> Self {
+        Self(Arc::new(Inner {
+            platform: platform.clone(),
+            host: contracts::SessionId::new().to_string(),
+            lease,
+            listening: Mutex::default(),
+            listeners: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+        }))
+    }
+
+    /// Keeps hosting until the tasks stop, then gives everything back at once.
+    pub fn spawn(&self, tasks: &Tasks) {
+        let this = self.clone();
+        let period = (self.0.lease / 4).min(Duration::from_millis(500));
+        tasks.every("devices.hosting", period, move || {
+            let this = this.clone();
+            async move { this.keep_hosting().await }
+        });
+        let (this, stopping) = (self.clone(), tasks.stopping());
+        tasks.spawn("devices.hosting_ends", async move {
+            stopping.cancelled().await;
+            this.leave().await
+        });
+    }
+
+    /// Renews what this replica hosts, ends what it shall not host any longer, and takes over what nobody hosts.
+    pub async fn keep_hosting(&self) -> anyhow::Result<Tick> {
+        let inner = &self.0;
+        let mut listening = inner.listening.lock().await;
+        if inner.leaving.is_cancelled() {
+            return Ok(Tick::Idle);
+        }
+        let mut conn = inner.platform.db.acquire().await?;
+        let held = hosts::renew(&mut conn, &inner.host, inner.lease).await?;
+        let wanted = |id: &DeviceId| held.iter().any(|held| held.wanted && held.device_id == *id);
+        let ending: Vec<_> = listening.extract_if(|id, _| !wanted(id)).collect();
+        for (id, device) in ending {
+            info!(device.id = %id, "no longer listening for device {id}");
+            device.end().await;
+        }
+        let unwanted = held.iter().filter(|held| !held.wanted);
+        let unwanted: Vec<_> = unwanted.map(|held| held.device_id.clone()).collect();
+        if !unwanted.is_empty() {
+            hosts::release(&mut conn, &inner.host, &unwanted).await?;
+        }
+        let taken = hosts::take_over(&mut conn, &inner.host, inner.lease, BATCH).await?;
+        let mut silent: Vec<_> = held
+            .into_iter()
+            .filter(|held| held.wanted)
+            .map(|held| held.device_id)
+            .collect();
+        silent.extend(taken.iter().cloned());
+        silent.retain(|id| !listening.contains_key(id));
+        for spec in hosts::specs(&mut conn, &silent).await? {
+            // The old host may be frozen with the ports in its hands: it lets go when it wakes, and we try again.
+            match self.listen(&spec).await {
+                Ok(device) => {
+                    info!(device.id = %spec.id, "listening for device {} now", spec.id);
+                    listening.insert(spec.id, device);
+                }
+                Err(error) => {
+                    warn!(device.id = %spec.id, "cannot listen for device {} yet: {error}", spec.id);
+                }
+            }
+        }
+        metrics::hosted(listening.len());
+        metrics::taken_over(taken.len());
+        Ok(Tick::after_batch(taken.len(), BATCH))
+    }
+
+    /// Stops listening and gives everything back, so that others take over at once.
+    pub async fn leave(&self) -> anyhow::Result<()> {
+        let inner = &self.0;
+        inner.leaving.cancel();
+        let mut listening = inner.listening.lock().await;
+        let ended = listening.drain().map(|(_, device)| device.end());
+        futures::future::join_all(ended).await;
+        let mut conn = inner.platform.db.acquire().await?;
+        hosts::release_all(&mut conn, &inner.host).await?;
+        Ok(())
+    }
+
+    /// Stops listening without a word to anybody, as a process that dies does.
+    #[doc(hidden)]
+    pub async fn vanish(&self) {
+        self.0.leaving.cancel();
+        let mut listening = self.0.listening.lock().await;
+        let ended = listening.drain().map(|(_, device)| device.end());
+        futures::future::join_all(ended).await;
+    }
+
+    async fn listen(&self, spec: &Spec) -> Result<Listening, RuntimeError> {
+        let device = device_stub::Device::new(DeviceProfile {
+            name: spec.name.clone(),
+            lease: spec.id.to_string(),
+            android_version: spec.android_version.clone(),
+            width: spec.width,
+            height: spec.height,
+            density: spec.dpi,
+            ..DeviceProfile::default()
+        });
+        let ports = Ports {
+            adb: spec.ports.adb,
+            webrtc: spec.ports.webrtc,
+            scrcpy: spec.ports.scrcpy,
+        };
+        let bound = device.bind(spec.address, ports).await.map_err(|error| {
+            if error.source.kind() == std::io::ErrorKind::AddrInUse {
+                RuntimeError::PortOccupied { port: error.port }
+            } else {
+                RuntimeError::Engine {
+                    tried: "listen on the ports of a device",
+                    source: error.into(),
+                }
+            }
+        })?;
+        let stop = CancellationToken::new();
+        let ended = self.0.listeners.spawn(bound.run(stop.clone()));
+        Ok(Listening { stop, ended })
+    }
+
+    async fn start_here(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let inner = &self.0;
+        let mut listening = inner.listening.lock().await;
+        if inner.leaving.is_cancelled() {
+            return Err(RuntimeError::Leaving);
+        }
+        let mut conn = inner.platform.db.acquire().await?;
+        match hosts::claim(&mut conn, &spec.id, &inner.host, spec.fence, inner.lease).await? {
+            Claim::Fenced => return Err(RuntimeError::Fenced),
+            Claim::Others => return Ok(()),
+            Claim::Ours => {}
+        }
+        if listening.contains_key(&spec.id) {
+            return Ok(());
+        }
+        match self.listen(spec).await {
+            Ok(device) => {
+                listening.insert(spec.id.clone(), device);
+                Ok(())
+            }
+            Err(error) => {
+                hosts::release(&mut conn, &inner.host, std::slice::from_ref(&spec.id)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn stop_anywhere(&self, id: &DeviceId, fence: Option<i64>) -> Result<(), RuntimeError> {
+        let inner = &self.0;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            {
+                let mut listening = inner.listening.lock().await;
+                let mut conn = inner.platform.db.acquire().await?;
+                if let Some(fence) = fence
+                    && !hosts::is_worker(&mut conn, id, fence).await?
+                {
+                    return Err(RuntimeError::Fenced);
+                }
+                if let Some(device) = listening.remove(id) {
+                    device.end().await;
+                }
+                hosts::release(&mut conn, &inner.host, std::slice::from_ref(id)).await?;
+                if !hosts::ask_to_stop(&mut conn, id, fence).await? {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= until {
+                return Err(RuntimeError::Silent {
+                    tried: "have the host of the device stop",
+                    within: PATIENCE,
+                });
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Runtime for Simulated {
+    fn create<'a>(&'a self, _: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        // Its row is all there is of it.
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.start_here(spec))
+    }
+
+    fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.stop_anywhere(&spec.id, Some(spec.fence)))
+    }
+
+    fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.stop_anywhere(id, None))
+    }
+
+    fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {
+        Box::pin(async move {
+            let mut conn = self.0.platform.db.acquire().await?;
+            Ok(match hosts::is_hosted(&mut conn, id).await? {
+                true => Seen::Running,
+                false => Seen::Stopped,
+            })
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! The devices service through its URLs, against real stores.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+
+mod app;
+mod creation;
+mod docker;
+mod hosting;
+mod life_cycle;
+mod lists;
+mod ports;
+mod queue;
+mod refusals;
