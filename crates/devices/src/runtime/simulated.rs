@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::hosts::{self, Claim};
 use super::{Runtime, RuntimeError, Seen, Spec};
@@ -118,8 +118,11 @@ impl Simulated {
                     info!(device.id = %spec.id, "listening for device {} now", spec.id);
                     listening.insert(spec.id, device);
                 }
-                Err(error) => {
+                Err(error) if taken.contains(&spec.id) => {
                     warn!(device.id = %spec.id, "cannot listen for device {} yet: {error}", spec.id);
+                }
+                Err(error) => {
+                    debug!(device.id = %spec.id, "still cannot listen for device {}: {error}", spec.id);
                 }
             }
         }
