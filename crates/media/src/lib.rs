@@ -1,1 +1,106 @@
-//! .
+//! The media service: pictures are sent in, and tasks make something of them, each once, whichever replica dies.
+//!
+//! A task is a row with steps; the work on a step is a job that one worker at a time leases. The worker's fence stands
+//! in every write of its, so one that was frozen and comes back changes nothing. Offered so far: stitching pictures to
+//! a grid, done here by the provider `local`.
+
+mod config;
+mod error;
+pub mod feature;
+pub mod job;
+mod metrics;
+mod routes;
+pub mod stitch;
+pub mod task;
+pub mod upload;
+
+use std::sync::Arc;
+
+use coordination::cron::Job;
+use platform::Platform;
+use platform::lifecycle::Tasks;
+use platform::objects::Objects;
+use tokio::sync::{Notify, Semaphore};
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use routes::{openapi, router};
+
+/// How many files may come in at once through a replica; each is in memory until it is whole.
+const UPLOADS_AT_ONCE: usize = 24;
+
+/// The state of the service.
+#[derive(Clone)]
+pub struct Media {
+    platform: Platform,
+    config: Arc<Config>,
+    objects: Objects,
+    /// Permits for work that keeps a core busy.
+    cores: Arc<Semaphore>,
+    /// Permits for files that come in.
+    incoming: Arc<Semaphore>,
+    /// Says that there is work, so that this replica does not wait for its next look.
+    work: Arc<Notify>,
+}
+
+impl Media {
+    /// Opens the object store.
+    ///
+    /// # Errors
+    /// Where its folder cannot be made.
+    pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
+        let objects = Objects::open(&platform.settings.objects_folder)?;
+        Ok(Self {
+            platform: platform.clone(),
+            cores: Arc::new(Semaphore::new(config.workers)),
+            incoming: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            work: Arc::default(),
+            config: Arc::new(config),
+            objects,
+        })
+    }
+
+    /// Starts the worker, and the end of tasks whose deadline passed.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        tasks.spawn(
+            "media.work",
+            job::worker::work(self.clone(), tasks.stopping()),
+        );
+        let state = self.clone();
+        tasks.every("media.expire", self.config.poll, move || {
+            let state = state.clone();
+            async move { job::expire(&state).await }
+        });
+        Ok(())
+    }
+
+    /// The hourly deletion of files that nobody needs any more.
+    pub fn cron_jobs(&self) -> Vec<Job> {
+        let state = self.clone();
+        let cleanup = Job::new("media-cleanup", "0 * * * *", move |run| {
+            let state = state.clone();
+            async move { upload::cleanup::run(&state, &run.cancelled).await }
+        });
+        vec![cleanup]
+    }
+
+    /// Does what is due, once, as the periodic steps would; for tests.
+    ///
+    /// # Errors
+    /// Where a store does not answer.
+    pub async fn run_jobs(&self) -> anyhow::Result<()> {
+        job::expire(self).await?;
+        loop {
+            let claimed = job::claim(self, self.config.workers).await?;
+            if claimed.is_empty() {
+                return Ok(());
+            }
+            for work in claimed {
+                job::worker::perform(self, &work).await?;
+            }
+        }
+    }
+}

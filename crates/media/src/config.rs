@@ -1,0 +1,44 @@
+//! Settings of the service.
+
+use std::time::Duration;
+
+use platform::Env;
+
+/// Settings of the service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `MEDIA_WORKERS`: pieces of work at once on this replica. Default: the number of its cores.
+    pub workers: usize,
+    /// `MEDIA_LEASE_SECONDS`: how long a claim holds unless it is renewed, which happens at every third of it.
+    /// Default 60.
+    pub lease: Duration,
+    /// `MEDIA_POLL_SECONDS`: how often due work and passed deadlines are looked for. Default 1.
+    pub poll: Duration,
+    /// `MEDIA_STITCH_DEADLINE_SECONDS`: how long after its creation a stitch may be made. Default 60.
+    pub stitch_deadline: Duration,
+    /// `MEDIA_USER_RUNNING`: tasks of one user at work at once, on all replicas. Default 4.
+    pub user_running: i64,
+    /// `MEDIA_USER_WAITING`: waiting tasks of one user; one more is refused with 429. Default 100.
+    pub user_waiting: i64,
+    /// `MEDIA_WAITING`: waiting tasks in all; one more is refused with 503. Default 10 000.
+    pub waiting: i64,
+    /// `MEDIA_USER_UPLOADS`: uploads that are kept for one user; one more is refused with 429. Default 1000.
+    pub user_uploads: i64,
+}
+
+impl Config {
+    /// Reads the settings; faults are collected in `env`.
+    pub fn from_env(env: &mut Env) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: env.within("MEDIA_WORKERS", cores.min(64), (1, 64)),
+            lease: env.seconds("MEDIA_LEASE_SECONDS", Duration::from_secs(60)),
+            poll: env.seconds("MEDIA_POLL_SECONDS", Duration::from_secs(1)),
+            stitch_deadline: env.seconds("MEDIA_STITCH_DEADLINE_SECONDS", Duration::from_secs(60)),
+            user_running: env.within("MEDIA_USER_RUNNING", 4, (1, 1000)),
+            user_waiting: env.within("MEDIA_USER_WAITING", 100, (1, 100_000)),
+            waiting: env.within("MEDIA_WAITING", 10_000, (1, 1_000_000)),
+            user_uploads: env.within("MEDIA_USER_UPLOADS", 1000, (1, 1_000_000)),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Jobs: the work on a step, leased by one worker at a time, with a number that makes late writes void.
+
+pub mod db;
+pub mod worker;
+
+use std::time::Duration;
+
+use contracts::{TaskId, UserId};
+use platform::lifecycle::Tick;
+use rand::RngExt;
+use serde_json::Value;
+use tracing::info;
+
+use crate::task::{self, Ending, TaskStatus};
+use crate::{Media, metrics};
+
+/// The most jobs a worker claims at a time.
+const CLAIM_BATCH: usize = 20;
+const EXPIRE_BATCH: i64 = 50;
+/// The pauses before the second, third and fourth attempt.
+const PAUSES: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(25),
+];
+
+/// A job that a worker holds, with what it needs to do it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Work {
+    /// The job.
+    pub id: i64,
+    /// What every write has to name.
+    pub fence: i64,
+    /// Which attempt this is, from 1.
+    pub attempt: i16,
+    /// The task it is for.
+    pub task_id: TaskId,
+    /// Whose task it is.
+    pub user_id: UserId,
+    /// How it is made.
+    pub params: Value,
+    /// Keys of the objects it is made from.
+    pub inputs: Vec<String>,
+}
+
+/// Claims due jobs, at most `most`: the higher class first, within a class the users in turn, none of them more than
+/// its share. The share is a rule of fairness: claims at the same moment may exceed it by a job that came between them.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn claim(state: &Media, most: usize) -> sqlx::Result<Vec<Work>> {
+    let owner = state.platform.instance(contracts::Service::Media);
+    let bounds = db::Bounds {
+        most: i64::try_from(most.min(CLAIM_BATCH)).unwrap_or_default(),
+        a_user: state.config.user_running,
+        lease: state.config.lease,
+    };
+    let mut conn = state.platform.db.acquire().await?;
+    db::claim(&mut conn, &owner, &bounds, state.platform.clock.now()).await
+}
+
+/// Ends tasks whose deadline passed, whether somebody is at work on them or not.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn expire(state: &Media) -> anyhow::Result<Tick> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let late = db::kill_late(&mut tx, now, EXPIRE_BATCH).await?;
+    for id in &late {
+        task::db::end(&mut tx, id, &Ending::Expired, now).await?;
+    }
+    tx.commit().await?;
+    if !late.is_empty() {
+        metrics::tasks_finished(TaskStatus::Expired, late.len());
+        info!("{} tasks passed their deadline", late.len());
+    }
+    Ok(Tick::after_batch(late.len(), EXPIRE_BATCH))
+}
+
+/// How long to wait after an attempt that failed, give or take a fifth; `None` where there is no further one.
+pub fn pause_after(attempt: i16) -> Option<Duration> {
+    let index = usize::try_from(attempt).ok()?.checked_sub(1)?;
+    let pause = PAUSES.get(index)?;
+    Some(pause.mul_f64(rand::rng().random_range(0.8..1.2)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_further_attempts_are_made_each_after_a_longer_pause() {
+        for (attempt, seconds) in [(1, 1.0), (2, 5.0), (3, 25.0)] {
+            let pause = pause_after(attempt).unwrap().as_secs_f64();
+            assert!((seconds * 0.8..=seconds * 1.2).contains(&pause), "{pause}");
+        }
+        assert_eq!((pause_after(4), pause_after(0)), (None, None));
+    }
+}

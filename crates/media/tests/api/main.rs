@@ -1,0 +1,10 @@
+//! The media service through its URLs, on real stores.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+
+mod app;
+mod queue;
+mod stitch;
+mod tasks;
+mod uploads;
+mod work;
