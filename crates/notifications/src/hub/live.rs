@@ -133,6 +133,8 @@ pub struct Live {
     pub watches_all: bool,
     /// Fires when we end it.
     pub ended: CancellationToken,
+    /// Held while a place is taken.
+    pub turn: tokio::sync::Mutex<()>,
     link: Link,
     goodbye: OnceLock<Goodbye>,
     cursors: Mutex<HashMap<UserId, Cursor>>,
@@ -150,6 +152,7 @@ impl Live {
             identity,
             watches_all,
             ended,
+            turn: tokio::sync::Mutex::default(),
             link,
             goodbye,
             cursors,

@@ -26,7 +26,7 @@ pub use live::{Cursor, Goodbye, Identity, Link, Live, MAX_FOLLOWED, MAX_WAITING,
 
 use crate::metrics;
 use crate::notification::Notification;
-use crate::notification::db::{self, Want};
+use crate::notification::db::{self, Head, Want};
 use bus::News;
 
 /// Notifications that are read at once for one user.
@@ -59,6 +59,16 @@ struct Sockets {
     watchers: HashMap<u64, Arc<Live>>,
     /// Users with news.
     stirred: HashSet<UserId>,
+}
+
+/// From where on a socket is given a user's notifications.
+#[derive(Clone, Debug)]
+pub struct Place {
+    user: UserId,
+    /// The last number that the client has.
+    seq: i64,
+    /// The last number there was when the place was taken.
+    newest: i64,
 }
 
 /// A socket asked for more than it may have.
@@ -122,30 +132,57 @@ impl Hub {
         user: &UserId,
         last_seq: Option<i64>,
     ) -> Result<(), TooMany> {
-        if live.watches_all {
-            return Ok(());
-        }
-        {
-            let mut cursors = live.cursors();
-            if cursors.contains_key(user) {
-                return Ok(());
-            }
-            if cursors.len() >= MAX_FOLLOWED {
-                return Err(TooMany);
-            }
-            cursors.insert(
-                user.clone(),
-                Cursor {
-                    seq: None,
-                    unread: None,
-                },
-            );
-        }
-        match self.catch_up(live, user, last_seq).await {
-            Ok(seq) => self.enrol(live, user, seq),
-            Err(goodbye) => self.cut(live, goodbye),
+        if let Some(place) = self.take_place(live, user, last_seq).await? {
+            self.catch_up(live, place).await;
         }
         Ok(())
+    }
+
+    /// Fixes from where on a socket is given a user's notifications; `None` where it follows that user already. What
+    /// is stored from now on reaches it, however long the catching up takes.
+    ///
+    /// # Errors
+    /// Where the socket follows too many.
+    pub async fn take_place(
+        &self,
+        live: &Arc<Live>,
+        user: &UserId,
+        last_seq: Option<i64>,
+    ) -> Result<Option<Place>, TooMany> {
+        // Who asks twice hears the second answer when the place is fixed.
+        let _turn = live.turn.lock().await;
+        let followed = live.cursors().len();
+        if live.watches_all || live.cursors().contains_key(user) {
+            return Ok(None);
+        }
+        if followed >= MAX_FOLLOWED {
+            return Err(TooMany);
+        }
+        let users = [user.clone()];
+        let Some(heads) = self.patiently(live, || db::heads(&self.db, &users)).await else {
+            self.cut(live, Goodbye::CatchUpFailed);
+            return Ok(None);
+        };
+        let newest = heads.first().map_or(0, |head| head.last_seq);
+        let seq = last_seq.map_or(newest, |seq| seq.clamp(0, newest));
+        let catching_up = Cursor {
+            seq: None,
+            unread: None,
+        };
+        live.cursors().insert(user.clone(), catching_up);
+        Ok(Some(Place {
+            user: user.clone(),
+            seq,
+            newest,
+        }))
+    }
+
+    /// Gives a socket what lies before its place, and then live notifications.
+    pub async fn catch_up(&self, live: &Arc<Live>, place: Place) {
+        match self.read_up(live, &place).await {
+            Ok(seq) => self.enrol(live, &place.user, seq),
+            Err(goodbye) => self.cut(live, goodbye),
+        }
     }
 
     /// Stops following.
@@ -154,13 +191,22 @@ impl Hub {
         live.cursors().remove(user);
     }
 
-    /// Watches every user's notifications from now on.
-    pub async fn watch_all(&self, live: &Arc<Live>) {
-        let Some(heads) = self.patiently(live, || db::all_heads(&self.db)).await else {
-            return self.cut(live, Goodbye::CatchUpFailed);
-        };
-        let mut sockets = self.sockets();
-        if sockets.all.contains_key(&live.id) {
+    /// Where every user's notifications stand, for a socket that will watch them all.
+    pub async fn look_around(&self, live: &Arc<Live>) -> Option<Vec<Head>> {
+        let heads = self.patiently(live, || db::all_heads(&self.db)).await;
+        if heads.is_none() {
+            self.cut(live, Goodbye::CatchUpFailed);
+        }
+        heads
+    }
+
+    /// Watches every user's notifications, from where they stood.
+    pub fn watch_all(&self, live: &Arc<Live>, heads: Vec<Head>) {
+        {
+            let mut sockets = self.sockets();
+            if !sockets.all.contains_key(&live.id) {
+                return;
+            }
             let seen = heads.into_iter().map(|head| {
                 let cursor = Cursor {
                     seq: Some(head.last_seq),
@@ -171,6 +217,7 @@ impl Hub {
             live.cursors().extend(seen);
             sockets.watchers.insert(live.id, live.clone());
         }
+        self.sweep_soon();
     }
 
     /// Says on this instance and all others that a user's notifications have changed.
@@ -242,24 +289,12 @@ impl Hub {
         self.sockets().all.len()
     }
 
-    /// Reads page after page and hands it over until less than a page is left; the number reached. The rest comes by
-    /// the pump, so no notification falls between the two.
-    async fn catch_up(
-        &self,
-        live: &Arc<Live>,
-        user: &UserId,
-        last_seq: Option<i64>,
-    ) -> Result<i64, Goodbye> {
-        let users = [user.clone()];
-        let heads = self
-            .patiently(live, || db::heads(&self.db, &users))
-            .await
-            .ok_or(Goodbye::CatchUpFailed)?;
-        let newest = heads.first().map_or(0, |head| head.last_seq);
-        let mut seq = last_seq.map_or(newest, |seq| seq.clamp(0, newest));
+    /// Reads page after page and hands it over; the number reached. What came meanwhile the pump brings.
+    async fn read_up(&self, live: &Arc<Live>, place: &Place) -> Result<i64, Goodbye> {
+        let (mut seq, newest) = (place.seq, place.newest);
         while seq < newest {
             let wants = [Want {
-                user_id: user.clone(),
+                user_id: place.user.clone(),
                 after: seq,
                 upto: newest,
             }];

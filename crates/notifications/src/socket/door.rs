@@ -21,7 +21,6 @@ pub fn wrap(router: Router, state: &Notifications) -> Router {
     // Only a layer around a router without routes of its own sees the request before it is routed.
     Router::new()
         .fallback_service(router)
-        .layer(state.socketio.layer.clone())
         .layer(from_fn_with_state(state.clone(), direct))
 }
 
@@ -53,6 +52,9 @@ async fn direct(State(state): State<Notifications>, mut request: Request, next: 
                 *request.uri_mut() = uri;
             }
         }
+    }
+    if path == SOCKETIO_PATH {
+        return state.socketio.serve(request, upgrades).await;
     }
     next.run(request).await
 }

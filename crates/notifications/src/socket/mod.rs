@@ -4,6 +4,7 @@ mod door;
 pub mod plain;
 pub mod socketio;
 pub mod stream;
+mod transport;
 
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use serde_json::{Value, json};
 
 pub use door::{PLAIN_PATH, wrap};
 
-use crate::hub::{Frame, Goodbye, Hub, Identity, Live, TooMany};
+use crate::hub::{Frame, Goodbye, Hub, Identity, Live, Place, TooMany};
+use crate::notification::db::Head;
 
 /// Bytes that a client may send in one message.
 pub const MAX_INCOMING: usize = 64 * 1024;
@@ -43,6 +45,15 @@ pub struct Hello {
     /// The number of the last notification it saw.
     #[serde(deserialize_with = "number")]
     pub last_seq: Option<i64>,
+}
+
+/// Where a new socket begins; nowhere if the store did not say.
+#[derive(Debug)]
+pub enum Arrival {
+    /// At a place among its user's notifications.
+    User(Option<Place>),
+    /// Where all users' notifications stood.
+    Anybody(Option<Vec<Head>>),
 }
 
 /// Whom to follow from now on.
@@ -152,8 +163,24 @@ impl Sockets {
         })
     }
 
+    /// Fixes from where on a socket is given notifications. It comes before everything else, so that nothing falls
+    /// between what the client knows and what it is given.
+    pub async fn arrive(&self, live: &Arc<Live>, last_seq: Option<i64>) -> Arrival {
+        match &live.identity.user {
+            // One user is never too many.
+            Some(user) => Arrival::User(
+                self.hub
+                    .take_place(live, user, last_seq)
+                    .await
+                    .ok()
+                    .flatten(),
+            ),
+            None => Arrival::Anybody(self.hub.look_around(live).await),
+        }
+    }
+
     /// Greets a socket and gives it what it missed.
-    pub async fn welcome(&self, live: &Arc<Live>, client_id: &str, last_seq: Option<i64>) {
+    pub async fn welcome(&self, live: &Arc<Live>, client_id: &str, arrival: Arrival) {
         let greeting = json!({
             "message": "Connected to the notification service",
             "clientId": client_id,
@@ -161,10 +188,10 @@ impl Sockets {
             "timestamp": self.platform.clock.now(),
         });
         let _ = live.send(&Frame::new("welcome", greeting));
-        match live.identity.user.clone() {
-            // One user is never too many.
-            Some(user) => drop(self.hub.follow(live, &user, last_seq).await),
-            None => self.hub.watch_all(live).await,
+        match arrival {
+            Arrival::User(Some(place)) => self.hub.catch_up(live, place).await,
+            Arrival::Anybody(Some(heads)) => self.hub.watch_all(live, heads),
+            Arrival::User(None) | Arrival::Anybody(None) => {}
         }
     }
 

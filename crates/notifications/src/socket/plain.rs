@@ -61,7 +61,8 @@ async fn serve(sockets: Sockets, mut socket: WebSocket, identity: Identity, last
     let (queue, mut frames) = mpsc::channel(MAX_WAITING);
     let live = sockets.hub.open(identity, Link::Queue(queue), "websocket");
     let client_id = Uuid::new_v4().to_string();
-    let welcome = sockets.welcome(&live, &client_id, last_seq);
+    let arrival = sockets.arrive(&live, last_seq).await;
+    let welcome = sockets.welcome(&live, &client_id, arrival);
     let carry = carry(&sockets, &live, &mut socket, &mut frames);
     // Catching up fills the queue while the client empties it.
     tokio::select! {

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use fred::clients::SubscriberClient;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use http_body_util::Limited;
 use platform::{Platform, Problem};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,17 +19,23 @@ use socketioxide::SocketIo;
 use socketioxide::adapter::Emitter;
 use socketioxide::extract::{AckSender, Extension, State, TryData};
 use socketioxide::handler::ConnectHandler;
-use socketioxide::layer::SocketIoLayer;
+use socketioxide::service::SocketIoService;
 use socketioxide_redis::{FredAdapter, RedisAdapterConfig, RedisAdapterCtr};
+use tokio::sync::SetOnce;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::transport::{Cut, Stream, Transports};
 use super::{Hello, MAX_INCOMING, Sockets, Subscribe, answer, farewell, malformed};
 use crate::hub::{Frame, Goodbye, Identity, Link, Live, MAX_WAITING, NotSent};
 
 /// The namespaces; both serve the same.
 pub const NAMESPACES: [&str; 2] = ["/", "/notifications"];
+/// The answer to one poll. All that may wait fits in: what does not, the library forgets when the client changes from
+/// polling to WebSocket.
+const MAX_POLL: u64 = 32 * 1024 * 1024;
 /// Rooms that one socket may be in.
 const MAX_ROOMS: usize = 100;
 const MAX_ROOM_NAME: usize = 128;
@@ -32,8 +43,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(25);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// How long a client whose queue is full may take to read why it is cut.
-const FAREWELL: Duration = Duration::from_secs(30);
+/// How long a client whose queue is full may take to make room for the reason why it is cut.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 type Adapter = FredAdapter<Emitter>;
 /// A Socket.IO client in one namespace.
@@ -44,8 +55,8 @@ type Ack = AckSender<Adapter>;
 #[derive(Clone)]
 pub struct Server {
     io: SocketIo<Adapter>,
-    /// What goes around the router.
-    pub layer: SocketIoLayer<Adapter>,
+    service: SocketIoService<Router, Adapter>,
+    transports: Transports,
     subscriber: SubscriberClient,
 }
 
@@ -70,16 +81,18 @@ impl Server {
             .ping::<()>(None)
             .await
             .context("connecting the Socket.IO adapter to Redis")?;
-        let (layer, io) = SocketIo::builder()
+        let transports = Transports::default();
+        let (service, io) = SocketIo::builder()
             .with_adapter::<Adapter>(adapter)
             .with_state(sockets)
+            .with_state(transports.clone())
             .ping_interval(PING_INTERVAL)
             .ping_timeout(PING_TIMEOUT)
             .max_buffer_size(MAX_WAITING)
-            .max_payload(MAX_INCOMING as u64)
+            .max_payload(MAX_POLL)
             .ws_max_message_size(MAX_INCOMING)
             .ws_max_frame_size(MAX_INCOMING)
-            .build_layer();
+            .build_with_inner_svc(Router::new());
         for namespace in NAMESPACES {
             let opened = io.ns(namespace, connected.with(admit)).await;
             opened
@@ -87,9 +100,32 @@ impl Server {
         }
         Ok(Self {
             io,
-            layer,
+            service,
+            transports,
             subscriber,
         })
+    }
+
+    /// Serves a request of the Engine.IO protocol, which stands under Socket.IO.
+    pub async fn serve(&self, request: Request, upgrades: bool) -> Response {
+        let mut service = self.service.clone();
+        if upgrades {
+            return self.transports.open(request, move |stream, request| {
+                // A handshake that makes no sense ends with its connection.
+                drop(
+                    tower::Service::<(Box<dyn Stream>, http::Request<()>)>::call(
+                        &mut service,
+                        (stream, request),
+                    ),
+                );
+            });
+        }
+        // The library's own bound is that of its answers.
+        let request = request.map(|body| Body::new(Limited::new(body, MAX_INCOMING)));
+        match tower::Service::<Request>::call(&mut service, request).await {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        }
     }
 
     /// Subscribes the adapter's channels anew after each reconnection, until the stop; the client does not.
@@ -149,11 +185,16 @@ impl Server {
 async fn admit(
     socket: SocketRef,
     State(sockets): State<Sockets>,
-    TryData(auth): TryData<Hello>,
+    TryData(auth): TryData<Value>,
 ) -> Result<(), &'static str> {
     let parts = socket.req_parts();
-    let said = auth.unwrap_or_default();
     let admitted = async {
+        // Without a payload there is nothing to read.
+        let said = match auth {
+            Ok(Value::Null) | Err(_) => Hello::default(),
+            Ok(auth) => serde_json::from_value(auth)
+                .map_err(|_| Problem::invalid_field("auth", "cannot be read"))?,
+        };
         let hello = said.or(Hello::of(&parts.uri, &parts.headers)?);
         let identity = sockets
             .admit(&hello, &parts.headers, &parts.extensions)
@@ -164,6 +205,12 @@ async fn admit(
         Ok((hello, identity)) => {
             socket.extensions.insert(identity);
             socket.extensions.insert(LastSeq(hello.last_seq));
+            socket.extensions.insert(Seat::default());
+            // Here and not once it is connected, for the client may speak at once.
+            socket.on("subscribe", subscribe);
+            socket.on("unsubscribe", unsubscribe);
+            socket.on("join_room", join_room);
+            socket.on("leave_room", leave_room);
             Ok(())
         }
         Err(problem) if problem.status() == http::StatusCode::SERVICE_UNAVAILABLE => {
@@ -177,87 +224,107 @@ async fn admit(
 #[derive(Clone, Copy)]
 struct LastSeq(Option<i64>);
 
+/// Where the handlers of a client's messages find its socket, as soon as it has arrived. A client may speak before.
+type Seat = Arc<SetOnce<Arc<Live>>>;
+
 async fn connected(
     socket: SocketRef,
     State(sockets): State<Sockets>,
+    State(transports): State<Transports>,
     Extension(identity): Extension<Identity>,
     Extension(LastSeq(last_seq)): Extension<LastSeq>,
+    Extension(seat): Extension<Seat>,
 ) {
-    socket.on("subscribe", subscribe);
-    socket.on("unsubscribe", unsubscribe);
-    socket.on("join_room", join_room);
-    socket.on("leave_room", leave_room);
     if let Some(user) = &identity.user {
         socket.join(format!("user:{user}"));
     }
     let live = sockets
         .hub
         .open(identity, Link::SocketIo(socket.clone()), "socketio");
-    socket.extensions.insert(live.clone());
     let leaving = (sockets.clone(), live.clone());
     socket.on_disconnect(async move || {
         let (sockets, live) = leaving;
         sockets.hub.remove(&live);
         live.ended.cancel();
     });
+    if !socket.connected() {
+        // It left before we could hear of it.
+        sockets.hub.remove(&live);
+        live.ended.cancel();
+    }
+    let arrival = sockets.arrive(&live, last_seq).await;
+    // The connect handler runs once, so the seat is free.
+    let _ = seat.set(live.clone());
     sockets
-        .welcome(&live, &socket.id.to_string(), last_seq)
+        .welcome(&live, &socket.id.to_string(), arrival)
         .await;
     live.ended.cancelled().await;
-    see_off(&live).await;
+    see_off(&live, &transports).await;
 }
 
-/// Tells a client that we end why, and disconnects it. One whose queue is full gets the time to empty it.
-async fn see_off(live: &Live) {
+/// Tells a client that we end why, if it reads it in time. One whose session ended is disconnected for good; from
+/// others the connection is taken, by which clients know to come back.
+async fn see_off(live: &Live, transports: &Transports) {
     let (Some(socket), Some((goodbye, reason))) = (live.socketio(), farewell(live)) else {
         return;
     };
     if goodbye == Goodbye::Leaving {
-        // The transport is closed for all at once, by which clients know to reconnect.
+        // All connections are closed at once.
         return;
     }
-    let deadline = tokio::time::Instant::now() + FAREWELL;
-    while tokio::time::Instant::now() < deadline && socket.connected() {
-        if live.send(&reason) != Err(NotSent::Full) {
-            break;
-        }
+    let deadline = Instant::now() + FAREWELL;
+    while live.send(&reason) == Err(NotSent::Full)
+        && Instant::now() < deadline
+        && socket.connected()
+    {
         tokio::time::sleep(RETRY_PAUSE).await;
     }
-    while tokio::time::Instant::now() < deadline
-        && socket.connected()
-        && socket.clone().disconnect().is_err()
-    {
+    if goodbye == Goodbye::SessionEnded && socket.clone().disconnect().is_ok() {
+        return;
+    }
+    tokio::time::sleep(RETRY_PAUSE).await;
+    if transports.cut(
+        socket.id.as_str(),
+        socket.req_parts().extensions.get::<Cut>(),
+    ) {
+        return;
+    }
+    // A client that polls leaves nothing to cut: it is disconnected when it has room, or ends by its missing pong.
+    while socket.connected() && socket.clone().disconnect().is_err() {
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
 async fn subscribe(
     State(sockets): State<Sockets>,
-    Extension(live): Extension<Arc<Live>>,
+    Extension(seat): Extension<Seat>,
     TryData(ask): TryData<Subscribe>,
     ack: Ack,
 ) {
-    let reply = sockets.subscribe(&live, ask.map_err(|_| ())).await;
-    respond(&sockets, &live, &reply, ack);
+    let live = seat.wait().await;
+    let reply = sockets.subscribe(live, ask.map_err(|_| ())).await;
+    respond(&sockets, live, &reply, ack);
 }
 
 async fn unsubscribe(
     State(sockets): State<Sockets>,
-    Extension(live): Extension<Arc<Live>>,
+    Extension(seat): Extension<Seat>,
     TryData(ask): TryData<Subscribe>,
     ack: Ack,
 ) {
-    let reply = sockets.unsubscribe(&live, ask.map_err(|_| ()));
-    respond(&sockets, &live, &reply, ack);
+    let live = seat.wait().await;
+    let reply = sockets.unsubscribe(live, ask.map_err(|_| ()));
+    respond(&sockets, live, &reply, ack);
 }
 
 async fn join_room(
     socket: SocketRef,
     State(sockets): State<Sockets>,
-    Extension(live): Extension<Arc<Live>>,
+    Extension(seat): Extension<Seat>,
     TryData(ask): TryData<Room>,
     ack: Ack,
 ) {
+    let live = seat.wait().await;
     let reply = match ask {
         Err(_) => malformed("join_room", "{room}"),
         Ok(Room { room }) if room.is_empty() || room.len() > MAX_ROOM_NAME => {
@@ -274,16 +341,17 @@ async fn join_room(
             answer("room_joined", "room", &room, "Joined the room")
         }
     };
-    respond(&sockets, &live, &reply, ack);
+    respond(&sockets, live, &reply, ack);
 }
 
 async fn leave_room(
     socket: SocketRef,
     State(sockets): State<Sockets>,
-    Extension(live): Extension<Arc<Live>>,
+    Extension(seat): Extension<Seat>,
     TryData(ask): TryData<Room>,
     ack: Ack,
 ) {
+    let live = seat.wait().await;
     let reply = match ask {
         Err(_) => malformed("leave_room", "{room}"),
         Ok(Room { room }) => {
@@ -291,7 +359,7 @@ async fn leave_room(
             answer("room_left", "room", &room, "Left the room")
         }
     };
-    respond(&sockets, &live, &reply, ack);
+    respond(&sockets, live, &reply, ack);
 }
 
 /// Answers by the event, and by the acknowledgement where one is wanted.

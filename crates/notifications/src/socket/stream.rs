@@ -57,8 +57,9 @@ fn events(
 ) -> impl Stream<Item = std::result::Result<Event, Infallible>> {
     let (sockets, live) = (out.0.clone(), out.1.clone());
     let welcome = async move {
+        let arrival = sockets.arrive(&live, seen).await;
         sockets
-            .welcome(&live, &Uuid::new_v4().to_string(), seen)
+            .welcome(&live, &Uuid::new_v4().to_string(), arrival)
             .await;
     };
     let ended = out.1.ended.clone();

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use platform::lifecycle::Tasks;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::app::{Cluster, Socket, beside, until, with_sweep, without_sweep};
+use crate::app::{Cluster, Instance, SOON, Socket, beside, until, with_sweep, without_sweep};
 
 /// The way to Redis, which can be cut.
 struct Wire {
@@ -139,58 +140,114 @@ async fn rooms_reach_over_instances_again_when_redis_is_back(db: PgPool) {
     .await;
 }
 
-#[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn who_does_not_read_is_cut_and_gets_the_rest_later(db: PgPool) {
-    let cluster = Cluster::new(db, with_sweep()).await;
-    let alice = cluster.sign_in("alice", &["user"]).await;
-    let mut slow = cluster
-        .second
-        .connect(&format!("/notifications?token={alice}"))
-        .await;
-    ready(&mut slow).await;
-    let data = json!({ "text": "x".repeat(16_000) });
-    let mut sent = 0;
+/// Stores so much at once that no kernel takes it all; the sweep finds it.
+async fn flood(cluster: &Cluster, user: &str, count: i64) {
+    let platform = &cluster.first.platform;
+    let mut tx = platform.db.begin().await.unwrap();
+    sqlx::query("insert into notifications.inboxes (user_id, last_seq, unread, updated_at) values ($1, $2, $2, $3)")
+        .bind(user)
+        .bind(count)
+        .bind(platform.clock.now())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    sqlx::query(
+        "insert into notifications.notifications
+            (id, user_id, seq, kind, title, message, priority, status, delivery_status, channels, data, created_at)
+        select 'n' || seq, $1, seq, 'system', 't', 'm', 'normal', 'unread', 'sent', '[]',
+            jsonb_build_object('text', repeat('x', 16000)), $3
+        from generate_series(1, $2) as seq",
+    )
+    .bind(user)
+    .bind(count)
+    .bind(platform.clock.now())
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+}
 
-    // The kernel takes a few megabytes before anything waits.
-    let send = async || {
-        let body = json!({ "userId": "alice", "message": "m", "data": data });
-        let sending = (0..50).map(|_| {
-            cluster
-                .first
-                .ask("POST", "/notifications", &alice, body.clone())
-        });
-        futures::future::join_all(sending).await;
-    };
-    while cluster.second.state.open_sockets() > 0 {
-        assert!(sent < 5_000, "a socket that does not read stays");
-        send().await;
-        sent += 50;
-    }
-
-    let mut last = 0;
-    let mut reason = Value::Null;
-    while let Some(Ok(message)) = futures::StreamExt::next(&mut slow.0).await {
-        let Ok(text) = message.to_text() else {
-            continue;
-        };
-        let Ok(frame) = serde_json::from_str::<Value>(text) else {
-            continue;
-        };
-        match frame["event"].as_str() {
-            Some("notification") => {
-                assert_eq!(frame["data"]["seq"], last + 1);
+/// Reads to the end; the last number, and the code of the reason if there was one.
+async fn read_out(
+    socket: &mut Socket,
+    event_of: impl Fn(&str) -> Option<(String, Value)>,
+) -> (i64, Option<Value>) {
+    let (mut last, mut reason) = (0, None);
+    while let Some(Ok(message)) = tokio::time::timeout(SOON, socket.0.next()).await.unwrap() {
+        match message.to_text().ok().and_then(&event_of) {
+            Some((name, data)) if name == "notification" => {
+                assert_eq!(data["seq"], last + 1);
                 last += 1;
             }
-            Some("error") => reason = frame["data"]["code"].clone(),
+            Some((name, data)) if name == "error" => reason = Some(data["code"].clone()),
             _ => {}
         }
     }
-    assert!(reason.is_null() || reason == "SLOW_CONSUMER");
+    (last, reason)
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn who_does_not_read_is_cut_and_gets_the_rest_later(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let mut slow = cluster.second.connect("/notifications?userId=alice").await;
+    ready(&mut slow).await;
+
+    flood(&cluster, "alice", 1_000).await;
+    until("the cut", async || cluster.second.state.open_sockets() == 0).await;
+
+    let (last, reason) = read_out(&mut slow, |text| {
+        let mut frame: Value = serde_json::from_str(text).ok()?;
+        Some((frame["event"].as_str()?.to_owned(), frame["data"].take()))
+    })
+    .await;
+    assert!(last < 1_000 && reason.is_none_or(|code| code == "SLOW_CONSUMER"));
     let mut again = cluster
         .first
-        .connect(&format!("/notifications?token={alice}&lastSeq={last}"))
+        .connect(&format!("/notifications?userId=alice&lastSeq={last}"))
         .await;
-    for seq in last + 1..=sent {
+    for seq in last + 1..=1_000 {
         assert_eq!(again.event("notification").await["seq"], seq);
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_socketio_client_that_does_not_read_loses_its_connection_and_nothing_else(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let event_of = |text: &str| {
+        let mut array: Value = serde_json::from_str(text.strip_prefix("42")?).ok()?;
+        Some((array[0].as_str()?.to_owned(), array[1].take()))
+    };
+    let connect = async |instance: &Instance, last_seq: i64| {
+        let mut socket = instance
+            .connect("/socket.io/?EIO=4&transport=websocket&userId=alice")
+            .await;
+        socket.text().await;
+        socket
+            .say(format!("40{}", json!({ "lastSeq": last_seq })))
+            .await;
+        while !socket.text().await.contains("welcome") {}
+        socket
+    };
+    let mut slow = connect(&cluster.second, 0).await;
+    while !slow.text().await.contains("unread-count") {}
+
+    flood(&cluster, "alice", 1_000).await;
+    until("the cut", async || cluster.second.state.open_sockets() == 0).await;
+    let (last, _) = read_out(&mut slow, event_of).await;
+    assert!(last < 1_000);
+    let mut again = connect(&cluster.first, last).await;
+    let mut seq = last;
+    while seq < 1_000 {
+        match again.text().await.as_str() {
+            "2" => again.say("3").await,
+            text => {
+                if let Some((name, data)) = event_of(text)
+                    && name == "notification"
+                {
+                    seq += 1;
+                    assert_eq!(data["seq"], seq);
+                }
+            }
+        }
     }
 }

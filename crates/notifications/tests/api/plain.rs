@@ -17,12 +17,6 @@ async fn a_socket_on_one_instance_gets_what_is_sent_through_the_other(db: PgPool
             && welcome["timestamp"].is_string()
             && welcome["message"].is_string()
     );
-    // The watching of everybody begins after the welcome.
-    socket
-        .say(json!({ "event": "subscribe", "data": { "userId": "test" } }).to_string())
-        .await;
-    socket.event("subscribed").await;
-
     let sent = cluster.first.send("test", "Hello").await;
 
     assert_eq!(socket.event("notification").await, sent);
@@ -260,6 +254,7 @@ async fn a_socket_ends_with_its_session(db: PgPool) {
         .await;
     let mut other = cluster.second.connect("/notifications?userId=alice").await;
     socket.event("welcome").await;
+    other.event("welcome").await;
     let platform = &cluster.first.platform;
 
     platform

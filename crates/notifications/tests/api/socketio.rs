@@ -258,11 +258,6 @@ async fn in_the_sandbox_nobody_gets_everything_and_a_name_is_believed(db: PgPool
     let mut alice = Client::open(&cluster.first, "/socket.io/?userId=alice&", "/", json!({})).await;
     anybody.event("welcome").await;
     alice.event("unread-count").await;
-    // The watching begins after the welcome.
-    anybody
-        .emit("subscribe", json!({ "userId": "bob" }), "")
-        .await;
-    anybody.event("subscribed").await;
 
     cluster.second.send("bob", "for bob").await;
     cluster.second.send("alice", "for alice").await;
@@ -354,6 +349,55 @@ async fn polling_works_too(db: PgPool) {
     cluster.second.send("alice", "Hello").await;
 
     assert!(poll("GET", &sid, "").await.contains(r#""message":"Hello""#));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_sent_right_after_the_welcome_is_heard(db: PgPool) {
+    let cluster = Cluster::new(db, without_sweep()).await;
+    for n in 0..20 {
+        let path = "/socket.io/?userId=alice&";
+        let mut client = Client::open(&cluster.second, path, "/", json!({})).await;
+        // A client may speak as soon as it is connected, before it is greeted.
+        assert!(client.packet().await.starts_with("40"));
+        client
+            .emit("subscribe", json!({ "userId": "alice" }), "")
+            .await;
+        client.event("welcome").await;
+        let text = format!("{n}");
+
+        cluster.first.send("alice", &text).await;
+
+        assert_eq!(client.event("notification").await["message"], text);
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn malformed_handshakes_and_messages_too_long_are_refused(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    for auth in [json!({ "lastSeq": "x" }), json!({ "token": 7 }), json!("x")] {
+        let mut client = Client::open(&cluster.first, "/socket.io/?", "/", auth.clone()).await;
+        assert_eq!(
+            client.packet().await,
+            r#"44{"message":"malformed"}"#,
+            "{auth}"
+        );
+    }
+    let mut client = Client::connect(&cluster.first, "/", json!({})).await;
+    client
+        .emit("subscribe", json!("x".repeat(65 * 1024)), "")
+        .await;
+    client.socket.closed().await;
+
+    let poll = "/socket.io/?EIO=4&transport=polling";
+    let open = Request::builder().uri(poll).body(String::new()).unwrap();
+    let hello: Value = serde_json::from_str(&cluster.first.raw(open).await.1[1..]).unwrap();
+    let uri = format!("{poll}&sid={}", hello["sid"].as_str().unwrap());
+    let long = Request::builder()
+        .method("POST")
+        .uri(uri)
+        .body(format!("4{}", "x".repeat(65 * 1024)))
+        .unwrap();
+    assert_ne!(cluster.first.raw(long).await.0, StatusCode::OK);
 }
 
 /// Asks the wrapped router itself, as a connection from this machine would.
