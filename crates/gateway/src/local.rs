@@ -1,12 +1,14 @@
 //! The gateway's own routes: keys, documents, and what it knows of the instances behind it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::routing::get;
 use contracts::{Service, Timestamp};
 use gateway::front::{GroupReport, Upstreams};
+use http::StatusCode;
+use http::header::LOCATION;
 use platform::http::Json;
 use platform::problem::ProblemBody;
 use platform::{Admin, Platform};
@@ -37,13 +39,13 @@ struct UpstreamReport {
 /// The gateway's own routes, with the layers of every service around them.
 pub fn router(platform: &Platform, upstreams: Upstreams, health: Router) -> Router {
     let state = Local { platform: platform.clone(), upstreams };
-    let document = Arc::new(serde_json::to_value(docs::document()).unwrap_or_default());
-    let served = document.clone();
+    // The page stands deeper than its name, since a trailing slash says nothing here and its links are relative.
+    let page = SwaggerUi::new("/docs/page").url("/openapi.json", docs::document());
     let routes = routes()
         .with_state(state)
         .merge(OpenApiRouter::from(health))
-        .route("/openapi.json", axum::routing::get(move || async move { Json(Value::clone(&served)) }))
-        .merge(OpenApiRouter::from(Router::from(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", Value::clone(&document)))));
+        .route("/docs", get(|| async { (StatusCode::FOUND, [(LOCATION, "/api/docs/page/index.html")]) }))
+        .merge(OpenApiRouter::from(Router::from(page)));
     platform::http::service(platform, Service::Gateway, routes).router
 }
 

@@ -208,7 +208,14 @@ async fn open(
             started_at,
             replica: replica.clone(),
         };
-        let membership = registry.join(announcement).await.context("joining the registry")?;
+        let membership = match registry.join(announcement).await.context("joining the registry") {
+            Ok(membership) => membership,
+            Err(error) => {
+                // What waits in our sockets goes to a replica that could start.
+                listeners.hand_over().await;
+                return Err(error);
+            }
+        };
         let traffic = part.traffic;
         membership.report_load(move || traffic.load());
         info!("{name} {} listens on {} and {own}", membership.instance(), settings.address(part.service));

@@ -32,7 +32,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: env.within("MEDIA_WORKERS", cores.min(64), (1, 64)),
-            lease: env.seconds("MEDIA_LEASE_SECONDS", Duration::from_secs(60)),
+            lease: env.seconds("MEDIA_LEASE_SECONDS", Duration::from_secs(15)),
             poll: env.seconds("MEDIA_POLL_SECONDS", Duration::from_secs(1)),
             stitch_deadline: env.seconds("MEDIA_STITCH_DEADLINE_SECONDS", Duration::from_secs(60)),
             user_running: env.within("MEDIA_USER_RUNNING", 4, (1, 1000)),

@@ -7,7 +7,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt,
+};
 use sha2::{Digest, Sha256};
 
 /// The size of the parts in which an object is written; so much of an upload is in memory at a time.
@@ -56,8 +58,12 @@ impl Objects {
     /// # Errors
     /// Where it cannot be made or read.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("making the object folder {}: correct OBJECTS_FOLDER", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!(
+                "making the object folder {}: correct OBJECTS_FOLDER",
+                folder.display()
+            )
+        })?;
         let store = LocalFileSystem::new_with_prefix(folder)
             .with_context(|| format!("opening the object folder {}", folder.display()))?
             .with_automatic_cleanup(false);
@@ -69,8 +75,20 @@ impl Objects {
     /// # Errors
     /// Where the store does not answer.
     pub async fn write(&self, key: &str) -> Result<Writing, ObjectError> {
-        let upload = self.0.put_multipart(&Key::from(key)).await.map_err(|source| ObjectError { tried: "begin", source })?;
-        Ok(Writing { upload, part: Vec::new(), hash: Sha256::new(), size: 0 })
+        let upload = self
+            .0
+            .put_multipart(&Key::from(key))
+            .await
+            .map_err(|source| ObjectError {
+                tried: "begin",
+                source,
+            })?;
+        Ok(Writing {
+            upload,
+            part: Vec::new(),
+            hash: Sha256::new(),
+            size: 0,
+        })
     }
 
     /// Writes a small object at once.
@@ -79,7 +97,10 @@ impl Objects {
     /// Where the store does not answer.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
         let put = self.0.put(&Key::from(key), bytes.into()).await;
-        put.map(|_| ()).map_err(|source| ObjectError { tried: "write", source })
+        put.map(|_| ()).map_err(|source| ObjectError {
+            tried: "write",
+            source,
+        })
     }
 
     /// Reads a small object whole.
@@ -88,7 +109,10 @@ impl Objects {
     /// Where it is not there or the store does not answer.
     pub async fn bytes(&self, key: &str) -> Result<Bytes, ObjectError> {
         let object = self.read(key, None).await?;
-        object.bytes().await.map_err(|source| ObjectError { tried: "read", source })
+        object.bytes().await.map_err(|source| ObjectError {
+            tried: "read",
+            source,
+        })
     }
 
     /// Reads an object, or a range of it.
@@ -96,8 +120,17 @@ impl Objects {
     /// # Errors
     /// Where it is not there or the store does not answer.
     pub async fn read(&self, key: &str, range: Option<GetRange>) -> Result<GetResult, ObjectError> {
-        let options = GetOptions { range, ..GetOptions::default() };
-        self.0.get_opts(&Key::from(key), options).await.map_err(|source| ObjectError { tried: "read", source })
+        let options = GetOptions {
+            range,
+            ..GetOptions::default()
+        };
+        self.0
+            .get_opts(&Key::from(key), options)
+            .await
+            .map_err(|source| ObjectError {
+                tried: "read",
+                source,
+            })
     }
 
     /// The object as a file, where the store is a folder.
@@ -118,7 +151,10 @@ impl Objects {
     pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         match self.0.delete(&Key::from(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(ObjectError { tried: "delete", source }),
+            Err(source) => Err(ObjectError {
+                tried: "delete",
+                source,
+            }),
         }
     }
 }
@@ -144,8 +180,14 @@ impl Writing {
     /// Where the store does not answer; nothing is visible then.
     pub async fn finish(mut self) -> Result<Written, ObjectError> {
         self.flush().await?;
-        self.upload.complete().await.map_err(|source| ObjectError { tried: "finish", source })?;
-        Ok(Written { size: self.size, sha256: hex::encode(self.hash.finalize()) })
+        self.upload.complete().await.map_err(|source| ObjectError {
+            tried: "finish",
+            source,
+        })?;
+        Ok(Written {
+            size: self.size,
+            sha256: hex::encode(self.hash.finalize()),
+        })
     }
 
     /// Leaves nothing behind.
@@ -160,6 +202,12 @@ impl Writing {
             return Ok(());
         }
         let part = std::mem::take(&mut self.part);
-        self.upload.put_part(part.into()).await.map_err(|source| ObjectError { tried: "write", source })
+        self.upload
+            .put_part(part.into())
+            .await
+            .map_err(|source| ObjectError {
+                tried: "write",
+                source,
+            })
     }
 }

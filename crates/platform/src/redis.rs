@@ -52,6 +52,7 @@ pub async fn connect(url: &str) -> anyhow::Result<Pool> {
         pool.init().await?;
         for client in pool.clients() {
             client.ping::<()>(None).await?;
+            speak_after_reconnect(client);
         }
         Ok::<_, fred::error::Error>(())
     };
@@ -66,24 +67,49 @@ pub async fn connect(url: &str) -> anyhow::Result<Pool> {
     Ok(pool)
 }
 
-/// A client of its own, for calls that block and for subscriptions.
+/// A client of its own, for subscriptions.
 ///
 /// # Errors
 /// Where no server answers.
 pub async fn client(url: &str) -> anyhow::Result<Client> {
+    let client = short_lived(url).await?;
+    speak_after_reconnect(&client);
+    Ok(client)
+}
+
+/// A client of its own for calls that block; it never falls silent, and may be replaced by another at any time.
+///
+/// # Errors
+/// Where no server answers.
+pub async fn short_lived(url: &str) -> anyhow::Result<Client> {
     let client = builder(url)?.build().context("building a Redis client")?;
-    tokio::time::timeout(CONNECT_DEADLINE, client.init())
+    let connecting = async {
+        client.init().await?;
+        client.ping::<()>(None).await
+    };
+    let place = place(url);
+    tokio::time::timeout(CONNECT_DEADLINE, connecting)
         .await
         .map_err(|_| anyhow::anyhow!("no answer within 5 s"))
         .and_then(|answer| answer.map_err(anyhow::Error::from))
         .with_context(|| {
-            format!(
-                "Redis at {} does not answer: start it, or correct REDIS_URL",
-                place(url)
-            )
+            format!("Redis at {place} does not answer: start it, or correct REDIS_URL")
         })?;
-    client.ping::<()>(None).await?;
     Ok(client)
+}
+
+/// Asks once after each new connection: one on which nothing was asked yet is taken for frozen and closed, again and
+/// again. For clients that live as long as the process: the task holds its client.
+fn speak_after_reconnect(client: &Client) {
+    let asking = client.clone();
+    client.on_reconnect(move |_| {
+        let client = asking.clone();
+        async move {
+            // A connection that is gone again is followed by another reconnect.
+            let _ = client.ping::<()>(None).await;
+            Ok(())
+        }
+    });
 }
 
 /// The URL without user and password.

@@ -27,11 +27,19 @@ pub async fn platform(db: PgPool) -> Platform {
 pub async fn with(db: PgPool, change: impl FnOnce(&mut Settings)) -> Platform {
     let redis_url = std::env::var("REDIS_URL")
         .expect("REDIS_URL names the Redis of the tests; tests/run sets it");
+    beside(db, &redis_url, change).await
+}
+
+/// The same beside another Redis, one that a test may freeze or kill.
+///
+/// # Panics
+/// Where Redis does not answer.
+pub async fn beside(db: PgPool, redis_url: &str, change: impl FnOnce(&mut Settings)) -> Platform {
     let mut settings = Settings::from_env(&mut Env::of([]));
     settings.key_prefix = format!("test-{}", Uuid::new_v4());
     change(&mut settings);
     let keys = Keys::new(&settings.key_prefix);
-    let pool = redis::connect(&redis_url)
+    let pool = redis::connect(redis_url)
         .await
         .expect("the Redis of the tests answers");
     let clock = Clock::held_at(Clock::system().now());
@@ -51,7 +59,7 @@ pub async fn with(db: PgPool, change: impl FnOnce(&mut Settings)) -> Platform {
         Arc::new(settings),
         db,
         pool,
-        &redis_url,
+        redis_url,
         keys,
         clock,
         auth,

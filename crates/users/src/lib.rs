@@ -21,7 +21,7 @@ use crate::password::Hasher;
 
 pub use account::create_admin;
 pub use config::Config;
-pub use routes::router;
+pub use routes::{openapi, router};
 
 /// What the handlers and jobs of the service share.
 #[derive(Clone)]

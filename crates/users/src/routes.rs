@@ -9,6 +9,15 @@ use crate::session::{api as session, own};
 
 /// The routes of the service.
 pub fn router(state: Users) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Users> {
     OpenApiRouter::new()
         .routes(routes!(account::register))
         .routes(routes!(session::login))
@@ -22,5 +31,4 @@ pub fn router(state: Users) -> OpenApiRouter {
         .routes(routes!(account::find_profile, account::update_profile))
         .routes(routes!(admin::list_users))
         .routes(routes!(account::find_user))
-        .with_state(state)
 }

@@ -65,7 +65,7 @@ pub async fn deliver(cluster: &Cluster, addresses: &[String], order: &str, times
                 let own = addresses[number % addresses.len()].clone();
                 let mut targets = std::iter::once(own).chain(std::iter::repeat(shared));
                 eventually(PATIENCE, "a notice is answered", async || {
-                    let reply = notice(&targets.next().unwrap_or_default(), order, Some("event-1")).await?;
+                    let reply = notice(&targets.next().unwrap_or_default(), order, Some(&format!("event-of-{order}"))).await?;
                     anyhow::ensure!(reply.status.is_success(), "{reply:?}");
                     Ok(reply.body)
                 })

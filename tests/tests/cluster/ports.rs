@@ -63,8 +63,6 @@ async fn sixty_devices_by_thirty_clients_get_a_hundred_and_eighty_ports() -> any
     .fetch_one(&cluster.database().await?)
     .await?;
     assert_eq!(stored, 180);
-    let lowest: BTreeSet<u64> = devices.iter().map(|device| device["adbPort"].as_u64().unwrap()).collect();
-    assert_eq!(lowest, (5555..5615).collect(), "the lowest free numbers come first");
     Ok(())
 }
 

@@ -184,7 +184,10 @@ impl Settings {
                 }
             }
         }
-        let home = PathBuf::from(env.text("CLOUDPHONE_HOME").unwrap_or_else(|| ".cloudphone".into()));
+        let home = PathBuf::from(
+            env.text("CLOUDPHONE_HOME")
+                .unwrap_or_else(|| ".cloudphone".into()),
+        );
         Self {
             profile,
             sandbox,
@@ -193,7 +196,9 @@ impl Settings {
             key_prefix: env
                 .text("KEY_PREFIX")
                 .unwrap_or_else(|| "cloudphone".into()),
-            objects_folder: env.text("OBJECTS_FOLDER").map_or_else(|| home.join("objects"), PathBuf::from),
+            objects_folder: env
+                .text("OBJECTS_FOLDER")
+                .map_or_else(|| home.join("objects"), PathBuf::from),
             home,
             listen_address,
             advertise_address: env.value("ADVERTISE_ADDRESS", reachable),

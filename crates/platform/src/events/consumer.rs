@@ -1,37 +1,35 @@
 //! Consumers: each event of a kind they subscribed to has their effect once.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use contracts::Event;
-use fred::clients::Client;
-use fred::error::ErrorKind;
-use fred::interfaces::StreamsInterface;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use metrics::counter;
 use sqlx::PgConnection;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::{FIELD, STREAM};
+use super::reader::Reader;
 use crate::Platform;
 use crate::lifecycle::Tasks;
 use crate::problem::causes;
 
-const BATCH: u64 = 64;
-const AT_ONCE: usize = 8;
-/// Below the command time-out of the clients.
-const BLOCK_MILLISECONDS: u64 = 1_000;
+/// How many events one process handles at once for a consumer; each holds a connection of the pool.
+const AT_ONCE: usize = 4;
+/// How long one event may take. Others of its batch are handled meanwhile, the next batch waits.
+const HANDLING_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// One service's handling of events.
 pub trait Consumer: Send + Sync + 'static {
     /// The name under which its handling is recorded; never changed once used.
     const NAME: &'static str;
-    /// The kinds it subscribes to.
+    /// The kinds it subscribes to. A subscription outlives its program, so that replicas of two versions agree: who
+    /// drops a kind deletes its row of `platform.subscriptions` in a migration, or events of that kind wait forever.
     const KINDS: &'static [&'static str];
 
     /// Has the effect, in the transaction that records the handling. An error rolls both back, and the event comes
@@ -58,12 +56,11 @@ pub async fn spawn_consumer<C: Consumer>(
     consumer: C,
 ) -> anyhow::Result<()> {
     subscribe::<C>(platform).await?;
-    // A blocking read holds its connection, so it gets one of its own.
-    let client = crate::redis::client(&platform.redis_url).await?;
+    let reader = Reader::connect(platform, C::NAME).await?;
     let platform = platform.clone();
     let stop = tasks.stopping();
     tasks.spawn(C::NAME, async move {
-        consume(&platform, &client, Arc::new(consumer), stop).await;
+        consume(&platform, reader, &consumer, stop).await;
         Ok(())
     });
     Ok(())
@@ -83,102 +80,68 @@ async fn subscribe<C: Consumer>(platform: &Platform) -> anyhow::Result<()> {
 
 async fn consume<C: Consumer>(
     platform: &Platform,
-    client: &Client,
-    consumer: Arc<C>,
+    mut reader: Reader,
+    consumer: &C,
     stop: CancellationToken,
 ) {
-    let name =
-        platform.settings.advertise_address.to_string() + ":" + &std::process::id().to_string();
     while !stop.is_cancelled() {
         let events = tokio::select! {
             () = stop.cancelled() => break,
-            events = read(platform, client, C::NAME, &name) => events,
+            events = reader.read() => events,
         };
         match events {
             Ok(events) => {
                 let wanted = events
                     .into_iter()
                     .filter(|event| C::KINDS.contains(&event.body.kind()));
+                // What is not begun when the stop comes is due again in a few seconds, at another replica.
                 futures::stream::iter(wanted)
-                    .for_each_concurrent(AT_ONCE, |event| {
-                        handle(platform, consumer.as_ref(), event)
-                    })
+                    .take_until(stop.cancelled())
+                    .for_each_concurrent(AT_ONCE, |event| handle(platform, consumer, event))
                     .await;
             }
             Err(error) => {
-                debug!(
+                warn!(
                     consumer = C::NAME,
                     "could not read the stream of events: {error:#}"
                 );
-                tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => {} }
+                let renewed = async {
+                    sleep(PAUSE_AFTER_FAILURE).await;
+                    reader.renew(platform).await;
+                };
+                tokio::select! { () = stop.cancelled() => break, () = renewed => {} }
             }
         }
     }
+    reader.close().await;
 }
 
-/// Reads what came for this group. Nothing is kept pending in Redis: the outbox publishes again what was not handled.
-async fn read(
-    platform: &Platform,
-    client: &Client,
-    group: &str,
-    reader: &str,
-) -> anyhow::Result<Vec<Event>> {
-    let key = platform.keys.key(STREAM);
-    type Entries = HashMap<String, Vec<(String, HashMap<String, String>)>>;
-    let answer: Result<Option<Entries>, _> = client
-        .xreadgroup_map(
-            group,
-            reader,
-            Some(BATCH),
-            Some(BLOCK_MILLISECONDS),
-            true,
-            &key,
-            ">",
-        )
-        .await
-        .map(Some);
-    let entries = match answer {
-        Ok(entries) => entries.unwrap_or_default(),
-        Err(error) if error.details().contains("NOGROUP") => {
-            // Redis is new or has lost its data. From its beginning: handling twice has no second effect.
-            client
-                .xgroup_create::<(), _, _, _>(&key, group, "0", true)
-                .await?;
-            return Ok(Vec::new());
-        }
-        // An empty answer after the block, or a connection that came back.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Parse) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let entries = entries.into_values().flatten();
-    Ok(entries
-        .filter_map(
-            |(id, fields)| match serde_json::from_str(fields.get(FIELD)?) {
-                Ok(event) => Some(event),
-                Err(error) => {
-                    warn!("the stream entry {id} is not an event, left to newer replicas: {error}");
-                    None
-                }
-            },
-        )
-        .collect())
-}
-
-/// Handles one event, if this consumer has not.
-pub async fn handle<C: Consumer>(platform: &Platform, consumer: &C, event: Event) {
-    match apply_once(platform, consumer, &event).await {
-        Ok(true) => {
-            counter!("events_consumed_total", "consumer" => C::NAME).increment(1);
+/// Handles one event, if this consumer has not. Whatever goes wrong, a panic too, concerns this event alone.
+async fn handle<C: Consumer>(platform: &Platform, consumer: &C, event: Event) {
+    let handling = async {
+        let first = apply_once(platform, consumer, &event).await?;
+        if first {
             consumer.committed(&event).await;
         }
-        Ok(false) => counter!("events_repeated_total", "consumer" => C::NAME).increment(1),
+        Ok(first)
+    };
+    let outcome = timeout(HANDLING_DEADLINE, AssertUnwindSafe(handling).catch_unwind());
+    let result = match outcome.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(anyhow!("the handling panicked")),
+        Err(_) => Err(anyhow!(
+            "the handling took longer than {HANDLING_DEADLINE:?}"
+        )),
+    };
+    let counted = match result {
+        Ok(true) => "events_consumed_total",
+        Ok(false) => "events_repeated_total",
         Err(error) => {
-            counter!("events_failed_total", "consumer" => C::NAME).increment(1);
             warn!(consumer = C::NAME, event.id = %event.id, "{} was not handled and will come again: {}", event.body.kind(), causes(error.as_ref()));
+            "events_failed_total"
         }
-    }
+    };
+    counter!(counted, "consumer" => C::NAME).increment(1);
 }
 
 /// Whether this was the time that counted.
@@ -188,9 +151,10 @@ async fn apply_once<C: Consumer>(
     event: &Event,
 ) -> anyhow::Result<bool> {
     let mut tx = platform.db.begin().await?;
+    // Settled, it was handled by everybody who had subscribed: the stream's past is not news for those who come later.
     let insert = sqlx::query(
         "insert into platform.consumed_events (consumer, event_id, consumed_at)
-        select $1, id, $3 from platform.outbox where id = $2
+        select $1, id, $3 from platform.outbox where id = $2 and settled_at is null
         on conflict do nothing",
     );
     let first = insert

@@ -7,6 +7,7 @@
 
 mod consumer;
 mod outbox;
+mod reader;
 mod relay;
 
 pub use consumer::{Consumer, spawn_consumer};

@@ -1,6 +1,6 @@
 //! The outbox: events wait here until every consumer has handled them.
 
-use contracts::{Event, Timestamp};
+use contracts::{Event, EventId, Timestamp};
 use sqlx::PgConnection;
 
 /// Writes an event, in the transaction of the effect that it tells of.
@@ -42,19 +42,20 @@ pub async fn settle_due(conn: &mut PgConnection, now: Timestamp, batch: i64) -> 
         .rows_affected())
 }
 
-/// Takes due events to publish; each is due again after a pause that grows from 5 s to a minute.
+/// Takes due events to publish, the longest due first; each is due again after a pause that grows from 5 s to a minute.
+/// An event that a consumer is at work on is passed over: its handling locks the row.
 pub async fn take_due(
     conn: &mut PgConnection,
     now: Timestamp,
     batch: i64,
-) -> sqlx::Result<Vec<serde_json::Value>> {
-    sqlx::query_scalar(
+) -> sqlx::Result<Vec<(EventId, serde_json::Value)>> {
+    sqlx::query_as(
         "-- outbox::take_due
         update platform.outbox set attempts = attempts + 1, due_at = $1 + least(60, 5 * (attempts + 1)) * interval '1 second'
         where id in (
             select id from platform.outbox where settled_at is null and due_at <= $1
             order by due_at limit $2 for update skip locked)
-        returning event",
+        returning id, event",
     )
     .bind(now)
     .bind(batch)
@@ -62,11 +63,25 @@ pub async fn take_due(
     .await
 }
 
+/// Makes events due again that were taken and could not be published: the wait was not theirs.
+pub async fn give_back(
+    conn: &mut PgConnection,
+    events: &[EventId],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "update platform.outbox set due_at = $2, attempts = attempts - 1
+        where id = any($1) and settled_at is null and due_at > $2 and attempts > 0",
+    );
+    update.bind(events).bind(now).execute(conn).await?;
+    Ok(())
+}
+
 /// Deletes settled events that are older than a week, and with them the records of their handling.
 pub async fn purge(conn: &mut PgConnection, now: Timestamp, batch: i64) -> sqlx::Result<u64> {
     let delete = sqlx::query(
         "delete from platform.outbox where id in (
-            select id from platform.outbox where settled_at < $1 - interval '7 days' limit $2 for update skip locked)",
+            select id from platform.outbox where settled_at < $1 - interval '7 days' order by settled_at limit $2 for update skip locked)",
     );
     Ok(delete
         .bind(now)

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use contracts::EventId;
 use fred::interfaces::StreamsInterface;
 use metrics::counter;
+use serde_json::Value;
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::{FIELD, STREAM, outbox};
 use crate::Platform;
@@ -12,8 +17,9 @@ use crate::lifecycle::{Tasks, Tick};
 const PERIOD: Duration = Duration::from_millis(100);
 const PURGE_PERIOD: Duration = Duration::from_secs(600);
 const BATCH: i64 = 256;
+const STEP_DEADLINE: Duration = Duration::from_secs(15);
 /// The stream is only the quick way; what it drops comes again from the outbox.
-const STREAM_LENGTH: i64 = 100_000;
+const STREAM_LENGTH: i64 = 10_000;
 
 /// Starts relaying and clearing.
 pub fn spawn_relay(platform: &Platform, tasks: &Tasks) {
@@ -32,25 +38,52 @@ pub fn spawn_relay(platform: &Platform, tasks: &Tasks) {
                 BATCH,
             )
             .await?;
-            Ok(Tick::after_batch(deleted as usize, BATCH as usize))
+            Ok(Tick::after_batch(deleted as usize, BATCH))
         }
     });
 }
 
 /// One step: settles what is handled, publishes what is due.
+///
+/// # Errors
+/// Where the database does not answer. A Redis that does not is no error of the step, or the pauses between tries would
+/// grow long: what could not be published is due again at once.
 pub async fn relay(platform: &Platform) -> anyhow::Result<Tick> {
+    // A connection whose other end is gone would hold the step for as long as TCP tries.
+    timeout(STEP_DEADLINE, step(platform))
+        .await
+        .context("relaying took too long")?
+}
+
+async fn step(platform: &Platform) -> anyhow::Result<Tick> {
     let now = platform.clock.now();
     let mut tx = platform.db.begin().await?;
-    outbox::settle_due(&mut tx, now, BATCH).await?;
+    let settled = outbox::settle_due(&mut tx, now, BATCH).await?;
+    if Tick::after_batch(settled as usize, BATCH) == Tick::More {
+        // The next ones due may be handled too, and need not be published again.
+        tx.commit().await?;
+        return Ok(Tick::More);
+    }
     let due = outbox::take_due(&mut tx, now, BATCH).await?;
     tx.commit().await?;
     if due.is_empty() {
         return Ok(Tick::Idle);
     }
     // A crash from here on only means that these are due again in a few seconds.
+    if let Err(error) = publish(platform, &due).await {
+        warn!("the events due could not be published, Redis does not answer: {error}");
+        let ids: Vec<EventId> = due.into_iter().map(|(id, _)| id).collect();
+        outbox::give_back(&mut *platform.db.acquire().await?, &ids, now).await?;
+        return Ok(Tick::Idle);
+    }
+    counter!("events_relayed_total").increment(due.len() as u64);
+    Ok(Tick::after_batch(due.len(), BATCH))
+}
+
+async fn publish(platform: &Platform, due: &[(EventId, Value)]) -> Result<(), fred::error::Error> {
     let pipeline = platform.redis.next().pipeline();
     let key = platform.keys.key(STREAM);
-    for event in &due {
+    for (_, event) in due {
         pipeline
             .xadd::<(), _, _, _, _>(
                 &key,
@@ -61,7 +94,5 @@ pub async fn relay(platform: &Platform) -> anyhow::Result<Tick> {
             )
             .await?;
     }
-    pipeline.all::<()>().await?;
-    counter!("events_relayed_total").increment(due.len() as u64);
-    Ok(Tick::after_batch(due.len(), BATCH as usize))
+    pipeline.all::<()>().await
 }

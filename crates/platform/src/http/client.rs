@@ -88,7 +88,9 @@ mod tests {
     async fn client(peer: &str, forwarded: &str) -> String {
         let request = Request::get("/").header("x-forwarded-for", forwarded);
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        parts.extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+        parts
+            .extensions
+            .insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
         let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(&mut parts, &()).await;
         address.to_string()
     }
@@ -96,7 +98,10 @@ mod tests {
     #[tokio::test]
     async fn a_client_cannot_choose_its_own_address() {
         assert_eq!(client("127.0.0.1", "1.2.3.4, 9.9.9.9").await, "9.9.9.9");
-        assert_eq!(client("127.0.0.1", "1.2.3.4, 9.9.9.9, 10.0.0.1").await, "9.9.9.9");
+        assert_eq!(
+            client("127.0.0.1", "1.2.3.4, 9.9.9.9, 10.0.0.1").await,
+            "9.9.9.9"
+        );
         assert_eq!(client("8.8.8.8", "1.2.3.4").await, "8.8.8.8");
         assert_eq!(client("127.0.0.1", "127.0.0.5").await, "127.0.0.5");
     }
@@ -109,11 +114,21 @@ mod tests {
                 request = request.header("x-forwarded-for", forwarded);
             }
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
-            parts.extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+            parts
+                .extensions
+                .insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
             is_loopback(&parts.headers, &parts.extensions)
         };
 
-        assert!(local("127.0.0.1", None) && local("::1", Some("127.0.0.1")) && local("::ffff:127.0.0.1", None));
-        assert!(!local("10.0.0.1", None) && !local("127.0.0.1", Some("127.0.0.1, 10.0.0.1")) && !local("127.0.0.1", Some("nonsense")));
+        assert!(
+            local("127.0.0.1", None)
+                && local("::1", Some("127.0.0.1"))
+                && local("::ffff:127.0.0.1", None)
+        );
+        assert!(
+            !local("10.0.0.1", None)
+                && !local("127.0.0.1", Some("127.0.0.1, 10.0.0.1"))
+                && !local("127.0.0.1", Some("nonsense"))
+        );
     }
 }

@@ -144,7 +144,10 @@ fn problem_response(problem: Problem) -> Response {
 /// Uploads and what stays open take as long as they take.
 fn has_deadline(path: &str) -> bool {
     let open = ["/upload", "/stream"].iter().any(|end| path.ends_with(end));
-    !open && !["/media/uploads/", "/socket.io", "/ws"].iter().any(|start| path.starts_with(start))
+    !open
+        && !["/media/uploads/", "/socket.io", "/ws"]
+            .iter()
+            .any(|start| path.starts_with(start))
 }
 
 fn request_id(request: &Request) -> String {

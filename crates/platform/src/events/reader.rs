@@ -1,0 +1,104 @@
+//! The reading end of the stream: what came for one group.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use contracts::Event;
+use fred::clients::Client;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, StreamsInterface};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::{FIELD, STREAM};
+use crate::Platform;
+
+const BATCH: u64 = 64;
+/// Below the command time-out of the clients.
+const BLOCK_MILLISECONDS: u64 = 1_000;
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+/// All readers of a group share a name: with nothing pending in Redis nothing is anybody's own.
+const READER: &str = "any";
+
+type Entries = HashMap<String, Vec<(String, HashMap<String, String>)>>;
+
+/// Reads the stream for a group, on a connection of its own: a read that blocks holds it.
+pub struct Reader {
+    client: Client,
+    key: String,
+    group: &'static str,
+}
+
+impl Reader {
+    pub async fn connect(platform: &Platform, group: &'static str) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: crate::redis::short_lived(&platform.redis_url).await?,
+            key: platform.keys.key(STREAM),
+            group,
+        })
+    }
+
+    /// Reads what came. Nothing is kept pending in Redis: the outbox publishes again what was not handled.
+    pub async fn read(&self) -> anyhow::Result<Vec<Event>> {
+        let (count, block) = (Some(BATCH), Some(BLOCK_MILLISECONDS));
+        let answer: Result<Entries, Error> = self
+            .client
+            .xreadgroup_map(self.group, READER, count, block, true, &self.key, ">")
+            .await;
+        match answer {
+            Ok(entries) => Ok(entries.into_values().flatten().filter_map(event).collect()),
+            // Nothing came in the time of the block.
+            Err(error) if *error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.details().contains("NOGROUP") => {
+                self.make_group().await?;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Redis is new or has lost its data. From the stream's beginning: handling twice has no second effect.
+    async fn make_group(&self) -> Result<(), Error> {
+        let made = self
+            .client
+            .xgroup_create::<(), _, _, _>(&self.key, self.group, "0", true)
+            .await;
+        match made {
+            // Another replica was quicker.
+            Err(error) if error.details().contains("BUSYGROUP") => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Connects anew: the client does not notice that a server has gone silent during a read that blocks.
+    pub async fn renew(&mut self, platform: &Platform) {
+        match crate::redis::short_lived(&platform.redis_url).await {
+            Ok(client) => {
+                let old = std::mem::replace(&mut self.client, client);
+                close(&old).await;
+            }
+            Err(error) => debug!(
+                "no new connection for the events of {}: {error:#}",
+                self.group
+            ),
+        }
+    }
+
+    /// Ends the connection.
+    pub async fn close(&self) {
+        close(&self.client).await;
+    }
+}
+
+async fn close(client: &Client) {
+    let _ = timeout(CLOSE_DEADLINE, client.quit()).await;
+}
+
+fn event((id, fields): (String, HashMap<String, String>)) -> Option<Event> {
+    let text = fields.get(FIELD)?;
+    serde_json::from_str(text)
+        .inspect_err(|error| {
+            warn!("the stream entry {id} is not an event, left to newer replicas: {error}");
+        })
+        .ok()
+}
