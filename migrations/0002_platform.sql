@@ -15,6 +15,7 @@ create table platform.sessions (
     ended_at timestamptz
 );
 create index sessions_user_idx on platform.sessions (user_id) where ended_at is null;
+create index sessions_expiry_idx on platform.sessions (expires_at);
 comment on table platform.sessions is
     'Sign-ins. The last word on whether a token is believed; Redis only remembers it for a moment.';
 

@@ -13,6 +13,7 @@ pub mod listen;
 pub mod objects;
 pub mod problem;
 pub mod redis;
+pub mod retention;
 pub mod secrets;
 pub mod serve;
 pub mod telemetry;

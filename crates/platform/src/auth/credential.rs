@@ -15,7 +15,7 @@ pub const SERVICE_HEADER: &str = "x-cloudphone-service";
 const TOLERANCE: i64 = 30;
 
 impl Auth {
-    /// Signs a call to another service.
+    /// Signs a call to another service. `path` is that of the URL, without the query; the body is not signed.
     pub fn service_credential(
         &self,
         service: Service,

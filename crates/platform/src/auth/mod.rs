@@ -1,4 +1,4 @@
-//! Who is calling: tokens signed with EdDSA, sessions that can end at any moment, and credentials between services.
+//! Who is calling: tokens signed with `EdDSA`, sessions that can end at any moment, and credentials between services.
 
 mod caller;
 mod credential;

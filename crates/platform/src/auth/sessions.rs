@@ -4,17 +4,25 @@
 //! on; where Redis cannot be told, nothing ends and the caller hears so. An entry that Redis lost is read again from
 //! PostgreSQL; where neither answers, nobody gets in.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use contracts::{SessionId, Timestamp, UserId};
 use coordination::Keys;
 use fred::clients::Pool;
 use fred::interfaces::KeysInterface;
 use fred::types::{Expiration, SetOptions};
 use sqlx::{PgConnection, PgPool};
+use tokio::time::timeout;
 
-/// How long PostgreSQL's word that a session lives is remembered.
-const LIVING_SECONDS: i64 = 30;
+/// How long PostgreSQL's word that a session lives is remembered; so long may a Redis that lost the mark of an end, in
+/// a failover, be believed.
+const LIVING_REMEMBERED: TimeDelta = TimeDelta::seconds(10);
+/// How long the mark of an end stands: until no "living" of before can be remembered, and a margin.
+const ENDED_SECONDS: i64 = 300;
+/// How long Redis is waited for where PostgreSQL can tell as well.
+const PATIENCE: Duration = Duration::from_millis(500);
+const MARKED_AT_ONCE: usize = 64;
 const ENDED: &str = "ended";
 const LIVING: &str = "living";
 
@@ -72,20 +80,16 @@ impl Sessions {
     pub async fn is_living(&self, id: &SessionId, now: Timestamp) -> Result<bool, SessionError> {
         let key = self.key(id);
         // Redis out of reach is no answer; PostgreSQL is asked then.
-        match self
-            .redis
-            .get::<Option<String>, _>(&key)
-            .await
-            .ok()
-            .flatten()
-            .as_deref()
-        {
+        let remembered = timeout(PATIENCE, self.redis.get::<Option<String>, _>(&key)).await;
+        let redis_answers = matches!(remembered, Ok(Ok(_)));
+        match remembered.ok().and_then(Result::ok).flatten().as_deref() {
             Some(LIVING) => return Ok(true),
             Some(ENDED) => return Ok(false),
             _ => {}
         }
-        let living: Option<bool> = sqlx::query_scalar(
-            "select ended_at is null and expires_at > $2 from platform.sessions where id = $1",
+        let asked = Instant::now();
+        let expires_at: Option<Timestamp> = sqlx::query_scalar(
+            "select expires_at from platform.sessions where id = $1 and ended_at is null and expires_at > $2",
         )
         .bind(id)
         .bind(now)
@@ -96,24 +100,26 @@ impl Sessions {
             session: id.clone(),
             source: error.into(),
         })?;
-        if living != Some(true) {
+        let Some(expires_at) = expires_at else {
             return Ok(false);
-        }
-        // `NX`, so that the mark of an end that came meanwhile stays.
-        let remembered: Result<(), _> = self
-            .redis
-            .set(
-                &key,
-                LIVING,
-                Some(Expiration::EX(LIVING_SECONDS)),
-                Some(SetOptions::NX),
-                false,
-            )
-            .await;
-        if let Err(error) = remembered {
-            tracing::debug!("could not remember that session {id} lives: {error}");
+        };
+        // What PostgreSQL said a while ago, before this process was paused, is not remembered: the mark of an end that
+        // came meanwhile may have lapsed.
+        if redis_answers && asked.elapsed() < PATIENCE {
+            self.remember_living(&key, expires_at - now).await;
         }
         Ok(true)
+    }
+
+    async fn remember_living(&self, key: &str, rest: TimeDelta) {
+        let span = Expiration::PX(rest.min(LIVING_REMEMBERED).num_milliseconds().max(1));
+        // `NX`, so that the mark of an end that came meanwhile stays.
+        let set = self
+            .redis
+            .set::<(), _, _>(key, LIVING, Some(span), Some(SetOptions::NX), false);
+        if !matches!(timeout(PATIENCE, set).await, Ok(Ok(()))) {
+            tracing::debug!("could not remember that a session lives");
+        }
     }
 
     /// Ends one session everywhere, within the time of a round trip.
@@ -126,9 +132,9 @@ impl Sessions {
             session: id.clone(),
             source,
         };
-        self.mark_ended(id)
+        self.mark_ended(std::slice::from_ref(id))
             .await
-            .map_err(|error| failed(error.into()))?;
+            .map_err(failed)?;
         sqlx::query(
             "update platform.sessions set ended_at = $2 where id = $1 and ended_at is null",
         )
@@ -137,7 +143,10 @@ impl Sessions {
         .execute(&self.db)
         .await
         .map_err(|error| failed(error.into()))?;
-        Ok(())
+        // Once more: Redis may have lost the first mark, and somebody remembered since what PostgreSQL said before.
+        self.mark_ended(std::slice::from_ref(id))
+            .await
+            .map_err(failed)
     }
 
     /// Ends every session of a user but one, if one is named. The marks stand before the transaction commits, so that
@@ -166,11 +175,7 @@ impl Sessions {
         .fetch_all(&self.db)
         .await
         .map_err(|error| failed(error.into()))?;
-        for id in &others {
-            self.mark_ended(id)
-                .await
-                .map_err(|error| failed(error.into()))?;
-        }
+        self.mark_ended(&others).await.map_err(failed)?;
         sqlx::query(
             "update platform.sessions set ended_at = $2 where id = any($1) and ended_at is null",
         )
@@ -179,15 +184,35 @@ impl Sessions {
         .execute(&self.db)
         .await
         .map_err(|error| failed(error.into()))?;
+        self.mark_ended(&others).await.map_err(failed)?;
         Ok(others)
     }
 
-    async fn mark_ended(&self, id: &SessionId) -> Result<(), fred::error::Error> {
-        // As long as a remembered "living" could outlive the change in PostgreSQL, and a margin.
-        let while_remembered = Expiration::EX(Duration::from_secs(300).as_secs().cast_signed());
-        self.redis
-            .set(self.key(id), ENDED, Some(while_remembered), None, false)
-            .await
+    /// Forgets sessions that expired a week ago; how many.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn purge(conn: &mut PgConnection, now: Timestamp, batch: i64) -> sqlx::Result<u64> {
+        let delete = sqlx::query(
+            "-- sessions::purge
+            delete from platform.sessions where id in (
+                select id from platform.sessions where expires_at < $1 - interval '7 days'
+                order by expires_at limit $2 for update skip locked)",
+        );
+        let done = delete.bind(now).bind(batch).execute(conn).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn mark_ended(&self, ids: &[SessionId]) -> anyhow::Result<()> {
+        for some in ids.chunks(MARKED_AT_ONCE) {
+            let marks = some.iter().map(|id| {
+                let while_remembered = Expiration::EX(ENDED_SECONDS);
+                self.redis
+                    .set::<(), _, _>(self.key(id), ENDED, Some(while_remembered), None, false)
+            });
+            futures::future::try_join_all(marks).await?;
+        }
+        Ok(())
     }
 
     fn key(&self, id: &SessionId) -> String {

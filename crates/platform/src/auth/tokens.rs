@@ -1,4 +1,4 @@
-//! Access tokens: JWT signed with EdDSA, with a key id.
+//! Access tokens: JWT signed with `EdDSA`, with a key id.
 
 use std::fmt;
 
@@ -82,10 +82,10 @@ impl Tokens {
     pub fn new(seed: &SecretString) -> anyhow::Result<Self> {
         let seed = STANDARD
             .decode(seed.expose_secret().trim())
-            .context("AUTH_SIGNING_KEY is not base64")?;
+            .context("the signing key is not base64")?;
         ensure!(
             seed.len() == 32,
-            "AUTH_SIGNING_KEY holds {} bytes instead of 32",
+            "the signing key holds {} bytes instead of 32",
             seed.len()
         );
         let mut bytes = [0; 32];

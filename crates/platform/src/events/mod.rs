@@ -11,7 +11,7 @@ mod reader;
 mod relay;
 
 pub use consumer::{Consumer, spawn_consumer};
-pub use outbox::emit;
+pub use outbox::{emit, purge};
 pub use relay::spawn_relay;
 
 /// The stream, and the field of its entries.

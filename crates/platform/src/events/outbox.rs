@@ -77,7 +77,10 @@ pub async fn give_back(
     Ok(())
 }
 
-/// Deletes settled events that are older than a week, and with them the records of their handling.
+/// Deletes settled events that are older than a week, and with them the records of their handling; how many.
+///
+/// # Errors
+/// Where the database does not answer.
 pub async fn purge(conn: &mut PgConnection, now: Timestamp, batch: i64) -> sqlx::Result<u64> {
     let delete = sqlx::query(
         "delete from platform.outbox where id in (

@@ -11,44 +11,29 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{FIELD, STREAM, outbox};
-use crate::Platform;
 use crate::lifecycle::{Tasks, Tick};
+use crate::{Platform, retention};
 
 const PERIOD: Duration = Duration::from_millis(100);
-const PURGE_PERIOD: Duration = Duration::from_secs(600);
 const BATCH: i64 = 256;
 const STEP_DEADLINE: Duration = Duration::from_secs(15);
 /// The stream is only the quick way; what it drops comes again from the outbox.
 const STREAM_LENGTH: i64 = 10_000;
 
-/// Starts relaying and clearing.
+/// Starts relaying, and clearing away what is settled and what else [`crate::retention`] deletes.
 pub fn spawn_relay(platform: &Platform, tasks: &Tasks) {
     let relaying = platform.clone();
     tasks.every("events.relay", PERIOD, move || {
         let platform = relaying.clone();
         async move { relay(&platform).await }
     });
-    let purging = platform.clone();
-    tasks.every("events.purge", PURGE_PERIOD, move || {
-        let platform = purging.clone();
-        async move {
-            let deleted = outbox::purge(
-                &mut *platform.db.acquire().await?,
-                platform.clock.now(),
-                BATCH,
-            )
-            .await?;
-            Ok(Tick::after_batch(deleted as usize, BATCH))
-        }
-    });
+    retention::spawn(platform, tasks);
 }
 
 /// One step: settles what is handled, publishes what is due.
-///
-/// # Errors
-/// Where the database does not answer. A Redis that does not is no error of the step, or the pauses between tries would
-/// grow long: what could not be published is due again at once.
-pub async fn relay(platform: &Platform) -> anyhow::Result<Tick> {
+/// A Redis that does not answer is no error of the step, or the pauses between tries would grow long: what could not be
+/// published is due again at once.
+async fn relay(platform: &Platform) -> anyhow::Result<Tick> {
     // A connection whose other end is gone would hold the step for as long as TCP tries.
     timeout(STEP_DEADLINE, step(platform))
         .await
