@@ -55,7 +55,13 @@ pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
     sqlx::query("set statement_timeout = '10min'")
         .execute(&mut *connection)
         .await?;
-    MIGRATOR
+    let mut migrator = Migrator {
+        migrations: MIGRATOR.migrations.clone(),
+        ..Migrator::DEFAULT
+    };
+    // While an upgrade rolls, replicas of the old version meet migrations of the new one, and must be able to start.
+    migrator.set_ignore_missing(true);
+    migrator
         .run(&mut *connection)
         .await
         .context("migrating the database")?;

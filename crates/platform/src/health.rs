@@ -125,10 +125,14 @@ async fn liveness(State((platform, _)): State<(Platform, Service)>) -> Response 
 }
 
 /// 503 while the process starts or drains, and when a store that it needs is down.
-async fn readiness(State((platform, service)): State<(Platform, Service)>) -> Response {
+async fn readiness(State((platform, _)): State<(Platform, Service)>) -> Response {
     let reason = if !platform.readiness.is_ready() {
         Some("starting or draining")
-    } else if check(&platform, service).await.dependencies["database"].status == "healthy" {
+    } else if probe(sqlx::query("select 1").execute(&platform.db))
+        .await
+        .status
+        == "healthy"
+    {
         None
     } else {
         Some("the database does not answer")

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
+use contracts::Timestamp;
+use futures::{Stream, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
@@ -66,7 +68,9 @@ impl Objects {
         })?;
         let store = LocalFileSystem::new_with_prefix(folder)
             .with_context(|| format!("opening the object folder {}", folder.display()))?
-            .with_automatic_cleanup(false);
+            .with_automatic_cleanup(false)
+            // What was promised to be stored is on the disk, not only in the memory of the machine.
+            .with_fsync(true);
         Ok(Self(Arc::new(store)))
     }
 
@@ -142,6 +146,24 @@ impl Objects {
             GetResultPayload::File(_, path) => Ok(Some(path)),
             GetResultPayload::Stream(_) => Ok(None),
         }
+    }
+
+    /// The keys below a folder of objects that were last written before a moment, as a stream.
+    pub fn written_before(
+        &self,
+        folder: &str,
+        moment: Timestamp,
+    ) -> impl Stream<Item = Result<String, ObjectError>> + use<> {
+        let listed = self.0.list(Some(&Key::from(folder)));
+        listed
+            .try_filter_map(move |object| {
+                let is_old = object.last_modified < moment.utc();
+                std::future::ready(Ok(is_old.then(|| object.location.to_string())))
+            })
+            .map_err(|source| ObjectError {
+                tried: "list",
+                source,
+            })
     }
 
     /// Deletes an object; one that is not there is no error.

@@ -144,10 +144,17 @@ impl Problem {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Tls(_) => Self::not_ready("the database does not answer; try again"),
+            // What cannot be stored as text or in jsonb, a NUL, is the client's doing.
+            sqlx::Error::Database(database)
+                if matches!(database.code().as_deref(), Some("22021" | "22P05")) =>
+            {
+                Self::invalid_field("body", "holds a character that cannot be stored")
+            }
             sqlx::Error::Database(database)
                 if database.code().is_some_and(|code| {
-                    // 08: connection; 53: resources; 57: shutdown, statement time-out; 40: serialisation, deadlock; 55P03: lock.
-                    ["08", "53", "57", "40", "55P03"]
+                    // 08: connection; 53: resources; 57: shutdown, statement time-out; 40: serialisation, deadlock;
+                    // 55P03: lock; 25P03: a transaction that stood idle.
+                    ["08", "53", "57", "40", "55P03", "25P03"]
                         .iter()
                         .any(|class| code.starts_with(class))
                 }) =>
@@ -192,13 +199,16 @@ impl Problem {
 
     /// Logs the error with all its causes, once, where it is ours or the stores', and turns into the reply.
     pub fn respond(self, error: &(dyn Error + 'static)) -> Response {
-        let causes = causes(error);
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            error!(error.code = self.code, "{causes}");
-        } else if self.status.is_server_error() {
-            warn!(error.code = self.code, "{causes}");
-        }
+        self.log(error);
         self.into_response()
+    }
+
+    fn log(&self, error: &(dyn Error + 'static)) {
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            error!(error.code = self.code, "{}", causes(error));
+        } else if self.status.is_server_error() {
+            warn!(error.code = self.code, "{}", causes(error));
+        }
     }
 
     /// The body, with what only the caller knows about the request.
@@ -254,7 +264,7 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         let problem = Self::from_sqlx(&error);
-        warn!(error.code = problem.code, "{}", causes(&error));
+        problem.log(&error);
         problem
     }
 }

@@ -49,7 +49,11 @@ impl Env {
         if let Some(path) = file {
             env.read_file(path);
         }
-        env.variables.extend(std::env::vars());
+        // A variable that is no text is nobody's setting.
+        let variables = std::env::vars_os();
+        env.variables.extend(variables.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
         if env.faults.is_empty() {
             Ok(env)
         } else {
@@ -112,7 +116,9 @@ impl Env {
         (least, most): (T, T),
     ) -> T {
         let value = self.value(name, default);
-        if value < least || value > most {
+        // Written so that NaN, which is neither, is refused.
+        let is_within = value >= least && value <= most;
+        if !is_within {
             self.fault(name, format!("{value} is outside {least} to {most}"));
             return default;
         }
@@ -219,16 +225,23 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once_and_no_secret_is_shown() {
-        let mut env = Env::of([("A", "x"), ("B", "maybe"), ("C", "short"), ("D", "900")]);
+        let mut env = Env::of([
+            ("A", "x"),
+            ("B", "maybe"),
+            ("C", "short"),
+            ("D", "900"),
+            ("E", "NaN"),
+        ]);
 
         env.value("A", 1_u16);
         env.flag("B", true);
         env.secret("C", 32);
         env.within("D", 5, (1, 10));
+        env.seconds("E", Duration::from_secs(1));
 
         let text = env.finish().unwrap_err().to_string();
         assert!(
-            ["A: ", "B: ", "C: is shorter", "D: 900"]
+            ["A: ", "B: ", "C: is shorter", "D: 900", "E: NaN"]
                 .iter()
                 .all(|part| text.contains(part)),
             "{text}"

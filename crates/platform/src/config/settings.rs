@@ -9,6 +9,7 @@ use contracts::Service;
 use secrecy::SecretString;
 
 use super::Env;
+use crate::auth::Tokens;
 
 /// What the process is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +171,9 @@ impl Settings {
             );
         }
         let auth_signing_key = env.secret("AUTH_SIGNING_KEY", 43);
+        if let Some(Err(error)) = auth_signing_key.as_ref().map(Tokens::new) {
+            env.fault("AUTH_SIGNING_KEY", format!("cannot be used: {error}"));
+        }
         let service_secret = env.secret("SERVICE_SECRET", 32);
         if production {
             for (name, missing) in [
@@ -261,6 +265,10 @@ mod tests {
             ("PROFILE", "production"),
             ("SANDBOX", "true"),
             ("DATABASE_POOL_MIN", "30"),
+            (
+                "AUTH_SIGNING_KEY",
+                "not base64, but long enough to be taken for a key",
+            ),
         ]);
 
         Settings::from_env(&mut env);
