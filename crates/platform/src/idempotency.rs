@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use crate::Problem;
-use crate::http::Json;
+use crate::http::{Json, bytes, parse};
 
 const KEY_HEADER: &str = "idempotency-key";
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -62,16 +62,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes =
-            axum::body::Bytes::from_request(Request::from_parts(parts.clone(), body), state)
-                .await
-                .map_err(|_| {
-                    Problem::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "TOO_LARGE",
-                        "the body is larger than 1 MiB",
-                    )
-                })?;
+        let bytes = bytes(Request::from_parts(parts.clone(), body), state).await?;
         let key = parts.headers.get(KEY_HEADER).map(|value| {
             let key = value
                 .to_str()
@@ -86,8 +77,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
             route: format!("{} {}", parts.method, parts.uri.path()),
             fingerprint: Sha256::digest(&bytes).into(),
         });
-        let Json(body) =
-            Json::from_request(Request::from_parts(parts, bytes.into()), state).await?;
+        let body = parse(&parts.headers, &bytes)?;
         Ok(Self {
             body,
             key: IdempotencyKey(named),

@@ -23,7 +23,6 @@ pub struct FormOrJson<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
-        #[expect(clippy::disallowed_types, reason = "the reply is axum's")]
         axum::Json(self.0).into_response()
     }
 }
@@ -56,30 +55,67 @@ impl<T: DeserializeOwned + Validate<Context = ()>> FormOrJson<T> {
     /// # Errors
     /// 400 with every field at fault, 415 for another media type.
     pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
-        if !media_type(headers).is_some_and(|kind| kind == "application/x-www-form-urlencoded") {
+        if media_type(headers).is_none_or(|kind| kind != "application/x-www-form-urlencoded") {
             return parse(headers, bytes);
         }
         // A client that posts JSON without naming it is still understood (curl -d sends the form type).
         if let Ok(value @ Value::Object(_)) = serde_json::from_slice(bytes) {
             return valid(value);
         }
-        let pairs = form_urlencoded::parse(bytes);
-        let object: Map<String, Value> = pairs
-            .map(|(name, text)| (name.into_owned(), form_value(&text)))
-            .collect();
-        valid(Value::Object(object))
+        from_texts(form_urlencoded::parse(bytes))
     }
 }
 
-/// A form has only texts; what reads as a plain number is one, unless it would not print the same (order ids).
-fn form_value(text: &str) -> Value {
-    match serde_json::from_str::<Value>(text) {
-        Ok(value @ Value::Number(_)) if text.len() <= 15 && !text.starts_with('0') => value,
-        _ => Value::String(text.to_owned()),
+/// Reads names and texts, of a form or a query. Only the type knows whether `5` is a number or a text: all are texts
+/// first, and those that do not fit are read as numbers or truths. An empty text counts as absent.
+pub fn from_texts<T: DeserializeOwned + Validate<Context = ()>>(
+    pairs: form_urlencoded::Parse<'_>,
+) -> Result<T, Problem> {
+    let mut object: Map<String, Value> = pairs
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| (name.into_owned(), Value::String(text.into_owned())))
+        .collect();
+    for reading in [number as fn(&str) -> Option<Value>, truth] {
+        let (_, faults) = repair::read::<T>(Value::Object(object.clone()));
+        if faults.is_empty() {
+            break;
+        }
+        for fault in faults {
+            if let Some(value) = object.get_mut(&fault.field)
+                && let Some(text) = scalar_text(value)
+                && let Some(better) = reading(&text)
+            {
+                *value = better;
+            }
+        }
+    }
+    valid(Value::Object(object))
+}
+
+fn scalar_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
-async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+fn number(text: &str) -> Option<Value> {
+    serde_json::from_str::<Value>(text)
+        .ok()
+        .filter(Value::is_number)
+}
+
+fn truth(text: &str) -> Option<Value> {
+    match text {
+        "true" | "1" => Some(Value::Bool(true)),
+        "false" | "0" => Some(Value::Bool(false)),
+        _ => None,
+    }
+}
+
+/// The whole body, within the bound of the route.
+pub async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection| match rejection.status() {
@@ -103,7 +139,8 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     )
 }
 
-fn parse<T: DeserializeOwned + Validate<Context = ()>>(
+/// Reads a JSON body; an empty one counts as `{}`.
+pub fn parse<T: DeserializeOwned + Validate<Context = ()>>(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<T, Problem> {
@@ -139,7 +176,7 @@ pub fn valid<T: DeserializeOwned + Validate<Context = ()>>(value: Value) -> Resu
                 Err(Problem::validation(faults))
             };
         };
-        for (path, error) in report.iter() {
+        for (path, error) in report.iter().take(repair::MOST_FAULTS) {
             let field = camel_case(&path.to_string());
             if !faults.iter().any(|fault| fault.field == field) {
                 faults.push(FieldFault {
@@ -216,6 +253,8 @@ mod tests {
         let ask = FormOrJson::<Ask>::parse(&headers, b"userName=abc&count=2").unwrap();
 
         assert_eq!((ask.user_name.as_str(), ask.count), ("abc", 2));
+        let number = FormOrJson::<Ask>::parse(&headers, b"userName=0123&count=2").unwrap();
+        assert_eq!(number.user_name, "0123");
         assert!(FormOrJson::<Ask>::parse(&headers, b"").is_err());
     }
 }

@@ -12,7 +12,8 @@ use http::{Extensions, HeaderMap};
 pub struct RequestId(pub String);
 
 /// The address of the client that a call began with: the nearest one to us in `X-Forwarded-For` that is not in a
-/// private network, where our own proxies are. What stands left of it is the client's word, and proves nothing.
+/// private network, where our own proxies are; where all are, the nearest. What stands left of it is the client's word,
+/// and proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
@@ -26,18 +27,14 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
         }
         let hops: Vec<IpAddr> = forwarded(&parts.headers).collect();
         let outside = hops.iter().rev().find(|hop| !is_internal(**hop));
-        Ok(Self(outside.or(hops.first()).copied().unwrap_or(peer)))
+        Ok(Self(outside.or(hops.last()).copied().unwrap_or(peer)))
     }
 }
 
 /// Whether a call comes from this machine: the peer and every address it was forwarded for are loopback. A gateway
 /// appends the true peer, so a call from elsewhere cannot pass for a local one.
 pub fn is_loopback(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    let unreadable = headers.get_all("x-forwarded-for").iter().count() > 0
-        && forwarded(headers).next().is_none();
-    peer(extensions).is_loopback()
-        && !unreadable
-        && forwarded(headers).all(|address| address.is_loopback())
+    peer(extensions).is_loopback() && forwarded(headers).all(|address| address.is_loopback())
 }
 
 /// Whether a call comes from this machine or a private network, with nobody else in between.
@@ -69,14 +66,19 @@ fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = IpAddr> {
             .to_str()
             .unwrap_or("255.255.255.255")
             .split(',')
-            .map(|item| {
-                item.trim()
-                    .parse()
-                    .map_or(IpAddr::V4(Ipv4Addr::BROADCAST), |address: IpAddr| {
-                        address.to_canonical()
-                    })
-            })
+            .map(|hop| address(hop.trim()).unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST)))
     })
+}
+
+/// An address as proxies write it: bare, in brackets, or with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let address = bare.parse().ok().or_else(with_port)?;
+    Some(IpAddr::to_canonical(&address))
 }
 
 #[cfg(test)]
@@ -104,6 +106,12 @@ mod tests {
         );
         assert_eq!(client("8.8.8.8", "1.2.3.4").await, "8.8.8.8");
         assert_eq!(client("127.0.0.1", "127.0.0.5").await, "127.0.0.5");
+        assert_eq!(client("10.0.0.9", "10.1.1.1, 10.2.2.2").await, "10.2.2.2");
+        assert_eq!(
+            client("::1", "[2001:db8::7]:443, ::ffff:10.0.0.1").await,
+            "2001:db8::7"
+        );
+        assert_eq!(client("127.0.0.1", "9.9.9.9:51000").await, "9.9.9.9");
     }
 
     #[test]

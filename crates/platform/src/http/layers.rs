@@ -4,13 +4,13 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use contracts::Service;
 use futures::FutureExt;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Uri, header};
+use http::{HeaderValue, Method, Uri, header};
 use metrics::{counter, histogram};
 use tracing::{Instrument, error, info_span};
 use utoipa::openapi::OpenApi;
@@ -22,6 +22,8 @@ use crate::{Platform, Problem, health};
 
 /// Clients give up after 10 s; we answer before.
 const DEADLINE: Duration = Duration::from_secs(8);
+/// The largest body where a route sets no bound of its own.
+const LARGEST_BODY: usize = 1 << 20;
 const REQUEST_ID: &str = "x-request-id";
 
 /// A service ready to be served, and the description of its routes.
@@ -45,6 +47,8 @@ pub fn service(platform: &Platform, service: Service, routes: OpenApiRouter) -> 
                 "the route has no such method",
             )
         })
+        // A route that sets a bound of its own sets it further in, where it counts.
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(from_fn_with_state((platform.clone(), service), around));
     // Only a layer around a router without routes of its own sees the request before it is routed.
     let router = Router::new()
@@ -128,7 +132,7 @@ async fn around(
     let status = response.status().as_u16().to_string();
     let labels = [
         ("service", service.name().to_owned()),
-        ("method", method.to_string()),
+        ("method", known(&method).to_owned()),
         ("route", route),
     ];
     histogram!("http_request_duration_seconds", &labels).record(started.elapsed());
@@ -139,6 +143,20 @@ async fn around(
 
 fn problem_response(problem: Problem) -> Response {
     axum::response::IntoResponse::into_response(problem)
+}
+
+/// A client may call with any word as method; metrics know a few.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// Uploads and what stays open take as long as they take.

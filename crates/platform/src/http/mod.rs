@@ -8,6 +8,7 @@ mod params;
 mod repair;
 
 pub use body::{FormOrJson, Json};
+pub(crate) use body::{bytes, parse};
 pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
 pub use layers::{Served, service};
 pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};

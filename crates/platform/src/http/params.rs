@@ -4,9 +4,8 @@ use axum::extract::FromRequestParts;
 use garde::Validate;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
-use super::body::valid;
+use super::body::from_texts;
 use crate::Problem;
 
 /// Parameters of the path. One that cannot be one of ours names nothing: 404, never 400.
@@ -35,50 +34,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequestPa
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
-        let object: Map<String, Value> = form_urlencoded::parse(query.as_bytes())
-            .filter(|(_, text)| !text.is_empty())
-            .map(|(name, text)| (name.into_owned(), Value::String(text.into_owned())))
-            .collect();
-        // Only the type knows whether `5` is a number or a text: texts first, then what reads as a number or a truth.
-        let texts = valid(Value::Object(object.clone()));
-        if texts.is_ok() {
-            return texts.map(Self);
-        }
-        typed(object, texts).map(Self)
-    }
-}
-
-/// Reads again with the fields at fault, and only those, as numbers or truths.
-fn typed<T: DeserializeOwned + Validate<Context = ()>>(
-    mut object: Map<String, Value>,
-    mut outcome: Result<T, Problem>,
-) -> Result<T, Problem> {
-    let Err(problem) = &outcome else {
-        return outcome;
-    };
-    let mut changed = false;
-    for field in problem.fields() {
-        if let Some(value) = object.get_mut(field)
-            && let Some(text) = value.as_str()
-            && let Some(better) = scalar(text)
-        {
-            *value = better;
-            changed = true;
-        }
-    }
-    if changed {
-        outcome = valid(Value::Object(object));
-    }
-    outcome
-}
-
-fn scalar(text: &str) -> Option<Value> {
-    match text {
-        "true" => Some(Value::Bool(true)),
-        "false" => Some(Value::Bool(false)),
-        _ => serde_json::from_str::<Value>(text)
-            .ok()
-            .filter(Value::is_number),
+        from_texts(form_urlencoded::parse(query.as_bytes())).map(Self)
     }
 }
 
@@ -96,6 +52,8 @@ mod tests {
         #[garde(range(min = 1))]
         page: Option<u32>,
         unread: Option<bool>,
+        #[garde(inner(length(min = 2)))]
+        code: Option<String>,
     }
 
     async fn read(query: &str) -> Result<Ask, Problem> {
@@ -122,10 +80,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_fault_of_a_query_is_told() {
-        let problem = read("page=0&unread=maybe").await.unwrap_err();
+        let problem = read("page=0&unread=maybe&code=1").await.unwrap_err();
 
         let mut fields: Vec<_> = problem.fields().collect();
         fields.sort_unstable();
-        assert_eq!(fields, ["page", "unread"]);
+        assert_eq!(fields, ["code", "page", "unread"]);
+        for (text, unread) in [("1", true), ("0", false), ("false", false)] {
+            let ask = read(&format!("unread={text}")).await.unwrap();
+            assert_eq!(ask.unread, Some(unread));
+        }
     }
 }

@@ -1,58 +1,81 @@
 //! Finds every fault of a JSON value, not only the first.
 //!
 //! Serde stops at the first field it cannot read. Here that field is noted and replaced by a placeholder of a type
-//! that serde accepts, and the value is read again, until it can be read whole or the bound is reached.
+//! that serde accepts, and the value is read again, until it can be read whole or a bound is reached.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::problem::FieldFault;
 
-const MOST_FAULTS: usize = 24;
+/// The most faults that are told.
+pub const MOST_FAULTS: usize = 24;
+/// How often a value is read, in all.
+const MOST_READINGS: usize = 96;
+/// The weight up to which a value is read again: each reading costs as much as the first.
+const HEAVY: usize = 4 << 10;
+const LONGEST_FIELD: usize = 120;
+const LONGEST_MESSAGE: usize = 240;
 
 /// What was read, where placeholders could complete it, and the faults in their order.
 pub fn read<T: DeserializeOwned>(mut value: Value) -> (Option<T>, Vec<FieldFault>) {
-    let mut faults: Vec<FieldFault> = Vec::new();
+    let mut unread = match try_read::<T>(&value) {
+        Ok(read) => return (Some(read), Vec::new()),
+        Err(unread) => unread,
+    };
+    let mut faults = vec![unread.fault()];
+    let mut readings = if weight(&value) > HEAVY {
+        0
+    } else {
+        MOST_READINGS
+    };
     while faults.len() < MOST_FAULTS {
-        let fault = match try_read::<T>(&value) {
-            Ok(read) => return (Some(read), faults),
-            Err(fault) => fault,
-        };
-        let replaced = placeholders(&fault.message)
-            .into_iter()
-            .find_map(|placeholder| {
-                let candidate = with(value.clone(), &fault.steps, placeholder)?;
-                match try_read::<T>(&candidate) {
-                    Err(next) if next.steps == fault.steps => None,
-                    _ => Some(candidate),
-                }
-            });
-        faults.push(FieldFault {
-            field: fault.field(),
-            message: readable(&fault.message),
-        });
-        match replaced {
-            Some(candidate) => value = candidate,
+        match read_past::<T>(&mut value, &unread, &mut readings) {
+            Some(Ok(read)) => return (Some(read), faults),
+            Some(Err(next)) => {
+                faults.push(next.fault());
+                unread = next;
+            }
             None => break,
         }
     }
     (None, faults)
 }
 
-#[derive(Debug)]
+/// Puts a placeholder where reading stopped and reads on: to the end, or to the next fault.
+fn read_past<T: DeserializeOwned>(
+    value: &mut Value,
+    unread: &Unread,
+    readings: &mut usize,
+) -> Option<Result<T, Unread>> {
+    for placeholder in placeholders(&unread.message) {
+        *readings = readings.checked_sub(1)?;
+        *place(value, &unread.steps)? = placeholder;
+        match try_read::<T>(value) {
+            Err(next) if next.steps == unread.steps => {}
+            outcome => return Some(outcome),
+        }
+    }
+    None
+}
+
+/// How much there is to read: about one for each value and for each eight bytes of text.
+fn weight(value: &Value) -> usize {
+    1 + match value {
+        Value::String(text) => text.len() / 8,
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| name.len() / 8 + weight(value))
+            .sum(),
+        _ => 0,
+    }
+}
+
+#[derive(Debug, PartialEq)]
 enum Step {
     Key(String),
     Index(usize),
-}
-
-impl PartialEq for Step {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Key(a), Self::Key(b)) => a == b,
-            (Self::Index(a), Self::Index(b)) => a == b,
-            _ => false,
-        }
-    }
 }
 
 struct Unread {
@@ -77,6 +100,18 @@ impl Unread {
             "body".to_owned()
         } else {
             field
+        }
+    }
+
+    fn fault(&self) -> FieldFault {
+        let message = if self.message.starts_with("missing field") {
+            "is required".to_owned()
+        } else {
+            shortened(&self.message, LONGEST_MESSAGE)
+        };
+        FieldFault {
+            field: shortened(&self.field(), LONGEST_FIELD),
+            message,
         }
     }
 }
@@ -122,8 +157,8 @@ fn placeholders(message: &str) -> Vec<Value> {
     values
 }
 
-fn with(mut value: Value, steps: &[Step], placeholder: Value) -> Option<Value> {
-    let mut place = &mut value;
+fn place<'a>(value: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
+    let mut place = value;
     for step in steps {
         place = match step {
             Step::Key(key) => place
@@ -133,15 +168,14 @@ fn with(mut value: Value, steps: &[Step], placeholder: Value) -> Option<Value> {
             Step::Index(index) => place.get_mut(*index)?,
         };
     }
-    *place = placeholder;
-    Some(value)
+    Some(place)
 }
 
-fn readable(message: &str) -> String {
-    if message.starts_with("missing field") {
-        "is required".to_owned()
-    } else {
-        message.to_owned()
+/// Messages repeat what the client sent, however long that was.
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -182,20 +216,23 @@ mod tests {
 
         let (read, faults) = super::read::<Ask>(value);
 
-        let fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        // The order of an object's fields is serde_json's matter, which a feature changes.
+        let mut fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        fields.sort_unstable();
         assert!(read.is_some());
         assert_eq!(
             fields,
             [
-                "user",
-                "method",
-                "lines[0].price",
+                "count",
                 "lines[0].itemName",
+                "lines[0].price",
                 "lines[1].price",
-                "count"
+                "method",
+                "user"
             ]
         );
-        assert_eq!(faults[5].message, "is required");
+        let count = faults.iter().find(|fault| fault.field == "count");
+        assert_eq!(count.unwrap().message, "is required");
     }
 
     #[test]
@@ -205,5 +242,23 @@ mod tests {
         let (read, faults) = super::read::<Ask>(value);
 
         assert!(faults.is_empty() && read.is_some_and(|ask| ask.count == 2));
+    }
+
+    #[test]
+    fn a_large_or_hopeless_value_is_not_read_over_and_over() {
+        let many = |count: usize| {
+            let lines: Vec<Value> = (0..count).map(|_| json!({ "price": "x" })).collect();
+            json!({ "user": "u", "count": 2, "lines": lines })
+        };
+
+        assert_eq!(super::read::<Ask>(many(100)).1.len(), MOST_FAULTS);
+        assert_eq!(super::read::<Ask>(many(50_000)).1.len(), 1);
+        let long = json!({ "user": "ä ".repeat(300_000), "count": "x".repeat(300_000) });
+        let (_, faults) = super::read::<Ask>(long);
+        assert!(
+            faults
+                .iter()
+                .all(|fault| fault.message.chars().count() <= LONGEST_MESSAGE + 1)
+        );
     }
 }
