@@ -1,5 +1,7 @@
 //! What the platform promises, against real stores: events, sessions, idempotent replies, callers and layers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+
 mod callers;
 mod events;
 mod idempotency;

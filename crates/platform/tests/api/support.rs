@@ -75,11 +75,16 @@ impl Call {
         self
     }
 
+    pub fn body(mut self, body: &'static str) -> Self {
+        *self.request.body_mut() = body.into();
+        self
+    }
+
     pub fn token(self, token: impl AsRef<str>) -> Self {
         self.header("authorization", format!("Bearer {}", token.as_ref()))
     }
 
-    pub fn from_address(mut self, peer: &str) -> Self {
+    pub fn peer(mut self, peer: &str) -> Self {
         self.peer = peer.parse().unwrap();
         self
     }
