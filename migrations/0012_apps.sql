@@ -24,6 +24,7 @@ create table apps.apps (
     constraint apps_package_version_key unique (package_name, version_code)
 );
 create index apps_order_idx on apps.apps (created_at desc, seq desc);
+create unique index apps_object_key on apps.apps (object_key);
 create index apps_uploader_idx on apps.apps (uploader_id);
 comment on table apps.apps is 'Application packages; a row exists only for an object that is stored whole.';
 comment on column apps.apps.object_key is 'Where the package lies in the object store.';

@@ -39,10 +39,10 @@ pub enum Error {
     #[error("app {0} is not there")]
     NotFound(AppId),
     /// The object store failed.
-    #[error("the object store failed")]
+    #[error("could not use the object store")]
     Objects(#[from] ObjectError),
     /// The database failed.
-    #[error("the database refused")]
+    #[error("could not use the database")]
     Database(#[from] sqlx::Error),
     /// Refused before the service was asked.
     #[error("refused")]
@@ -61,8 +61,14 @@ impl From<Problem> for Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = match &self {
-            Self::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", self.to_string()),
-            Self::NotAPackage { .. } => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", self.to_string()),
+            Self::TooLarge { .. } => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", self.to_string())
+            }
+            Self::NotAPackage { .. } => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "BAD_TYPE",
+                self.to_string(),
+            ),
             Self::Exists { .. } => Problem::conflict("CONFLICT", self.to_string()),
             Self::BrokenUpload { .. } => Problem::invalid_field("file", self.to_string()),
             Self::NotFound(_) => Problem::not_found("app"),

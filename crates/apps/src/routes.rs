@@ -8,13 +8,23 @@ use crate::{Apps, app::api};
 
 /// All routes of the service.
 pub fn router(state: Apps) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Apps> {
     // The upload counts its bytes itself, against its own bound.
-    let upload = OpenApiRouter::new().routes(routes!(api::upload_app)).layer(DefaultBodyLimit::disable());
+    let upload = OpenApiRouter::new()
+        .routes(routes!(api::upload_app))
+        .layer(DefaultBodyLimit::disable());
     OpenApiRouter::new()
         .merge(upload)
         .routes(routes!(api::list_apps))
         .routes(routes!(api::count_apps))
         .routes(routes!(api::find_app, api::delete_app))
         .routes(routes!(api::download_app))
-        .with_state(state)
 }

@@ -1,12 +1,14 @@
 //! Uploading, listing and fetching apps.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Multipart, State};
 use axum::response::{IntoResponse, Response};
 use contracts::{AppId, Event, EventBody};
 use futures::TryStreamExt;
 use garde::Validate;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::GetRange;
 use platform::events::emit;
 use platform::http::{Json, Page, PageQuery, Path, Query};
@@ -18,6 +20,9 @@ use tracing::{info, warn};
 use super::upload::Fields;
 use super::{App, AppStatus, Category, Manifest, db, manifest, upload};
 use crate::{Apps, Error, Result};
+
+/// What a form has beside the package, at most.
+const FORM_AROUND: u64 = 1 << 20;
 
 /// The form of an upload.
 #[derive(utoipa::ToSchema)]
@@ -75,8 +80,17 @@ pub struct Message {
 
 impl ListApps {
     fn filter(self, user: &CurrentUser) -> db::Filter {
-        let viewer = if user.is_admin { None } else { Some(user.id.clone()) };
-        db::Filter { search: self.search, category: self.category, status: self.status, viewer }
+        let viewer = if user.is_admin {
+            None
+        } else {
+            Some(user.id.clone())
+        };
+        db::Filter {
+            search: self.search,
+            category: self.category,
+            status: self.status,
+            viewer,
+        }
     }
 }
 
@@ -94,18 +108,43 @@ impl ListApps {
 pub async fn upload_app(
     State(state): State<Apps>,
     user: CurrentUser,
+    headers: HeaderMap,
     form: std::result::Result<Multipart, axum::extract::multipart::MultipartRejection>,
 ) -> Result<(StatusCode, Json<App>)> {
     let form = form.map_err(|_| {
-        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", "the body must be multipart/form-data with a field `file`")
+        Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "BAD_TYPE",
+            "the body must be multipart/form-data with a field `file`",
+        )
+    })?;
+    let limit = state.config.max_upload;
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > limit.saturating_add(FORM_AROUND)) {
+        return Err(Error::TooLarge { limit });
+    }
+    let _permit = state.uploads.try_acquire().map_err(|_| {
+        Problem::not_ready("too many uploads at once; try again")
+            .retry_after(Duration::from_secs(5))
     })?;
     let id = AppId::new();
-    let (fields, written, key) = upload::receive(&state.objects, &id, form, state.config.max_upload).await?;
+    let (fields, written, key) = upload::receive(&state.objects, &id, form, limit).await?;
 
-    // From here on the object exists: whatever fails, it must not be left behind.
-    let outcome = register(&state, &user, id, fields, &key, (written.size, written.sha256)).await;
-    if outcome.is_err() {
-        state.objects.delete(&key).await?;
+    let outcome = register(
+        &state,
+        &user,
+        id,
+        fields,
+        &key,
+        (written.size, written.sha256),
+    )
+    .await;
+    match &outcome {
+        // Whether the row is there is not known; an object that it names must not be deleted. The sweep knows later.
+        Ok(_) | Err(Error::Database(_)) => {}
+        Err(_) => upload::discard(&state.objects, &key).await,
     }
     let app = outcome?;
     info!(app.id = %app.id, "stored version {} of {}, {} bytes", app.version_code, app.package_name, app.size);
@@ -121,17 +160,36 @@ async fn register(
     (size, sha256): (u64, String),
 ) -> Result<App> {
     let manifest = match state.objects.file(key).await? {
-        Some(file) => manifest::read(file).await?,
+        Some(file) => {
+            let _permit = state
+                .readings
+                .acquire()
+                .await
+                .map_err(|_| Problem::internal())?;
+            manifest::read(file).await?
+        }
         None => Manifest::default(),
     };
-    let package_name = manifest.package_name.or(fields.package_name).ok_or_else(|| {
-        Problem::invalid_field("packageName", "is required, since the manifest of the package cannot be read")
-    })?;
-    let version_name = manifest.version_name.or(fields.version_name).unwrap_or_else(|| "1.0".to_owned());
+    let package_name = manifest
+        .package_name
+        .or(fields.package_name)
+        .ok_or_else(|| {
+            Problem::invalid_field(
+                "packageName",
+                "is required, since the manifest of the package cannot be read",
+            )
+        })?;
+    let version_name = manifest
+        .version_name
+        .or(fields.version_name)
+        .unwrap_or_else(|| "1.0".to_owned());
     let now = state.platform.clock.now();
     let app = App {
         id: id.clone(),
-        name: fields.name.or(manifest.label).unwrap_or_else(|| package_name.clone()),
+        name: fields
+            .name
+            .or(manifest.label)
+            .unwrap_or_else(|| package_name.clone()),
         version: version_name.clone(),
         version_name,
         version_code: manifest.version_code.or(fields.version_code).unwrap_or(1),
@@ -155,7 +213,10 @@ async fn register(
     };
     let mut tx = state.platform.db.begin().await?;
     if !db::insert(&mut tx, &app).await? {
-        return Err(Error::Exists { package_name: app.package_name, version_code: app.version_code });
+        return Err(Error::Exists {
+            package_name: app.package_name,
+            version_code: app.version_code,
+        });
     }
     let body = EventBody::AppUploaded {
         app_id: id.clone(),
@@ -183,28 +244,46 @@ pub async fn list_apps(
 
 /// Counts apps.
 #[utoipa::path(get, path = "/apps/count", tag = "apps", params(ListApps), responses((status = 200, body = Count), (status = 401, body = ProblemBody)))]
-pub async fn count_apps(State(state): State<Apps>, user: CurrentUser, Query(filter): Query<ListApps>) -> Result<Json<Count>> {
+pub async fn count_apps(
+    State(state): State<Apps>,
+    user: CurrentUser,
+    Query(filter): Query<ListApps>,
+) -> Result<Json<Count>> {
     let mut conn = state.platform.db.acquire().await?;
-    Ok(Json(Count { count: db::count(&mut conn, &filter.filter(&user)).await? }))
+    Ok(Json(Count {
+        count: db::count(&mut conn, &filter.filter(&user)).await?,
+    }))
 }
 
 /// Shows an app.
 #[utoipa::path(get, path = "/apps/{app_id}", tag = "apps", params(("app_id" = AppId, Path)), responses((status = 200, body = App), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
-pub async fn find_app(State(state): State<Apps>, user: CurrentUser, Path(id): Path<AppId>) -> Result<Json<App>> {
+pub async fn find_app(
+    State(state): State<Apps>,
+    user: CurrentUser,
+    Path(id): Path<AppId>,
+) -> Result<Json<App>> {
     Ok(Json(visible(&state, &user, id).await?))
 }
 
 /// Deletes an app of the caller's.
 #[utoipa::path(delete, path = "/apps/{app_id}", tag = "apps", params(("app_id" = AppId, Path)), responses((status = 200, body = Message), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
-pub async fn delete_app(State(state): State<Apps>, user: CurrentUser, Path(id): Path<AppId>) -> Result<Json<Message>> {
+pub async fn delete_app(
+    State(state): State<Apps>,
+    user: CurrentUser,
+    Path(id): Path<AppId>,
+) -> Result<Json<Message>> {
     let owner = if user.is_admin { None } else { Some(&user.id) };
     let mut conn = state.platform.db.acquire().await?;
-    let key = db::delete(&mut conn, &id, owner).await?.ok_or(Error::NotFound(id))?;
+    let key = db::delete(&mut conn, &id, owner)
+        .await?
+        .ok_or(Error::NotFound(id))?;
     // The row is the truth; an object that stays behind is only space.
     if let Err(error) = state.objects.delete(&key).await {
         warn!("the object {key} of a deleted app stays behind: {error}");
     }
-    Ok(Json(Message { message: "app deleted" }))
+    Ok(Json(Message {
+        message: "app deleted",
+    }))
 }
 
 /// Fetches a package, whole or a range of it.
@@ -213,39 +292,78 @@ pub async fn download_app(
     State(state): State<Apps>,
     user: CurrentUser,
     Path(id): Path<AppId>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
     let app = visible(&state, &user, id).await?;
     let etag = format!("\"{}\"", app.sha256);
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes()) {
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| names(known, &etag))
+    {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let size = app.size.cast_unsigned();
-    let wanted = headers.get(header::RANGE).and_then(|value| range(value.to_str().ok()?));
-    if wanted.as_ref().is_some_and(|range| matches!(range, GetRange::Bounded(span) if span.start >= size) || matches!(range, GetRange::Offset(from) if *from >= size)) {
-        let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "VALIDATION_FAILED", format!("the package has {size} bytes"));
-        return Ok(([(header::CONTENT_RANGE, format!("bytes */{size}"))], problem).into_response());
+    // A part of something else that the client has is of no use to it.
+    let is_same = headers
+        .get(header::IF_RANGE)
+        .is_none_or(|known| known.as_bytes() == etag.as_bytes());
+    let wanted = headers
+        .get(header::RANGE)
+        .filter(|_| is_same)
+        .and_then(|value| range(value.to_str().ok()?));
+    if wanted.as_ref().is_some_and(|range| {
+        matches!(range, GetRange::Bounded(span) if span.start >= size)
+            || matches!(range, GetRange::Offset(from) if *from >= size)
+    }) {
+        let problem = Problem::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "VALIDATION_FAILED",
+            format!("the package has {size} bytes"),
+        );
+        return Ok((
+            [(header::CONTENT_RANGE, format!("bytes */{size}"))],
+            problem,
+        )
+            .into_response());
     }
-    let object = state.objects.read(&app.object_key, wanted.clone()).await?;
-    if wanted.is_none() {
-        db::count_download(&mut *state.platform.db.acquire().await?, &app.id, state.platform.clock.now()).await?;
+    let object = match state.objects.read(&app.object_key, wanted.clone()).await {
+        // Deleted between the row and its object.
+        Err(error) if error.is_absent() => return Err(Error::NotFound(app.id)),
+        object => object?,
+    };
+    if wanted.is_none() && method == Method::GET {
+        db::count_download(&mut *state.platform.db.acquire().await?, &app.id).await?;
     }
     let span = object.range.clone();
-    let mut response = Body::from_stream(object.into_stream().map_err(std::io::Error::other)).into_response();
+    let mut response =
+        Body::from_stream(object.into_stream().map_err(std::io::Error::other)).into_response();
     let set = response.headers_mut();
     let values = [
-        (header::CONTENT_TYPE, "application/vnd.android.package-archive".to_owned()),
+        (
+            header::CONTENT_TYPE,
+            "application/vnd.android.package-archive".to_owned(),
+        ),
         (header::CONTENT_LENGTH, (span.end - span.start).to_string()),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, etag),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{}-{}.apk\"", app.package_name, app.version_code)),
+        (
+            header::CONTENT_DISPOSITION,
+            format!(
+                "attachment; filename=\"{}-{}.apk\"",
+                app.package_name, app.version_code
+            ),
+        ),
     ];
     for (name, value) in values {
         set.insert(name, value.parse().map_err(|_| Problem::internal())?);
     }
     if wanted.is_some() {
         let content_range = format!("bytes {}-{}/{size}", span.start, span.end - 1);
-        set.insert(header::CONTENT_RANGE, content_range.parse().map_err(|_| Problem::internal())?);
+        set.insert(
+            header::CONTENT_RANGE,
+            content_range.parse().map_err(|_| Problem::internal())?,
+        );
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
@@ -253,13 +371,25 @@ pub async fn download_app(
 
 async fn visible(state: &Apps, user: &CurrentUser, id: AppId) -> Result<App> {
     let mut conn = state.platform.db.acquire().await?;
-    let app = db::find(&mut conn, &id).await?.filter(|app| app.is_public() || user.may_see(&app.uploader_id));
+    let app = db::find(&mut conn, &id)
+        .await?
+        .filter(|app| app.is_public() || user.may_see(&app.uploader_id));
     app.ok_or(Error::NotFound(id))
+}
+
+/// Whether `If-None-Match` names this tag, or all.
+fn names(known: &HeaderValue, etag: &str) -> bool {
+    let text = known.to_str().unwrap_or_default();
+    text.split(',')
+        .map(str::trim)
+        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
 /// The first span of a `Range` header; several spans, and what cannot be read, count as none (RFC 9110 allows it).
 fn range(text: &str) -> Option<GetRange> {
-    let spec = text.strip_prefix("bytes=").filter(|spec| !spec.contains(','))?;
+    let spec = text
+        .strip_prefix("bytes=")
+        .filter(|spec| !spec.contains(','))?;
     let (from, to) = spec.trim().split_once('-')?;
     match (from.parse::<u64>(), to.parse::<u64>()) {
         (Ok(from), Ok(to)) if from <= to => Some(GetRange::Bounded(from..to.saturating_add(1))),
@@ -278,7 +408,13 @@ mod tests {
         assert_eq!(range("bytes=0-9"), Some(GetRange::Bounded(0..10)));
         assert_eq!(range("bytes=5-"), Some(GetRange::Offset(5)));
         assert_eq!(range("bytes=-5"), Some(GetRange::Suffix(5)));
-        for text in ["bytes=9-0", "bytes=0-1,3-4", "items=0-1", "bytes=", "bytes=a-b"] {
+        for text in [
+            "bytes=9-0",
+            "bytes=0-1,3-4",
+            "items=0-1",
+            "bytes=",
+            "bytes=a-b",
+        ] {
             assert_eq!(range(text), None, "{text}");
         }
     }

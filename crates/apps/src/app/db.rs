@@ -1,6 +1,6 @@
 //! Statements about apps.
 
-use contracts::{AppId, Timestamp, UserId};
+use contracts::{AppId, UserId};
 use platform::http::Slice;
 use sqlx::{PgConnection, Row};
 
@@ -63,7 +63,11 @@ pub async fn find(conn: &mut PgConnection, id: &AppId) -> sqlx::Result<Option<Ap
 }
 
 /// The apps that a filter leaves, newest first, and how many there are on all pages.
-pub async fn list(conn: &mut PgConnection, filter: &Filter, slice: Slice) -> sqlx::Result<(Vec<App>, i64)> {
+pub async fn list(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    slice: Slice,
+) -> sqlx::Result<(Vec<App>, i64)> {
     let apps: Vec<App> = sqlx::query_as(
         "-- app::list
         select a.*, a.version_name as shown_version, not exists (
@@ -84,7 +88,10 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter, slice: Slice) -> sql
     .fetch_all(&mut *conn)
     .await?;
     let total = count(conn, filter).await?;
-    Ok((apps.into_iter().map(App::with_download_url).collect(), total))
+    Ok((
+        apps.into_iter().map(App::with_download_url).collect(),
+        total,
+    ))
 }
 
 /// How many apps a filter leaves.
@@ -105,14 +112,29 @@ pub async fn count(conn: &mut PgConnection, filter: &Filter) -> sqlx::Result<i64
 }
 
 /// Counts a download.
-pub async fn count_download(conn: &mut PgConnection, id: &AppId, now: Timestamp) -> sqlx::Result<()> {
-    let update = sqlx::query("update apps.apps set download_count = download_count + 1, updated_at = $2 where id = $1");
-    update.bind(id).bind(now).execute(conn).await?;
+pub async fn count_download(conn: &mut PgConnection, id: &AppId) -> sqlx::Result<()> {
+    let update =
+        sqlx::query("update apps.apps set download_count = download_count + 1 where id = $1");
+    update.bind(id).execute(conn).await?;
     Ok(())
 }
 
+/// Those of some object keys that no app names.
+pub async fn without_app(conn: &mut PgConnection, keys: &[String]) -> sqlx::Result<Vec<String>> {
+    let select = sqlx::query_scalar(
+        "-- app::without_app
+        select key from unnest($1::text[]) as key
+        where not exists (select 1 from apps.apps a where a.object_key = key)",
+    );
+    select.bind(keys).fetch_all(conn).await
+}
+
 /// Deletes an app of an owner, or of anybody; the key of its object.
-pub async fn delete(conn: &mut PgConnection, id: &AppId, owner: Option<&UserId>) -> sqlx::Result<Option<String>> {
+pub async fn delete(
+    conn: &mut PgConnection,
+    id: &AppId,
+    owner: Option<&UserId>,
+) -> sqlx::Result<Option<String>> {
     let delete = sqlx::query(
         "delete from apps.apps where id = $1 and ($2::text is null or uploader_id = $2) returning object_key",
     );
@@ -122,6 +144,13 @@ pub async fn delete(conn: &mut PgConnection, id: &AppId, owner: Option<&UserId>)
 
 /// The pattern that finds the words anywhere; what `like` would read as a sign is taken as written.
 fn pattern(filter: &Filter) -> Option<String> {
-    let escape = |text: &String| text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    filter.search.as_ref().map(|text| format!("%{}%", escape(text)))
+    let escape = |text: &String| {
+        text.replace('\\', "\\\\")
+            .replace('%', "\\%")
+            .replace('_', "\\_")
+    };
+    filter
+        .search
+        .as_ref()
+        .map(|text| format!("%{}%", escape(text)))
 }

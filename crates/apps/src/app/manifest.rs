@@ -1,10 +1,18 @@
 //! What a package says of itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use apk_info::Apk;
+use apk_info_zip::ZipEntry;
 
+use super::upload::is_package_name;
 use crate::{Error, Result};
+
+const MANIFEST: &str = "AndroidManifest.xml";
+/// Holds the texts that the manifest refers to.
+const RESOURCES: &str = "resources.arsc";
+const LARGEST_ENTRY: u64 = 128 << 20;
+const LARGEST_PACKED: u64 = 4 << 20;
 
 /// What a package says of itself, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,30 +41,73 @@ pub fn begins_a_zip(bytes: &[u8]) -> bool {
 /// # Errors
 /// Where the file has no `AndroidManifest.xml` or is no whole archive.
 pub async fn read(file: PathBuf) -> Result<Manifest> {
-    tokio::task::spawn_blocking(move || read_blocking(&file)).await.unwrap_or_else(|_| {
-        Err(Error::NotAPackage { reason: "its reading broke off".to_owned() })
+    tokio::task::spawn_blocking(move || read_blocking(&file))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::NotAPackage {
+                reason: "its reading broke off".to_owned(),
+            })
+        })
+}
+
+fn read_blocking(file: &Path) -> Result<Manifest> {
+    let archive = ZipEntry::open(file).map_err(|error| {
+        tracing::debug!("a package is no archive: {error}");
+        Error::NotAPackage {
+            reason: "it is no whole ZIP archive".to_owned(),
+        }
+    })?;
+    if !archive.contains(MANIFEST) {
+        return Err(Error::NotAPackage {
+            reason: format!("it has no {MANIFEST}"),
+        });
+    }
+    if !(is_modest(&archive, MANIFEST) && is_modest(&archive, RESOURCES)) {
+        tracing::warn!("the manifest of a package is left unread: it would take too much memory");
+        return Ok(Manifest::default());
+    }
+    let apk = match Apk::new(file) {
+        Ok(apk) => apk,
+        Err(error) => {
+            tracing::debug!("the manifest of a package could not be read: {error}");
+            return Ok(Manifest::default());
+        }
+    };
+    let package_name = apk.get_package_name();
+    if package_name
+        .as_deref()
+        .is_some_and(|name| !is_package_name(name))
+    {
+        return Err(Error::NotAPackage {
+            reason: "its package name is not one".to_owned(),
+        });
+    }
+    Ok(Manifest {
+        package_name,
+        version_name: apk.get_version_name().map(shown),
+        version_code: apk.get_version_code().and_then(|code| code.parse().ok()),
+        label: apk.get_application_label().map(shown),
+        min_sdk_version: apk
+            .get_min_sdk_version()
+            .and_then(|level| level.parse().ok()),
+        target_sdk_version: i32::try_from(apk.get_target_sdk_version()).ok(),
     })
 }
 
-fn read_blocking(file: &std::path::Path) -> Result<Manifest> {
-    match Apk::new(file) {
-        Ok(apk) => Ok(Manifest {
-            package_name: apk.get_package_name(),
-            version_name: apk.get_version_name(),
-            version_code: apk.get_version_code().and_then(|code| code.parse().ok()),
-            label: apk.get_application_label(),
-            min_sdk_version: apk.get_min_sdk_version().and_then(|level| level.parse().ok()),
-            target_sdk_version: i32::try_from(apk.get_target_sdk_version()).ok(),
-        }),
-        Err(error) => {
-            let archive = apk_info_zip::ZipEntry::open(file)
-                .map_err(|error| Error::NotAPackage { reason: error.to_string() })?;
-            if archive.contains("AndroidManifest.xml") {
-                tracing::debug!("the manifest of a package could not be read: {error}");
-                Ok(Manifest::default())
-            } else {
-                Err(Error::NotAPackage { reason: "it has no AndroidManifest.xml".to_owned() })
-            }
-        }
-    }
+/// Whether an entry, if it is there, may be unpacked into memory. What it says of its unpacked size is its word alone,
+/// so that the packed size is bounded too.
+fn is_modest(archive: &ZipEntry, name: &str) -> bool {
+    archive.entry_info(name).is_none_or(|entry| {
+        let is_stored = entry.compression_method == ZipEntry::METHOD_STORED && !entry.tampered;
+        entry.uncompressed_size <= LARGEST_ENTRY
+            && (is_stored || entry.compressed_size <= LARGEST_PACKED)
+    })
+}
+
+/// A text of the manifest, as long as one of ours may be and without what cannot be stored.
+fn shown(text: String) -> String {
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(100)
+        .collect()
 }

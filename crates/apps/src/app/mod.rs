@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod db;
+pub mod jobs;
 mod manifest;
 mod upload;
 
@@ -11,10 +12,14 @@ use serde::{Deserialize, Serialize};
 pub use manifest::Manifest;
 
 /// Where an app stands between upload and the shelf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum AppStatus {
+    /// On its way in; such an app has no row yet.
+    Uploading,
     /// Stored, waiting for a reviewer.
     PendingReview,
     /// Accepted by a reviewer.
@@ -28,7 +33,9 @@ pub enum AppStatus {
 }
 
 /// What an app is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Category {

@@ -3,10 +3,11 @@
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use contracts::AppId;
-use platform::objects::{Objects, Writing, Written};
-use platform::problem::FieldFault;
 use platform::Problem;
+use platform::objects::{Objects, Writing, Written};
+use platform::problem::{FieldFault, causes};
 use tokio::time::{Duration, timeout};
+use tracing::warn;
 
 use super::Category;
 use super::manifest::begins_a_zip;
@@ -15,6 +16,20 @@ use crate::{Error, Result};
 /// A client that sends nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 const LONGEST_TEXT: usize = 8 << 10;
+
+/// However slowly it comes: an upload that takes longer is given up.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+const MOST_FIELDS: usize = 32;
+/// Where packages lie in the object store.
+pub const FOLDER: &str = "apps";
+
+/// What has come of a form so far.
+#[derive(Default)]
+struct Received {
+    fields: Fields,
+    written: Option<Written>,
+    faults: Vec<FieldFault>,
+}
 
 /// The fields of the form.
 #[derive(Debug, Default)]
@@ -28,53 +43,106 @@ pub struct Fields {
     pub version_code: Option<i64>,
 }
 
-/// Reads the whole form; the package lies under `key` then.
-pub async fn receive(objects: &Objects, id: &AppId, mut form: Multipart, limit: u64) -> Result<(Fields, Written, String)> {
-    let key = format!("apps/{id}.apk");
-    let (mut fields, mut written, mut faults) = (Fields::default(), None, Vec::new());
-    let outcome = async {
-        while let Some(field) = next(form.next_field()).await? {
-            if field.name() == Some("file") {
-                if written.is_some() {
-                    faults.push(fault("file", "was sent twice"));
-                    continue;
-                }
-                let writing = objects.write(&key).await?;
-                written = Some(write(writing, field, limit).await?);
-            } else {
-                take_text(&mut fields, &mut faults, field).await?;
-            }
-        }
-        Ok(())
-    };
-    let outcome: Result<()> = outcome.await;
+/// Reads the whole form; the package lies under the key then. A form that is refused leaves nothing behind.
+pub async fn receive(
+    objects: &Objects,
+    id: &AppId,
+    form: Multipart,
+    limit: u64,
+) -> Result<(Fields, Written, String)> {
+    let key = format!("{FOLDER}/{id}.apk");
+    let mut received = Received::default();
+    let outcome = timeout(LONGEST, read(objects, &key, form, limit, &mut received))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::BrokenUpload {
+                reason: format!("it took longer than {LONGEST:?}"),
+            })
+        });
+    let Received {
+        fields,
+        written,
+        mut faults,
+    } = received;
     if written.is_none() {
         faults.push(fault("file", "is required"));
     }
     match (outcome, written) {
         (Ok(()), Some(written)) if faults.is_empty() => Ok((fields, written, key)),
-        (outcome, _) => {
-            objects.delete(&key).await?;
+        (outcome, written) => {
+            if written.is_some() {
+                discard(objects, &key).await;
+            }
             outcome?;
             Err(Problem::validation(faults).into())
         }
     }
 }
 
+/// Deletes the object of an upload that was refused.
+pub async fn discard(objects: &Objects, key: &str) {
+    if let Err(error) = objects.delete(key).await {
+        warn!(
+            "the object {key} of a refused upload stays until the sweep: {}",
+            causes(&error)
+        );
+    }
+}
+
+async fn read(
+    objects: &Objects,
+    key: &str,
+    mut form: Multipart,
+    limit: u64,
+    received: &mut Received,
+) -> Result<()> {
+    let mut count = 0;
+    while let Some(field) = next(form.next_field()).await? {
+        count += 1;
+        if count > MOST_FIELDS {
+            return Err(Error::BrokenUpload {
+                reason: format!("the form has more than {MOST_FIELDS} fields"),
+            });
+        }
+        if field.name() != Some("file") {
+            take_text(&mut received.fields, &mut received.faults, field).await?;
+        } else if received.written.is_some() {
+            return Err(Error::BrokenUpload {
+                reason: "`file` was sent twice".to_owned(),
+            });
+        } else {
+            let writing = objects.write(key).await?;
+            received.written = Some(write(writing, field, limit).await?);
+        }
+    }
+    Ok(())
+}
+
 async fn write(mut writing: Writing, mut field: Field<'_>, limit: u64) -> Result<Written> {
-    let mut first = true;
+    let mut head = Vec::with_capacity(4);
     let outcome = async {
         while let Some(bytes) = next(field.chunk()).await? {
-            if first && !begins_a_zip(&bytes) {
-                return Err(Error::NotAPackage { reason: "it is not a ZIP archive".to_owned() });
+            // The first chunk may hold less than the mark of a ZIP archive.
+            if head.len() < 4 {
+                head.extend_from_slice(&bytes[..bytes.len().min(4 - head.len())]);
+                if head.len() == 4 && !begins_a_zip(&head) {
+                    return Err(Error::NotAPackage {
+                        reason: "it is not a ZIP archive".to_owned(),
+                    });
+                }
             }
-            first = false;
             if writing.size + bytes.len() as u64 > limit {
                 return Err(Error::TooLarge { limit });
             }
             writing.push(&bytes).await?;
         }
-        if first { Err(Error::NotAPackage { reason: "it is empty".to_owned() }) } else { Ok(()) }
+        if head.len() < 4 {
+            Err(Error::NotAPackage {
+                reason: "it is empty".to_owned(),
+            })
+        } else {
+            Ok(())
+        }
     };
     match outcome.await {
         Ok(()) => Ok(writing.finish().await?),
@@ -85,21 +153,25 @@ async fn write(mut writing: Writing, mut field: Field<'_>, limit: u64) -> Result
     }
 }
 
-async fn take_text(fields: &mut Fields, faults: &mut Vec<FieldFault>, mut field: Field<'_>) -> Result<()> {
+async fn take_text(
+    fields: &mut Fields,
+    faults: &mut Vec<FieldFault>,
+    mut field: Field<'_>,
+) -> Result<()> {
     let name = field.name().unwrap_or_default().to_owned();
     let mut bytes = Vec::new();
     while let Some(chunk) = next(field.chunk()).await? {
         if bytes.len() + chunk.len() > LONGEST_TEXT {
-            faults.push(fault(&name, "is too long"));
-            return Ok(());
+            return Err(Problem::invalid_field("body", "a field of the form is too long").into());
         }
         bytes.extend_from_slice(&chunk);
     }
-    let Ok(text) = String::from_utf8(bytes) else {
-        faults.push(fault(&name, "is not text"));
-        return Ok(());
+    let text = String::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains('\0'));
+    let Some(text) = text.map(|text| text.trim().to_owned()) else {
+        return Err(Problem::invalid_field("body", "a field of the form is not text").into());
     };
-    let text = text.trim().to_owned();
     if text.is_empty() {
         return Ok(());
     }
@@ -114,7 +186,10 @@ async fn take_text(fields: &mut Fields, faults: &mut Vec<FieldFault>, mut field:
         "description" => fields.description = bounded(2000, faults),
         "packageName" => {
             if !is_package_name(&text) {
-                faults.push(fault("packageName", "is not a package name such as com.example.app"));
+                faults.push(fault(
+                    "packageName",
+                    "is not a package name such as com.example.app",
+                ));
             }
             fields.package_name = Some(text);
         }
@@ -128,10 +203,17 @@ async fn take_text(fields: &mut Fields, faults: &mut Vec<FieldFault>, mut field:
             Err(error) => faults.push(fault("category", error.to_string())),
         },
         "tags" => {
-            fields.tags = serde_json::from_str(&text)
-                .unwrap_or_else(|_| text.split(',').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect());
+            fields.tags = serde_json::from_str(&text).unwrap_or_else(|_| {
+                text.split(',')
+                    .map(|tag| tag.trim().to_owned())
+                    .filter(|tag| !tag.is_empty())
+                    .collect()
+            });
             if fields.tags.len() > 20 || fields.tags.iter().any(|tag| tag.chars().count() > 50) {
-                faults.push(fault("tags", "are more than 20, or one is longer than 50 characters"));
+                faults.push(fault(
+                    "tags",
+                    "are more than 20, or one is longer than 50 characters",
+                ));
             }
         }
         _ => {}
@@ -145,20 +227,29 @@ pub fn is_package_name(text: &str) -> bool {
         && text.contains('.')
         && text.split('.').all(|part| {
             part.starts_with(|first: char| first.is_ascii_alphabetic())
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         })
 }
 
 async fn next<T>(chunk: impl Future<Output = std::result::Result<T, MultipartError>>) -> Result<T> {
     match timeout(SILENCE, chunk).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::BrokenUpload { reason: error.body_text() }),
-        Err(_) => Err(Error::BrokenUpload { reason: "nothing came for 60 s".to_owned() }),
+        Ok(Err(error)) => Err(Error::BrokenUpload {
+            reason: error.body_text(),
+        }),
+        Err(_) => Err(Error::BrokenUpload {
+            reason: "nothing came for 60 s".to_owned(),
+        }),
     }
 }
 
 fn fault(field: &str, message: impl Into<String>) -> FieldFault {
-    FieldFault { field: field.to_owned(), message: message.into() }
+    FieldFault {
+        field: field.to_owned(),
+        message: message.into(),
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +261,15 @@ mod tests {
         for name in ["com.example.app", "a.b_1"] {
             assert!(is_package_name(name), "{name}");
         }
-        for name in ["app", "com..x", "1.a", "com.1x", "com.ex ample", "com/x.y", ""] {
+        for name in [
+            "app",
+            "com..x",
+            "1.a",
+            "com.1x",
+            "com.ex ample",
+            "com/x.y",
+            "",
+        ] {
             assert!(!is_package_name(name), "{name}");
         }
     }

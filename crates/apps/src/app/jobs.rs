@@ -1,0 +1,33 @@
+//! Sweeps away objects without an app: a replica died between the object and its row, or after the row.
+
+use chrono::TimeDelta;
+use futures::TryStreamExt;
+use platform::lifecycle::Tick;
+use tracing::info;
+
+use super::{db, upload};
+use crate::Apps;
+
+/// An upload writes the row right after the object; so long it takes in no case.
+const AGE: TimeDelta = TimeDelta::days(1);
+const BATCH: usize = 200;
+
+/// Deletes objects of the past that no app names.
+///
+/// # Errors
+/// Where a store does not answer.
+pub async fn sweep(state: &Apps) -> anyhow::Result<Tick> {
+    let before = state.platform.clock.now() - AGE;
+    let old = state.objects.written_before(upload::FOLDER, before);
+    let mut batches = std::pin::pin!(old.try_chunks(BATCH));
+    while let Some(keys) = batches.try_next().await? {
+        let mut conn = state.platform.db.acquire().await?;
+        let orphans = db::without_app(&mut conn, &keys).await?;
+        drop(conn);
+        for key in orphans {
+            state.objects.delete(&key).await?;
+            info!("deleted the object {key}, which no app names");
+        }
+    }
+    Ok(Tick::Idle)
+}
