@@ -15,7 +15,11 @@ const NODE: &str = "bench";
 const TTL: Duration = Duration::from_secs(600);
 const OCCUPANCIES: [usize; 3] = [0, 50, 95];
 const ALLOCATORS: [usize; 3] = [1, 8, 32];
-const RIVALS: [&str; 3] = ["bare SET NX EX (one key)", "ours (three ports)", "linear scan (one port)"];
+const RIVALS: [&str; 3] = [
+    "bare SET NX EX (one key)",
+    "ours (three ports)",
+    "linear scan (one port)",
+];
 
 /// Measures every rival under every condition, in turn, so that a busy moment of the machine meets all of them.
 pub async fn run(rounds: u32, leases: u32) -> anyhow::Result<Vec<Figure>> {
@@ -41,7 +45,11 @@ pub async fn run(rounds: u32, leases: u32) -> anyhow::Result<Vec<Figure>> {
                 }
             }
             let of_condition = RIVALS.into_iter().zip(rates);
-            figures.extend(of_condition.map(|(rival, rates)| Figure { condition: condition.clone(), rival, rates }));
+            figures.extend(of_condition.map(|(rival, rates)| Figure {
+                condition: condition.clone(),
+                rival,
+                rates,
+            }));
         }
     }
     private.end().await?;
@@ -50,16 +58,38 @@ pub async fn run(rounds: u32, leases: u32) -> anyhow::Result<Vec<Figure>> {
 
 /// A node of a thousand sets, so many per cent of them leased.
 async fn occupied(redis: &Pool, per_cent: usize) -> anyhow::Result<PortPool> {
-    let pool = PortPool::new(redis.clone(), Keys::new("bench"), PortRanges::default(), Duration::ZERO);
+    let pool = PortPool::new(
+        redis.clone(),
+        Keys::new("bench"),
+        PortRanges::default(),
+        Duration::ZERO,
+    );
     let held: Vec<(String, PortSet)> = (0..10 * per_cent as u16)
-        .map(|number| (format!("device{number}"), PortSet { adb: 5555 + number, webrtc: 8080 + number, scrcpy: 27183 + number }))
+        .map(|number| {
+            (
+                format!("device{number}"),
+                PortSet {
+                    adb: 5555 + number,
+                    webrtc: 8080 + number,
+                    scrcpy: 27183 + number,
+                },
+            )
+        })
         .collect();
     pool.rebuild(NODE, &held, &[]).await?;
     for chunk in held.chunks(100) {
         pool.renew_many(NODE, chunk, TTL).await?;
         let pipeline = redis.next().pipeline();
         for (owner, set) in chunk {
-            pipeline.set::<(), _, _>(scanned(set.adb), owner.as_str(), Some(Expiration::EX(600)), None, false).await?;
+            pipeline
+                .set::<(), _, _>(
+                    scanned(set.adb),
+                    owner.as_str(),
+                    Some(Expiration::EX(600)),
+                    None,
+                    false,
+                )
+                .await?;
         }
         pipeline.all::<()>().await?;
     }
@@ -100,14 +130,28 @@ fn scanned(port: u16) -> String {
 }
 
 async fn set_nx(redis: &Pool, key: String, owner: &str) -> anyhow::Result<bool> {
-    let answer: Option<String> = redis.set(key, owner, Some(Expiration::EX(600)), Some(SetOptions::NX), false).await?;
+    let answer: Option<String> = redis
+        .set(
+            key,
+            owner,
+            Some(Expiration::EX(600)),
+            Some(SetOptions::NX),
+            false,
+        )
+        .await?;
     Ok(answer.is_some())
 }
 
 /// Does something so many times, some at once.
-async fn each(count: usize, at_once: usize, act: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn each(
+    count: usize,
+    at_once: usize,
+    act: impl AsyncFn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let act = &act;
-    let mut done = futures::stream::iter(0..count).map(|number| act(number)).buffer_unordered(at_once);
+    let mut done = futures::stream::iter(0..count)
+        .map(|number| act(number))
+        .buffer_unordered(at_once);
     while let Some(outcome) = done.next().await {
         outcome?;
     }

@@ -22,7 +22,11 @@ impl Figure {
     }
 
     fn extremes(&self) -> (f64, f64) {
-        self.rates.iter().fold((f64::MAX, 0.0), |(least, most), rate| (least.min(*rate), most.max(*rate)))
+        self.rates
+            .iter()
+            .fold((f64::MAX, 0.0), |(least, most), rate| {
+                (least.min(*rate), most.max(*rate))
+            })
     }
 }
 
@@ -40,13 +44,25 @@ pub fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
-    writeln!(out, "{:<28} {:<28} {:>10}  {:>17}  {:>6}", "CONDITION", "RIVAL", "MEDIAN /s", "MIN–MAX", "RATIO")?;
+    writeln!(
+        out,
+        "{:<28} {:<28} {:>10}  {:>17}  {:>6}",
+        "CONDITION", "RIVAL", "MEDIAN /s", "MIN–MAX", "RATIO"
+    )?;
     for figure in figures {
-        let first = figures.iter().find(|other| other.condition == figure.condition);
+        let first = figures
+            .iter()
+            .find(|other| other.condition == figure.condition);
         let ratio = first.map_or(1.0, |first| figure.median() / first.median());
         let (least, most) = figure.extremes();
         let span = format!("{least:.0}–{most:.0}");
-        writeln!(out, "{:<28} {:<28} {:>10.0}  {span:>17}  {ratio:>6.2}", figure.condition, figure.rival, figure.median())?;
+        writeln!(
+            out,
+            "{:<28} {:<28} {:>10.0}  {span:>17}  {ratio:>6.2}",
+            figure.condition,
+            figure.rival,
+            figure.median()
+        )?;
     }
     Ok(())
 }

@@ -18,11 +18,21 @@ impl Private {
     pub async fn start() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("bench-")?;
         let args = vec!["supervise".into(), folder.path().into()];
-        let supervisor = SupervisorCommand { program: std::env::current_exe()?, args };
+        let supervisor = SupervisorCommand {
+            program: std::env::current_exe()?,
+            args,
+        };
         let stores = embedded::join(folder.path(), supervisor).await?;
         let redis = Builder::from_config(Config::from_url(&stores.redis_url)?).build_pool(1)?;
-        redis.init().await.context("connecting to the private Redis")?;
-        Ok(Self { folder, stores, redis })
+        redis
+            .init()
+            .await
+            .context("connecting to the private Redis")?;
+        Ok(Self {
+            folder,
+            stores,
+            redis,
+        })
     }
 
     /// Ends it and waits until it is gone.

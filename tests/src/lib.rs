@@ -43,7 +43,12 @@ pub async fn call(method: Method, url: String, body: Option<Value>) -> anyhow::R
 }
 
 /// Calls a URL with a client of the test's choice.
-pub async fn call_with(client: &Client, method: Method, url: String, body: Option<Value>) -> anyhow::Result<Reply> {
+pub async fn call_with(
+    client: &Client,
+    method: Method,
+    url: String,
+    body: Option<Value>,
+) -> anyhow::Result<Reply> {
     let mut request = client.request(method, &url);
     if let Some(body) = body {
         request = request.json(&body);
@@ -51,7 +56,11 @@ pub async fn call_with(client: &Client, method: Method, url: String, body: Optio
     let response = request.send().await.with_context(|| url.clone())?;
     let status = response.status();
     let text = response.text().await.with_context(|| url.clone())?;
-    let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+    let body = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    };
     Ok(Reply { status, body })
 }
 
@@ -63,19 +72,34 @@ pub async fn instances(cluster: &Cluster, service: &str) -> anyhow::Result<Vec<S
         .env("CLOUDPHONE_HOME", cluster.home())
         .output()
         .await?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let entries: Vec<Value> = serde_json::from_slice(&output.stdout)?;
     let of_service = entries.iter().filter(|entry| entry["service"] == service);
-    of_service.map(|entry| Ok(entry["address"].as_str().context("an entry without address")?.to_owned())).collect()
+    of_service
+        .map(|entry| {
+            Ok(entry["address"]
+                .as_str()
+                .context("an entry without address")?
+                .to_owned())
+        })
+        .collect()
 }
 
 /// The own addresses of a service's instances, once there are so many.
 pub async fn all_instances(cluster: &Cluster, service: &str, count: usize) -> Vec<String> {
-    eventually(PATIENCE, &format!("{count} instances of {service} in the registry"), async || {
-        let found = instances(cluster, service).await?;
-        ensure!(found.len() == count, "{found:?}");
-        Ok(found)
-    })
+    eventually(
+        PATIENCE,
+        &format!("{count} instances of {service} in the registry"),
+        async || {
+            let found = instances(cluster, service).await?;
+            ensure!(found.len() == count, "{found:?}");
+            Ok(found)
+        },
+    )
     .await
 }
 
@@ -85,7 +109,12 @@ pub async fn all_instances(cluster: &Cluster, service: &str, count: usize) -> Ve
 /// Where it is refused.
 pub async fn place_order(cluster: &Cluster, user: &str) -> anyhow::Result<Value> {
     let ask = json!({ "userId": user, "planId": "basic", "amount": 100 });
-    let reply = call(Method::POST, cluster.url(GATEWAY, "/api/billing/orders"), Some(ask)).await?;
+    let reply = call(
+        Method::POST,
+        cluster.url(GATEWAY, "/api/billing/orders"),
+        Some(ask),
+    )
+    .await?;
     ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
     Ok(reply.body)
 }
@@ -95,7 +124,9 @@ pub async fn place_order(cluster: &Cluster, user: &str) -> anyhow::Result<Value>
 /// # Errors
 /// Where the instance cannot be reached.
 pub async fn notice(address: &str, order: &str, event: Option<&str>) -> anyhow::Result<Reply> {
-    let event = event.map(|event| format!("&eventId={event}")).unwrap_or_default();
+    let event = event
+        .map(|event| format!("&eventId={event}"))
+        .unwrap_or_default();
     let url = format!("http://{address}/webhooks/payment");
     let response = fresh()
         .post(url)
@@ -104,7 +135,10 @@ pub async fn notice(address: &str, order: &str, event: Option<&str>) -> anyhow::
         .send()
         .await?;
     let status = response.status();
-    Ok(Reply { status, body: response.json().await.unwrap_or_default() })
+    Ok(Reply {
+        status,
+        body: response.json().await.unwrap_or_default(),
+    })
 }
 
 /// A text in a JSON value.
@@ -112,7 +146,10 @@ pub async fn notice(address: &str, order: &str, event: Option<&str>) -> anyhow::
 /// # Panics
 /// Where it is not there.
 pub fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value:#}")).to_owned()
+    value[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {field} in {value:#}"))
+        .to_owned()
 }
 
 /// Registers a user through the gateway, signs in, and gives the token.
@@ -121,10 +158,20 @@ pub fn text(value: &Value, field: &str) -> String {
 /// Where either is refused.
 pub async fn register(cluster: &Cluster, username: &str) -> anyhow::Result<String> {
     let ask = json!({ "username": username, "email": format!("{username}@example.com"), "password": "Correct1horse" });
-    let reply = call(Method::POST, cluster.url(GATEWAY, "/api/auth/register"), Some(ask)).await?;
+    let reply = call(
+        Method::POST,
+        cluster.url(GATEWAY, "/api/auth/register"),
+        Some(ask),
+    )
+    .await?;
     ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
     let ask = json!({ "username": username, "password": "Correct1horse" });
-    let reply = call(Method::POST, cluster.url(GATEWAY, "/api/auth/login"), Some(ask)).await?;
+    let reply = call(
+        Method::POST,
+        cluster.url(GATEWAY, "/api/auth/login"),
+        Some(ask),
+    )
+    .await?;
     ensure!(reply.status == StatusCode::OK, "{reply:?}");
     Ok(text(&reply.body, "access_token"))
 }

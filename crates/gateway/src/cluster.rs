@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use coordination::Keys;
@@ -11,6 +12,9 @@ use platform::config::Stores;
 use platform::lifecycle::Readiness;
 use platform::{Clock, Platform, Settings, db, redis, secrets};
 use secrecy::ExposeSecret;
+
+/// How long the database connections may take to close.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// A cluster that this process has joined.
 pub struct Cluster {
@@ -33,16 +37,33 @@ impl Cluster {
         let signing_key = settings.auth_signing_key.clone();
         let signing_key = secrets::configured_or_made(&db, "AUTH_SIGNING_KEY", signing_key).await?;
         let service_secret = settings.service_secret.clone();
-        let service_secret = secrets::configured_or_made(&db, "SERVICE_SECRET", service_secret).await?;
+        let service_secret =
+            secrets::configured_or_made(&db, "SERVICE_SECRET", service_secret).await?;
         let stores = (db.clone(), redis.clone(), keys.clone());
-        let auth = Auth::new(&signing_key, service_secret, settings.sandbox, stores, clock.clone())?;
-        let platform = Platform::new(Arc::new(settings), db, redis, &redis_url, keys, clock, auth, readiness);
+        let auth = Auth::new(
+            &signing_key,
+            service_secret,
+            settings.sandbox,
+            stores,
+            clock.clone(),
+        )?;
+        let platform = Platform::new(
+            Arc::new(settings),
+            db,
+            redis,
+            &redis_url,
+            keys,
+            clock,
+            auth,
+            readiness,
+        );
         Ok(Self { platform, embedded })
     }
 
     /// Closes the connections and gives up the place at the private stores.
     pub async fn leave(self) {
-        self.platform.db.close().await;
+        // A connection in the hands of a task that did not stop must not keep us from what follows.
+        let _ = tokio::time::timeout(CLOSING, self.platform.db.close()).await;
         if let Err(error) = fred::interfaces::ClientLike::quit(&self.platform.redis).await {
             tracing::debug!("Redis did not hear our goodbye: {error}");
         }
@@ -54,15 +75,26 @@ impl Cluster {
 
 async fn stores(settings: &Settings) -> anyhow::Result<(String, String, Option<embedded::Stores>)> {
     match &settings.stores {
-        Stores::External { redis, database } => {
-            Ok((redis.expose_secret().to_owned(), database.expose_secret().to_owned(), None))
-        }
+        Stores::External { redis, database } => Ok((
+            redis.expose_secret().to_owned(),
+            database.expose_secret().to_owned(),
+            None,
+        )),
         Stores::Embedded => {
             let dir = stores_folder(settings)?;
             let program = std::env::current_exe().context("finding this program")?;
-            let args = ["stores".into(), "--dir".into(), dir.clone().into_os_string()].to_vec();
+            let args = [
+                "stores".into(),
+                "--dir".into(),
+                dir.clone().into_os_string(),
+            ]
+            .to_vec();
             let stores = embedded::join(&dir, SupervisorCommand { program, args }).await?;
-            Ok((stores.redis_url.clone(), stores.database_url.clone(), Some(stores)))
+            Ok((
+                stores.redis_url.clone(),
+                stores.database_url.clone(),
+                Some(stores),
+            ))
         }
     }
 }

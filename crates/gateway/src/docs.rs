@@ -8,7 +8,10 @@ use crate::local;
 /// The frame that the services' documents are merged into.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Cloudphone", description = "The control plane of a cloud-phone platform."),
+    info(
+        title = "Cloudphone",
+        description = "The control plane of a cloud-phone platform."
+    ),
     components(schemas(platform::problem::ProblemBody, platform::problem::FieldFault))
 )]
 struct Frame;

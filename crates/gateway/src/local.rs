@@ -38,13 +38,19 @@ struct UpstreamReport {
 
 /// The gateway's own routes, with the layers of every service around them.
 pub fn router(platform: &Platform, upstreams: Upstreams, health: Router) -> Router {
-    let state = Local { platform: platform.clone(), upstreams };
+    let state = Local {
+        platform: platform.clone(),
+        upstreams,
+    };
     // The page stands deeper than its name, since a trailing slash says nothing here and its links are relative.
     let page = SwaggerUi::new("/docs/page").url("/openapi.json", docs::document());
     let routes = routes()
         .with_state(state)
         .merge(OpenApiRouter::from(health))
-        .route("/docs", get(|| async { (StatusCode::FOUND, [(LOCATION, "/api/docs/page/index.html")]) }))
+        .route(
+            "/docs",
+            get(|| async { (StatusCode::FOUND, [(LOCATION, "/api/docs/page/index.html")]) }),
+        )
         .merge(OpenApiRouter::from(Router::from(page)));
     platform::http::service(platform, Service::Gateway, routes).router
 }
@@ -55,7 +61,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 fn routes() -> OpenApiRouter<Local> {
-    OpenApiRouter::new().routes(routes!(jwks)).routes(routes!(upstreams)).routes(routes!(breaker_stats))
+    OpenApiRouter::new()
+        .routes(routes!(jwks))
+        .routes(routes!(upstreams))
+        .routes(routes!(breaker_stats))
 }
 
 /// The public keys that tokens are verified with.
@@ -77,5 +86,8 @@ async fn breaker_stats(State(local): State<Local>, _: Admin) -> Json<UpstreamRep
 }
 
 fn report(local: &Local) -> UpstreamReport {
-    UpstreamReport { timestamp: local.platform.clock.now(), circuit_breakers: local.upstreams.report() }
+    UpstreamReport {
+        timestamp: local.platform.clock.now(),
+        circuit_breakers: local.upstreams.report(),
+    }
 }

@@ -53,7 +53,7 @@ enum Command {
     },
     /// Brings the database up to date, then ends. Serving does it too; replicas may do it at once.
     Migrate,
-    /// Prints the OpenAPI document of all services.
+    /// Prints the `OpenAPI` document of all services.
     Openapi,
     /// Checks the configuration.
     Config {
@@ -100,10 +100,16 @@ fn main() -> ExitCode {
         return told(embedded::supervise(&dir).map(|()| 0));
     }
     // One provider for all TLS of the process.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         return told(Err(anyhow::anyhow!("another TLS provider is installed")));
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return told(Err(error.into())),
     };
@@ -118,28 +124,39 @@ fn main() -> ExitCode {
 
 async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
     let env = Env::load(common.env_file.as_deref())?;
-    match command.unwrap_or(Command::Serve { services: Vec::new() }) {
+    match command.unwrap_or(Command::Serve {
+        services: Vec::new(),
+    }) {
         Command::Serve { services } => serve::serve(env, &services).await,
         Command::Status { json } => commands::status(env, json).await,
         Command::Migrate => commands::migrate(env).await,
         Command::Openapi => commands::openapi(),
-        Command::Config { command: ConfigCommand::Check } => commands::check_config(env),
-        Command::Admin { command: AdminCommand::Create { username, email } } => {
-            commands::create_admin(env, &username, &email).await
-        }
+        Command::Config {
+            command: ConfigCommand::Check,
+        } => commands::check_config(env),
+        Command::Admin {
+            command: AdminCommand::Create { username, email },
+        } => commands::create_admin(env, &username, &email).await,
         Command::Stores { .. } => Ok(0),
     }
 }
 
 /// Tells a failure in one line on standard error: what failed, and why.
-#[expect(clippy::print_stderr, reason = "the last word of a process that could not start")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a process that could not start"
+)]
 fn told(outcome: anyhow::Result<i32>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             eprintln!("error: {error:#}");
             let config = error.chain().any(|cause| cause.is::<ConfigError>());
-            ExitCode::from(if config { u8::try_from(EXIT_CONFIG).unwrap_or(1) } else { 1 })
+            ExitCode::from(if config {
+                u8::try_from(EXIT_CONFIG).unwrap_or(1)
+            } else {
+                1
+            })
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use chrono::TimeDelta;
 use contracts::Service;
 use coordination::{Announcement, Cron, Job, Keys, Membership, Redlock, Registry};
 use gateway::front::health::{About, health};
@@ -26,6 +27,10 @@ use crate::traffic::Traffic;
 
 /// How long a cron lock lives without renewal; a replica that dies is made good after it.
 const CRON_LOCK: Duration = Duration::from_secs(10);
+/// How long the runs of cron jobs are remembered, and how often older ones are deleted.
+const CRON_HISTORY: TimeDelta = TimeDelta::days(30);
+const CRON_HISTORY_EVERY: Duration = Duration::from_secs(3600);
+const CRON_HISTORY_BATCH: i64 = 500;
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Every setting of every service.
@@ -78,10 +83,16 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     let config = Config::from_env(env)?;
     telemetry::start_logging(config.settings.log_format);
     telemetry::start_metrics()?;
-    let services = if services.is_empty() { &Service::ALL } else { services };
+    let services = if services.is_empty() {
+        &Service::ALL
+    } else {
+        services
+    };
     let mut life = Lifecycle::new(config.settings.shutdown_grace)?;
     let started = life.start(start(&life, config, services)).await;
-    let Some(replica) = started.transpose()? else { return Ok(0) };
+    let Some(replica) = started.transpose()? else {
+        return Ok(0);
+    };
     replica.arrange_leaving(&mut life);
     life.ready();
     Ok(life.run().await)
@@ -111,7 +122,11 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     let mut crons: Vec<Job> = Vec::new();
     let mut routed = |service, routes: OpenApiRouter| {
         let router = http::service(platform, service, routes).router;
-        parts.push(Part { service, handler: Handler::Router(router), traffic: Traffic::default() });
+        parts.push(Part {
+            service,
+            handler: Handler::Router(router),
+            traffic: Traffic::default(),
+        });
     };
 
     if has(Service::Users) {
@@ -149,15 +164,28 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
         let state = notifications::Notifications::new(platform, config.notifications).await?;
         state.spawn_jobs(&tasks).await?;
         crons.extend(state.cron_jobs());
-        let router = http::service(platform, Service::Notifications, notifications::router(state.clone())).router;
+        let router = http::service(
+            platform,
+            Service::Notifications,
+            notifications::router(state.clone()),
+        )
+        .router;
         let handler = Handler::Router(notifications::wrap(router, &state));
-        parts.push(Part { service: Service::Notifications, handler, traffic: Traffic::default() });
+        parts.push(Part {
+            service: Service::Notifications,
+            handler,
+            traffic: Traffic::default(),
+        });
         notifications = Some(state);
     }
     let mut front = None;
     if has(Service::Gateway) {
         let door = front_door(platform, &registry, config.front, sockets.clone());
-        parts.push(Part { service: Service::Gateway, handler: Handler::Front(door.clone()), traffic: Traffic::default() });
+        parts.push(Part {
+            service: Service::Gateway,
+            handler: Handler::Front(door.clone()),
+            traffic: Traffic::default(),
+        });
         front = Some(door);
     }
 
@@ -170,7 +198,16 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
 
     let drain = Drain::new();
     let (listeners, memberships) = open(platform, &registry, parts, &drain).await?;
-    Ok(Replica { registry, memberships, listeners, drain, sockets, front, notifications, cluster })
+    Ok(Replica {
+        registry,
+        memberships,
+        listeners,
+        drain,
+        sockets,
+        front,
+        notifications,
+        cluster,
+    })
 }
 
 /// Opens the ports and, once they answer, joins the registry.
@@ -181,9 +218,19 @@ async fn open(
     drain: &Drain,
 ) -> anyhow::Result<(Listeners, Vec<Arc<Membership>>)> {
     let settings = &platform.settings;
-    let addresses: Vec<(String, SocketAddr)> =
-        parts.iter().map(|part| (part.service.name().to_owned(), settings.address(part.service))).collect();
-    let run = settings.home.join("run").join(settings.listen_address.to_string().replace(':', "_"));
+    let addresses: Vec<(String, SocketAddr)> = parts
+        .iter()
+        .map(|part| {
+            (
+                part.service.name().to_owned(),
+                settings.address(part.service),
+            )
+        })
+        .collect();
+    let run = settings
+        .home
+        .join("run")
+        .join(settings.listen_address.to_string().replace(':', "_"));
     let listeners = Listeners::open(&run, &addresses).await?;
     let replica = Uuid::new_v4().to_string();
     let started_at = platform.clock.now().utc();
@@ -193,10 +240,16 @@ async fn open(
         let own = listeners.open_private(name, SocketAddr::new(settings.listen_address, 0))?;
         match part.handler {
             Handler::Router(router) => {
-                listeners.serve(name, Server::new(name, part.traffic.count(router), drain).handler());
+                listeners.serve(
+                    name,
+                    Server::new(name, part.traffic.count(router), drain).handler(),
+                );
             }
             Handler::Front(front) => {
-                listeners.serve(name, Server::new(name, part.traffic.count(front), drain).handler());
+                listeners.serve(
+                    name,
+                    Server::new(name, part.traffic.count(front), drain).handler(),
+                );
             }
         }
         let announcement = Announcement {
@@ -208,7 +261,11 @@ async fn open(
             started_at,
             replica: replica.clone(),
         };
-        let membership = match registry.join(announcement).await.context("joining the registry") {
+        let membership = match registry
+            .join(announcement)
+            .await
+            .context("joining the registry")
+        {
             Ok(membership) => membership,
             Err(error) => {
                 // What waits in our sockets goes to a replica that could start.
@@ -218,7 +275,11 @@ async fn open(
         };
         let traffic = part.traffic;
         membership.report_load(move || traffic.load());
-        info!("{name} {} listens on {} and {own}", membership.instance(), settings.address(part.service));
+        info!(
+            "{name} {} listens on {} and {own}",
+            membership.instance(),
+            settings.address(part.service)
+        );
         let membership = Arc::new(membership);
         let named = membership.clone();
         platform.name_instance(part.service, move || named.instance());
@@ -227,21 +288,41 @@ async fn open(
     Ok((listeners, memberships))
 }
 
-fn front_door(platform: &Platform, registry: &Registry, config: FrontConfig, sockets: CancellationToken) -> Front {
+fn front_door(
+    platform: &Platform,
+    registry: &Registry,
+    config: FrontConfig,
+    sockets: CancellationToken,
+) -> Front {
     let upstreams = Upstreams::of(registry, &config);
     let environment = platform.settings.profile.name();
-    let about = About { version: env!("CARGO_PKG_VERSION"), environment, clock: platform.clock.clone() };
+    let about = About {
+        version: env!("CARGO_PKG_VERSION"),
+        environment,
+        clock: platform.clock.clone(),
+    };
     let named = platform.clone();
-    let health = health(upstreams.clone(), about, move || named.instance(Service::Gateway));
+    let health = health(upstreams.clone(), about, move || {
+        named.instance(Service::Gateway)
+    });
     let local = local::router(platform, upstreams.clone(), health);
-    Front::new(config, upstreams, Some(platform.redis.clone()), local, sockets)
+    Front::new(
+        config,
+        upstreams,
+        Some(platform.redis.clone()),
+        local,
+        sockets,
+    )
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Result<()> {
     let settings = &platform.settings;
     let mut urls = settings.redlock_urls.clone();
     if urls.is_empty() {
-        if matches!(&settings.stores, Stores::External { .. }) && !platform.redis_url.starts_with("redis") {
+        let is_single = ["redis://", "rediss://"]
+            .iter()
+            .any(|scheme| platform.redis_url.starts_with(scheme));
+        if matches!(&settings.stores, Stores::External { .. }) && !is_single {
             anyhow::bail!("REDLOCK_URLS is needed where REDIS_URL is not a single server's");
         }
         urls.push(platform.redis_url.to_string());
@@ -249,6 +330,19 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Re
     let redlock = Redlock::new(urls, CRON_LOCK).context("REDLOCK_URLS")?;
     let name = format!("{}:{}", hostname(), std::process::id());
     let cron = Cron::new(platform.db.clone(), redlock, name).with_keys(platform.keys.clone());
+    let history = cron.clone();
+    tasks.every("cron.history", CRON_HISTORY_EVERY, move || {
+        let history = history.clone();
+        async move {
+            let deleted = history
+                .purge_history(CRON_HISTORY, CRON_HISTORY_BATCH)
+                .await?;
+            Ok(Tick::after_batch(
+                usize::try_from(deleted)?,
+                CRON_HISTORY_BATCH,
+            ))
+        }
+    });
     let stop = tasks.stopping();
     tasks.spawn("cron", async move { Ok(cron.run(jobs, stop).await?) });
     Ok(())
@@ -257,7 +351,16 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Re
 impl Replica {
     /// Fills the stages of leaving.
     fn arrange_leaving(self, life: &mut Lifecycle) {
-        let Self { cluster, registry, memberships, listeners, drain, sockets, front, notifications } = self;
+        let Self {
+            cluster,
+            registry,
+            memberships,
+            listeners,
+            drain,
+            sockets,
+            front,
+            notifications,
+        } = self;
         let announced = drain.clone();
         life.on(Stage::Unregister, "registry", move |_| async move {
             for membership in &memberships {
@@ -291,5 +394,8 @@ impl Replica {
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".to_owned())
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "unknown".to_owned())
 }

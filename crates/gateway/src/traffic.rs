@@ -24,14 +24,25 @@ struct Counts {
 impl Traffic {
     /// Counts the requests that go through a service.
     pub fn count<S>(&self, inner: S) -> Counting<S> {
-        Counting { inner, traffic: self.clone() }
+        Counting {
+            inner,
+            traffic: self.clone(),
+        }
     }
 
     /// The load since the last time it was asked for.
     pub fn load(&self) -> Load {
-        let (begun, answered) = (self.0.begun.load(Ordering::Relaxed), self.0.answered.load(Ordering::Relaxed));
+        let (begun, answered) = (
+            self.0.begun.load(Ordering::Relaxed),
+            self.0.answered.load(Ordering::Relaxed),
+        );
         let now = Instant::now();
-        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).replace((now, begun));
+        let last = self
+            .0
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace((now, begun));
         let requests_per_second = last.map_or(0.0, |(since, before)| {
             let seconds = now.duration_since(since).as_secs_f64().max(0.001);
             (begun.saturating_sub(before) as f64 / seconds * 10.0).round() / 10.0

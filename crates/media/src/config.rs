@@ -10,7 +10,7 @@ pub struct Config {
     /// `MEDIA_WORKERS`: pieces of work at once on this replica. Default: the number of its cores.
     pub workers: usize,
     /// `MEDIA_LEASE_SECONDS`: how long a claim holds unless it is renewed, which happens at every third of it.
-    /// Default 60.
+    /// Default 15.
     pub lease: Duration,
     /// `MEDIA_POLL_SECONDS`: how often due work and passed deadlines are looked for. Default 1.
     pub poll: Duration,

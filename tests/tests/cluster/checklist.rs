@@ -11,8 +11,16 @@ use tokio::process::Command;
 /// Runs a line of shell; `localhost` is the cluster's address.
 async fn shell(cluster: &Cluster, line: &str) -> anyhow::Result<String> {
     let line = line.replace("localhost", &cluster.address().to_string());
-    let output = Command::new("bash").args(["-o", "pipefail", "-c", &line]).kill_on_drop(true).output().await?;
-    ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("bash")
+        .args(["-o", "pipefail", "-c", &line])
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
@@ -30,8 +38,14 @@ async fn two_devices_get_the_first_and_the_second_ports() -> anyhow::Result<()> 
 
     let lines = cluster.logs_containing("Allocated ports");
     assert_eq!(lines.len(), 2, "{lines:?}");
-    for expected in ["Allocated ports: ADB=5555, WebRTC=8080", "Allocated ports: ADB=5556, WebRTC=8081"] {
-        assert!(lines.iter().any(|line| line.contains(expected)), "{expected} is not in {lines:?}");
+    for expected in [
+        "Allocated ports: ADB=5555, WebRTC=8080",
+        "Allocated ports: ADB=5556, WebRTC=8081",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.contains(expected)),
+            "{expected} is not in {lines:?}"
+        );
     }
     Ok(())
 }
@@ -44,7 +58,9 @@ async fn a_payment_told_twice_pays_once() -> anyhow::Result<()> {
         r#"curl -sS -X POST http://localhost:30000/api/billing/orders -H "Content-Type: application/json" -d '{"userId":"test","planId":"basic","amount":100}' | jq -r '.id'"#,
     )
     .await?;
-    let pay = format!(r#"curl -sS -X POST http://localhost:30005/webhooks/payment -d "orderId={order}&status=paid" | jq .duplicate"#);
+    let pay = format!(
+        r#"curl -sS -X POST http://localhost:30005/webhooks/payment -d "orderId={order}&status=paid" | jq .duplicate"#
+    );
 
     assert_eq!(shell(&cluster, &pay).await?, "false");
     assert_eq!(shell(&cluster, &pay).await?, "true");
@@ -57,10 +73,19 @@ async fn a_payment_told_twice_pays_once() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_socket_on_one_replica_hears_what_is_sent_through_another() -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await?;
-    let wscat = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/node_modules/.bin/wscat");
-    ensure!(std::path::Path::new(wscat).exists(), "wscat is missing: tests/install installs it");
+    let wscat = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/clients/node_modules/.bin/wscat"
+    );
+    ensure!(
+        std::path::Path::new(wscat).exists(),
+        "wscat is missing: tests/install installs it"
+    );
     let mut socket = Command::new(wscat)
-        .args(["-c", &cluster.websocket_url(NOTIFICATIONS, "/notifications")])
+        .args([
+            "-c",
+            &cluster.websocket_url(NOTIFICATIONS, "/notifications"),
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -84,10 +109,18 @@ async fn a_socket_on_one_replica_hears_what_is_sent_through_another() -> anyhow:
     Ok(())
 }
 
-async fn read_available(from: &mut (impl tokio::io::AsyncRead + Unpin), to: &mut String) -> anyhow::Result<()> {
+async fn read_available(
+    from: &mut (impl tokio::io::AsyncRead + Unpin),
+    to: &mut String,
+) -> anyhow::Result<()> {
     use tokio::io::AsyncReadExt as _;
     let mut buffer = [0; 4096];
-    while let Ok(count) = tokio::time::timeout(std::time::Duration::from_millis(100), from.read(&mut buffer)).await {
+    while let Ok(count) = tokio::time::timeout(
+        std::time::Duration::from_millis(100),
+        from.read(&mut buffer),
+    )
+    .await
+    {
         match count? {
             0 => break,
             count => to.push_str(&String::from_utf8_lossy(&buffer[..count])),
@@ -99,7 +132,8 @@ async fn read_available(from: &mut (impl tokio::io::AsyncRead + Unpin), to: &mut
 #[tokio::test]
 async fn ten_calls_of_health_are_answered_by_every_replica() -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await?;
-    let ask = "for i in {1..10}; do curl -sS http://localhost:30000/health | jq -r '.instance'; done";
+    let ask =
+        "for i in {1..10}; do curl -sS http://localhost:30000/health | jq -r '.instance'; done";
 
     // The kernel spreads by chance: three replicas may rarely leave one out of ten calls, never out of a hundred.
     let mut seen = BTreeSet::new();
@@ -107,7 +141,10 @@ async fn ten_calls_of_health_are_answered_by_every_replica() -> anyhow::Result<(
         let answers = shell(&cluster, ask).await?;
         assert_eq!(answers.lines().count(), 10, "{answers}");
         let distinct: BTreeSet<_> = answers.lines().map(str::to_owned).collect();
-        assert!(distinct.len() >= 2 || round > 0, "ten calls were all answered by {distinct:?}");
+        assert!(
+            distinct.len() >= 2 || round > 0,
+            "ten calls were all answered by {distinct:?}"
+        );
         seen.extend(distinct);
     }
 

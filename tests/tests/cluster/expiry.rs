@@ -9,30 +9,39 @@ use testkit::{Cluster, eventually};
 
 /// Orders that live for a second, and a tick of the cron every second.
 pub fn quick_expiry() -> testkit::Builder {
-    Cluster::builder(3).env("BILLING_ORDER_MINUTES", "0.02").env("BILLING_EXPIRY_SCHEDULE", "* * * * * *")
+    Cluster::builder(3)
+        .env("BILLING_ORDER_MINUTES", "0.02")
+        .env("BILLING_EXPIRY_SCHEDULE", "* * * * * *")
 }
 
 /// Waits until all orders are expired, and fails where one was so more than once.
 pub async fn assert_expired_once(db: &PgPool, orders: &[String]) {
-    eventually(PATIENCE * 2, "every order is expired and told of", async || {
-        let (states, events, notices): (i64, i64, i64) = sqlx::query_as(
-            "select (select count(*) from billing.orders where state = 'EXPIRED'),
+    eventually(
+        PATIENCE * 2,
+        "every order is expired and told of",
+        async || {
+            let (states, events, notices): (i64, i64, i64) = sqlx::query_as(
+                "select (select count(*) from billing.orders where state = 'EXPIRED'),
                 (select count(*) from platform.outbox where kind = 'order.expired'),
                 (select count(*) from notifications.notifications where event = 'order.expired')",
-        )
-        .fetch_one(db)
-        .await?;
-        let wanted = orders.len() as i64;
-        anyhow::ensure!((states, events, notices) == (wanted, wanted, wanted), "{states} expired, {events} events, {notices} notifications of {wanted}");
-        Ok(())
-    })
+            )
+            .fetch_one(db)
+            .await?;
+            let wanted = orders.len() as i64;
+            anyhow::ensure!(
+                (states, events, notices) == (wanted, wanted, wanted),
+                "{states} expired, {events} events, {notices} notifications of {wanted}"
+            );
+            Ok(())
+        },
+    )
     .await;
     let twice: i64 = sqlx::query_scalar(
         "select count(*) from (select event->'data'->>'orderId' from platform.outbox where kind = 'order.expired' group by 1 having count(*) > 1) twice",
     )
     .fetch_one(db)
     .await
-    .unwrap();
+    .expect("the outbox is read");
     assert_eq!(twice, 0, "orders expired more than once");
 }
 
@@ -43,7 +52,7 @@ pub async fn assert_no_slot_twice(db: &PgPool, job: &str) {
             .bind(job)
             .fetch_one(db)
             .await
-            .unwrap();
+            .expect("the history of the job is read");
     assert_eq!(runs, slots);
     assert!(runs > 0, "{job} never ran");
 }
@@ -52,7 +61,10 @@ pub async fn place_orders(cluster: &Cluster, count: usize) -> Vec<String> {
     futures::stream::iter(0..count)
         .map(|number| async move {
             eventually(PATIENCE, "an order is placed", async || {
-                Ok(text(&place_order(cluster, &format!("late{}", number % 5)).await?, "id"))
+                Ok(text(
+                    &place_order(cluster, &format!("late{}", number % 5)).await?,
+                    "id",
+                ))
             })
             .await
         })
@@ -89,11 +101,15 @@ async fn a_payment_for_an_expired_order_is_kept_and_given_back() -> anyhow::Resu
         .fetch_one(&db)
         .await?;
     assert_eq!(refunded, 1);
-    eventually(Duration::from_secs(30), "the user is told of the refund", async || {
-        let count = super::payments::notifications_of(&db, "late0", "payment.refunded").await?;
-        anyhow::ensure!(count == 1, "{count}");
-        Ok(())
-    })
+    eventually(
+        Duration::from_secs(30),
+        "the user is told of the refund",
+        async || {
+            let count = super::payments::notifications_of(&db, "late0", "payment.refunded").await?;
+            anyhow::ensure!(count == 1, "{count}");
+            Ok(())
+        },
+    )
     .await;
     Ok(())
 }

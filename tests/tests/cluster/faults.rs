@@ -32,18 +32,29 @@ async fn killing_any_replica_while_devices_are_created_loses_none() -> anyhow::R
     assert_distinct(&devices);
     assert_eq!(count_devices(&cluster).await?, 60, "each was created once");
     let db = cluster.database().await?;
-    eventually(PATIENCE * 2, "every device runs, whoever began to make it", async || {
-        let running: i64 = sqlx::query_scalar("select count(*) from devices.devices where status = 'running'").fetch_one(&db).await?;
-        anyhow::ensure!(running == 60, "{running} of 60");
-        Ok(())
-    })
+    eventually(
+        PATIENCE * 2,
+        "every device runs, whoever began to make it",
+        async || {
+            let running: i64 =
+                sqlx::query_scalar("select count(*) from devices.devices where status = 'running'")
+                    .fetch_one(&db)
+                    .await?;
+            anyhow::ensure!(running == 60, "{running} of 60");
+            Ok(())
+        },
+    )
     .await;
     for device in &devices {
         let address = format!("{}:{}", cluster.address(), device["adbPort"]);
-        eventually(PATIENCE, &format!("the device at {address} is hosted by a living replica"), async || {
-            tokio::net::TcpStream::connect(&address).await?;
-            Ok(())
-        })
+        eventually(
+            PATIENCE,
+            &format!("the device at {address} is hosted by a living replica"),
+            async || {
+                tokio::net::TcpStream::connect(&address).await?;
+                Ok(())
+            },
+        )
         .await;
     }
     Ok(())
@@ -61,7 +72,12 @@ async fn killing_any_replica_while_a_payment_is_told_pays_once() -> anyhow::Resu
         let paying = deliver(&cluster, &addresses, &order, 60, 20);
         let killing = async {
             eventually(PATIENCE, "a notice has come", async || {
-                let count: i64 = sqlx::query_scalar("select count(*) from billing.webhook_events where order_id = $1").bind(&order).fetch_one(&db).await?;
+                let count: i64 = sqlx::query_scalar(
+                    "select count(*) from billing.webhook_events where order_id = $1",
+                )
+                .bind(&order)
+                .fetch_one(&db)
+                .await?;
                 anyhow::ensure!(count > 0, "none");
                 Ok(())
             })
@@ -85,7 +101,9 @@ async fn killing_any_replica_while_orders_expire_expires_each_once() -> anyhow::
     let killing = async {
         for number in 0..3 {
             eventually(PATIENCE, "some orders are placed", async || {
-                let count: i64 = sqlx::query_scalar("select count(*) from billing.orders").fetch_one(&db).await?;
+                let count: i64 = sqlx::query_scalar("select count(*) from billing.orders")
+                    .fetch_one(&db)
+                    .await?;
                 anyhow::ensure!(count >= 10 * (number + 1), "{count}");
                 Ok(())
             })
@@ -98,7 +116,9 @@ async fn killing_any_replica_while_orders_expire_expires_each_once() -> anyhow::
     let (orders, ()) = tokio::join!(placing, killing);
 
     // An order whose answer was lost with its replica was placed as well.
-    let all: Vec<String> = sqlx::query_scalar("select id from billing.orders").fetch_all(&db).await?;
+    let all: Vec<String> = sqlx::query_scalar("select id from billing.orders")
+        .fetch_all(&db)
+        .await?;
     assert!(orders.iter().all(|order| all.contains(order)));
     assert_expired_once(&db, &all).await;
     assert_no_slot_twice(&db, "cancel-expired-orders").await;
@@ -112,7 +132,8 @@ async fn killing_the_replica_of_a_socket_loses_no_notification() -> anyhow::Resu
     let mut last_seen = 0;
     for number in 0..3 {
         let addresses = all_instances(&cluster, "notifications", 3).await;
-        let url = |address: &str| format!("ws://{address}/notifications?userId=test&lastSeq={last_seen}");
+        let url =
+            |address: &str| format!("ws://{address}/notifications?userId=test&lastSeq={last_seen}");
         // One socket on each: the one on the killed replica is cut, the others hear on.
         let mut connected = Vec::new();
         for address in &addresses {
@@ -121,7 +142,10 @@ async fn killing_the_replica_of_a_socket_loses_no_notification() -> anyhow::Resu
         cluster.replica(number).kill9();
 
         let text = format!("after the end of {number}");
-        let sent = eventually(PATIENCE, "a notification is sent", async || sockets::send(send_url.clone(), "test", &text).await).await;
+        let sent = eventually(PATIENCE, "a notification is sent", async || {
+            sockets::send(send_url.clone(), "test", &text).await
+        })
+        .await;
         let mut heard = 0;
         for socket in &mut connected {
             if let Ok(frame) = sockets::next(socket, "notification").await {
@@ -132,10 +156,17 @@ async fn killing_the_replica_of_a_socket_loses_no_notification() -> anyhow::Resu
 
         assert_eq!(heard, 2, "the sockets on the living replicas hear on");
         let mut back = eventually(PATIENCE, "the cut client comes back", async || {
-            sockets::connect(&format!("{}?userId=test&lastSeq={last_seen}", cluster.websocket_url(cluster_tests::NOTIFICATIONS, "/notifications"))).await
+            sockets::connect(&format!(
+                "{}?userId=test&lastSeq={last_seen}",
+                cluster.websocket_url(cluster_tests::NOTIFICATIONS, "/notifications")
+            ))
+            .await
         })
         .await;
-        assert_eq!(sockets::next(&mut back, "notification").await?["seq"], sent["seq"]);
+        assert_eq!(
+            sockets::next(&mut back, "notification").await?["seq"],
+            sent["seq"]
+        );
         last_seen = sent["seq"].as_i64().unwrap();
         cluster.replica(number).restart().await?;
     }

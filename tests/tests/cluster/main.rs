@@ -3,6 +3,7 @@
 mod checklist;
 mod expiry;
 mod faults;
+mod files;
 mod payments;
 mod ports;
 mod refusals;

@@ -22,14 +22,20 @@ async fn ask(load: Arc<Load>, client: Client, url: String, write: bool) {
     while !load.ended.load(Ordering::Relaxed) {
         match once(&client, &url, write).await {
             Ok(()) => _ = load.answered.fetch_add(1, Ordering::Relaxed),
-            Err(error) => load.failures.lock().unwrap().push(format!("{url}: {error:?}")),
+            Err(error) => load
+                .failures
+                .lock()
+                .expect("no caller panics")
+                .push(format!("{url}: {error:?}")),
         }
     }
 }
 
 async fn once(client: &Client, url: &str, write: bool) -> anyhow::Result<()> {
     let request = match write {
-        true => client.post(url).json(&json!({ "userId": "restarts", "planId": "basic" })),
+        true => client
+            .post(url)
+            .json(&json!({ "userId": "restarts", "planId": "basic" })),
         false => client.get(url),
     };
     let reply = request.send().await?;
@@ -42,7 +48,11 @@ async fn once(client: &Client, url: &str, write: bool) -> anyhow::Result<()> {
 #[tokio::test]
 async fn replicas_stopped_and_started_in_a_loop_fail_no_request() -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await?;
-    let load = Arc::new(Load { ended: AtomicBool::new(false), answered: AtomicUsize::new(0), failures: Default::default() });
+    let load = Arc::new(Load {
+        ended: AtomicBool::new(false),
+        answered: AtomicUsize::new(0),
+        failures: Default::default(),
+    });
     let mut callers = JoinSet::new();
     // Callers that keep their connections and callers that do not; reads and writes; through the door and directly.
     for (url, write) in [
@@ -60,14 +70,26 @@ async fn replicas_stopped_and_started_in_a_loop_fail_no_request() -> anyhow::Res
         let replica = cluster.replica(round % 3);
         let before = load.answered.load(Ordering::Relaxed);
         replica.sigterm();
-        assert!(replica.wait_exit().await?.success(), "a replica leaves with exit code 0");
+        assert!(
+            replica.wait_exit().await?.success(),
+            "a replica leaves with exit code 0"
+        );
         replica.restart().await?;
-        assert!(load.answered.load(Ordering::Relaxed) > before, "the others answer meanwhile");
+        assert!(
+            load.answered.load(Ordering::Relaxed) > before,
+            "the others answer meanwhile"
+        );
     }
     load.ended.store(true, Ordering::Relaxed);
     callers.join_all().await;
 
     let failures = load.failures.lock().unwrap();
-    assert!(failures.is_empty(), "{} of {} failed, such as {:#?}", failures.len(), load.answered.load(Ordering::Relaxed), &failures[..failures.len().min(5)]);
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed, such as {:#?}",
+        failures.len(),
+        load.answered.load(Ordering::Relaxed),
+        &failures[..failures.len().min(5)]
+    );
     Ok(())
 }

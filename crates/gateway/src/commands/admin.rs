@@ -14,11 +14,17 @@ use crate::serve::Config;
 pub async fn create_admin(env: Env, username: &str, email: &str) -> anyhow::Result<i32> {
     let config = Config::from_env(env)?;
     let mut password = String::new();
-    std::io::stdin().take(1024).read_to_string(&mut password).context("reading the password from standard input")?;
+    std::io::stdin()
+        .take(1024)
+        .read_to_string(&mut password)
+        .context("reading the password from standard input")?;
     let password = password.trim_end_matches(['\n', '\r']).to_owned();
     let cluster = Cluster::join(config.settings, Readiness::default()).await?;
     let made = users::create_admin(&cluster.platform, username, email, password.into()).await;
     cluster.leave().await;
-    say(&format!("the administrator {username} may sign in, with the id {}", made?))?;
+    say(&format!(
+        "the administrator {username} may sign in, with the id {}",
+        made?
+    ))?;
     Ok(0)
 }

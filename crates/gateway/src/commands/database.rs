@@ -14,6 +14,8 @@ pub async fn migrate(env: Env) -> anyhow::Result<i32> {
         .fetch_one(&cluster.platform.db)
         .await?;
     cluster.leave().await;
-    say(&format!("the database is up to date, at migration {version}"))?;
+    say(&format!(
+        "the database is up to date, at migration {version}"
+    ))?;
     Ok(0)
 }

@@ -17,7 +17,10 @@ pub use status::status;
 /// Lists every fault of the configuration; none is told, too.
 pub fn check_config(env: Env) -> anyhow::Result<i32> {
     let config = Config::from_env(env)?;
-    say(&format!("the configuration is right, for the profile {}", config.settings.profile.name()))?;
+    say(&format!(
+        "the configuration is right, for the profile {}",
+        config.settings.profile.name()
+    ))?;
     Ok(0)
 }
 

@@ -32,17 +32,29 @@ fn redis_url(settings: &Settings) -> anyhow::Result<String> {
         Stores::Embedded => {
             let dir = stores_folder(settings)?;
             if !embedded::is_running(&dir) {
-                bail!("no replica runs here: `cargo run -p gateway` starts one, or REDIS_URL and DATABASE_URL name another cluster");
+                bail!(
+                    "no replica runs here: `cargo run -p gateway` starts one, or REDIS_URL and DATABASE_URL name another cluster"
+                );
             }
-            Ok(embedded::addresses(&dir).context("reading where the private stores are")?.redis_url)
+            Ok(embedded::addresses(&dir)
+                .context("reading where the private stores are")?
+                .redis_url)
         }
     }
 }
 
-const HEAD: [&str; 9] = ["SERVICE", "INSTANCE", "ADDRESS", "HOST", "PID", "VERSION", "UPTIME", "MEMORY", "REQ/S"];
+const HEAD: [&str; 9] = [
+    "SERVICE", "INSTANCE", "ADDRESS", "HOST", "PID", "VERSION", "UPTIME", "MEMORY", "REQ/S",
+];
 
 fn table(snapshot: &Snapshot, now: Timestamp) -> String {
-    let mut rows = vec![[HEAD.as_slice(), &["HEALTH"]].concat().iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    let mut rows = vec![
+        [HEAD.as_slice(), &["HEALTH"]]
+            .concat()
+            .iter()
+            .map(|cell| (*cell).to_owned())
+            .collect::<Vec<_>>(),
+    ];
     for service in Service::ALL {
         let entries = snapshot.of(service.name());
         if entries.is_empty() {
@@ -53,10 +65,14 @@ fn table(snapshot: &Snapshot, now: Timestamp) -> String {
         }
         rows.extend(entries.iter().map(|entry| row(entry, now)));
     }
-    let widths: Vec<usize> =
-        (0..=HEAD.len()).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..=HEAD.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
     let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -75,7 +91,12 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
         span(uptime),
         format!("{} MB", entry.load.memory_bytes / 1_000_000),
         format!("{:.1}", entry.load.requests_per_second),
-        if entry.load.draining { "draining" } else { "ready" }.to_owned(),
+        if entry.load.draining {
+            "draining"
+        } else {
+            "ready"
+        }
+        .to_owned(),
     ]
 }
 

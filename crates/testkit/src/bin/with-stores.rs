@@ -26,16 +26,27 @@ fn main() -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let folder = TempDir::with_prefix("stores-")?;
         let args = vec![SUPERVISE.into(), folder.path().into()];
-        let supervisor = SupervisorCommand { program: std::env::current_exe()?, args };
+        let supervisor = SupervisorCommand {
+            program: std::env::current_exe()?,
+            args,
+        };
         let stores = embedded::join(folder.path(), supervisor).await?;
         let mut command = Command::new(&program);
-        command.args(arguments).env("REDIS_URL", &stores.redis_url).env("DATABASE_URL", &stores.database_url);
+        command
+            .args(arguments)
+            .env("REDIS_URL", &stores.redis_url)
+            .env("DATABASE_URL", &stores.database_url);
         let outcome = command.status().await;
         stores.leave().await;
         while embedded::is_running(folder.path()) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let status = outcome.with_context(|| format!("starting {}", program.display()))?;
-        Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+        Ok(ExitCode::from(
+            status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        ))
     })
 }
