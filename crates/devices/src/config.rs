@@ -66,7 +66,7 @@ impl FromStr for RuntimeChoice {
 impl Config {
     /// Reads the settings; what is wrong with them is recorded in `env`.
     pub fn from_env(env: &mut Env) -> Self {
-        let ranges = PortRanges::default();
+        let ports = port_ranges(env);
         let node = env.text("DEVICE_NODE").unwrap_or_else(|| "local".into());
         if !contracts::id::is_valid(&node) {
             env.fault(
@@ -86,11 +86,7 @@ impl Config {
                 .unwrap_or_else(|| "unix:///var/run/docker.sock".into()),
             node,
             node_address: env.value("DEVICE_NODE_ADDRESS", Ipv4Addr::LOCALHOST.into()),
-            ports: PortRanges {
-                adb: range(env, "DEVICE_ADB_PORTS", ranges.adb),
-                webrtc: range(env, "DEVICE_WEBRTC_PORTS", ranges.webrtc),
-                scrcpy: range(env, "DEVICE_SCRCPY_PORTS", ranges.scrcpy),
-            },
+            ports,
             port_lease: env.seconds("DEVICE_PORT_LEASE_SECONDS", Duration::from_secs(120)),
             port_quarantine: env.seconds("DEVICE_PORT_QUARANTINE_SECONDS", Duration::from_secs(60)),
             operation_lease: env.seconds("DEVICE_OPERATION_LEASE_SECONDS", Duration::from_secs(15)),
@@ -99,6 +95,27 @@ impl Config {
             host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),
         }
     }
+}
+
+fn port_ranges(env: &mut Env) -> PortRanges {
+    let default = PortRanges::default();
+    let ports = PortRanges {
+        adb: range(env, "DEVICE_ADB_PORTS", default.adb),
+        webrtc: range(env, "DEVICE_WEBRTC_PORTS", default.webrtc),
+        scrcpy: range(env, "DEVICE_SCRCPY_PORTS", default.scrcpy),
+    };
+    // Each kind is given out by itself: a number of two kinds would be given out twice.
+    let meet = |a: &RangeInclusive<u16>, b: &RangeInclusive<u16>| {
+        a.start() <= b.end() && b.start() <= a.end()
+    };
+    let text = "has ports in common with another kind's range";
+    if meet(&ports.adb, &ports.webrtc) || meet(&ports.adb, &ports.scrcpy) {
+        env.fault("DEVICE_ADB_PORTS", text);
+    }
+    if meet(&ports.webrtc, &ports.scrcpy) {
+        env.fault("DEVICE_WEBRTC_PORTS", text);
+    }
+    ports
 }
 
 fn range(env: &mut Env, name: &str, default: RangeInclusive<u16>) -> RangeInclusive<u16> {
@@ -133,6 +150,21 @@ mod tests {
             config.ports.layout(),
             "1;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
         );
+    }
+
+    #[test]
+    fn kinds_of_ports_share_no_number() {
+        let mut env = Env::of([
+            ("DEVICE_ADB_PORTS", "8000-8080"),
+            ("DEVICE_SCRCPY_PORTS", "9079-9100"),
+        ]);
+
+        Config::from_env(&mut env);
+
+        let text = env.finish().unwrap_err().to_string();
+        for name in ["DEVICE_ADB_PORTS", "DEVICE_WEBRTC_PORTS"] {
+            assert!(text.contains(name), "{name} is not told in {text}");
+        }
     }
 
     #[test]

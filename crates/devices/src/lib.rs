@@ -51,11 +51,13 @@ impl Devices {
     /// # Errors
     /// Where the database does not answer, or docker is demanded and cannot be used.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let mut conn = platform.db.acquire().await?;
-        let now = platform.clock.now();
-        node::announce(&mut conn, &config.node, config.node_address, now)
-            .await
-            .context("making the node known")?;
+        {
+            let mut conn = platform.db.acquire().await?;
+            let now = platform.clock.now();
+            node::announce(&mut conn, &config.node, config.node_address, now)
+                .await
+                .context("making the node known")?;
+        }
         Ok(Self {
             ports: Ports::new(platform, &config),
             runtimes: Runtimes::new(platform, &config).await?,

@@ -15,7 +15,8 @@ pub const MOST_ATTEMPTS: i32 = 3;
 pub struct Situation {
     pub now: DateTime<Utc>,
     pub first_seen_at: DateTime<Utc>,
-    /// The latest slot of the schedule that was begun.
+    /// The latest slot of the schedule that was begun, up to now: a clock that once stood too far ahead and was put
+    /// back must not silence a job until that time comes again.
     pub last_slot: Option<DateTime<Utc>>,
 }
 
@@ -53,7 +54,7 @@ pub async fn situation(db: &PgPool, job: &str) -> sqlx::Result<Situation> {
     let query = sqlx::query_as(
         "-- cron::situation
         select clock_timestamp() as now, first_seen_at,
-            (select max(slot) from coordination.cron_runs r where r.job = j.job and not manual) as last_slot
+            (select max(slot) from coordination.cron_runs r where r.job = j.job and not manual and slot <= clock_timestamp()) as last_slot
         from coordination.cron_jobs j where job = $1",
     );
     query.bind(job).fetch_one(db).await

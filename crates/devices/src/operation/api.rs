@@ -18,6 +18,8 @@ use crate::{Devices, Error, error::Result};
 
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// How long it waits on for an operation that a worker has claimed and not begun.
+const CLAIMED_PATIENCE: Duration = Duration::from_secs(1);
 /// How many operations may be open for one device.
 const MOST_OPEN: i64 = 8;
 
@@ -87,7 +89,10 @@ pub async fn find_saga(
     Path(saga_id): Path<String>,
 ) -> Result<Json<SagaView>> {
     let mut conn = state.platform.db.acquire().await?;
-    let saga = db::saga(&mut conn, &saga_id).await?;
+    let saga = match contracts::id::is_valid(&saga_id) {
+        true => db::saga(&mut conn, &saga_id).await?,
+        false => None,
+    };
     let saga = saga
         .filter(|saga| user.may_see(&saga.user_id))
         .ok_or(Error::NoSuchSaga)?;
@@ -194,14 +199,14 @@ async fn wait_for_turn(state: &Devices, id: &DeviceId, saga_id: &str, is_ours: b
                 _ => {}
             }
             if Instant::now() >= until {
-                if !is_ours {
+                let now = state.platform.clock.now();
+                if !is_ours
+                    || db::withdraw(&mut conn, saga_id, now).await?
+                    || Instant::now() >= until + CLAIMED_PATIENCE
+                {
                     return Err(busy());
                 }
-                // Where it began in this very moment it is answered as begun.
-                let now = state.platform.clock.now();
-                db::withdraw(&mut conn, saga_id, now).await?;
-                let progress = db::progress(&mut conn, saga_id).await?.ok_or_else(busy)?;
-                return if progress.begun { Ok(()) } else { Err(busy()) };
+                // A worker has it: it begins in this very moment, and is answered as begun.
             }
         }
         let pause = Duration::from_millis(if is_ours { 50 } else { 100 });

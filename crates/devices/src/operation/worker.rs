@@ -1,12 +1,12 @@
 //! The worker of a replica: claims operations, keeps their leases alive while it works, and gives back what fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use platform::lifecycle::Tasks;
 use platform::problem::causes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::Kind;
@@ -38,7 +38,16 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
                 .config
                 .operations_at_once
                 .saturating_sub(at_work.len());
-            pause = match claim(&state, room).await {
+            let claiming = claim(&state, room);
+            tokio::pin!(claiming);
+            // What is under way goes on meanwhile: the connection that the claim waits for may be in its hands.
+            let claimed = loop {
+                tokio::select! {
+                    claimed = &mut claiming => break claimed,
+                    Some(()) = at_work.next(), if !at_work.is_empty() => {}
+                }
+            };
+            pause = match claimed {
                 Ok(claimed) => {
                     at_work.extend(claimed.into_iter().map(|claimed| work(&state, claimed)));
                     POLL
@@ -114,17 +123,16 @@ async fn keep(state: &Devices, claimed: &Claimed) {
     let lease = state.config.operation_lease;
     let mut held_until = Instant::now() + lease;
     loop {
-        sleep(lease / 3).await;
+        let begun = (Instant::now() + lease / 3).min(held_until);
+        sleep_until(begun).await;
         let renewed = async {
             let mut conn = state.platform.db.acquire().await?;
             db::renew(&mut conn, claimed, lease).await
         };
-        let begun = Instant::now();
-        match renewed.await {
-            Ok(true) => held_until = begun + lease,
-            Ok(false) => return,
-            Err(_) if Instant::now() >= held_until => return,
-            Err(error) => debug!("a lease was not renewed yet: {}", causes(&error)),
+        match timeout_at(held_until, renewed).await {
+            Ok(Ok(true)) => held_until = begun + lease,
+            Ok(Ok(false)) | Err(_) => return,
+            Ok(Err(error)) => debug!("a lease was not renewed yet: {}", causes(&error)),
         }
     }
 }
@@ -145,11 +153,17 @@ async fn give_back(
         Interrupted::Runtime(_) | Interrupted::Database(_) => (backoff(claimed.attempts), true),
     };
     let text = causes(&interrupted);
-    let is_last = claimed.attempts >= state.config.operation_attempts && counts;
+    // A database that does not answer says nothing about the device.
+    let is_ours = matches!(
+        interrupted,
+        Interrupted::Database(_) | Interrupted::Runtime(RuntimeError::Database(_))
+    );
+    let is_last = claimed.attempts >= state.config.operation_attempts && counts && !is_ours;
     // A deletion is tried until it succeeds: nobody else would free the ports.
     if is_last && claimed.kind != Kind::Delete {
         error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
-        return match steps::fail(state, claimed, &text).await {
+        // Its owner is told what failed; what the engine said stands in the log.
+        return match steps::fail(state, claimed, &interrupted.to_string()).await {
             Err(Interrupted::Deleted) => steps::cancel(state, claimed).await,
             outcome => outcome,
         };

@@ -2,7 +2,8 @@
 //! falls silent another one takes over.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use contracts::DeviceId;
@@ -10,6 +11,7 @@ use device_stub::{DeviceProfile, Ports};
 use futures::future::BoxFuture;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
+use platform::problem::causes;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -37,6 +39,9 @@ struct Inner {
     lease: Duration,
     /// Locked from the claim until the device listens, so that the periodic step does not get in between.
     listening: Mutex<HashMap<DeviceId, Listening>>,
+    voice: std::sync::Mutex<Voice>,
+    /// Whether the last step failed: an outage is told once.
+    troubled: AtomicBool,
     listeners: TaskTracker,
     leaving: CancellationToken,
 }
@@ -44,6 +49,25 @@ struct Inner {
 struct Listening {
     stop: CancellationToken,
     ended: JoinHandle<()>,
+}
+
+/// When this replica was last heard, as far as that says whom it may take for dead.
+#[derive(Debug, Default)]
+struct Voice {
+    heard: Option<Instant>,
+    shy_until: Option<Instant>,
+}
+
+impl Voice {
+    /// Notes that our leases were renewed, and says whether devices of silent replicas may be taken over: whoever was
+    /// silent itself, or had no database, first leaves the others the time to be heard again.
+    fn renewed(&mut self, now: Instant, lease: Duration) -> bool {
+        let before = self.heard.replace(now);
+        if before.is_some_and(|before| now > before + lease) {
+            self.shy_until = Some(now + lease);
+        }
+        self.shy_until.is_none_or(|until| now >= until)
+    }
 }
 
 impl Listening {
@@ -63,6 +87,8 @@ impl Simulated {
             host: contracts::SessionId::new().to_string(),
             lease,
             listening: Mutex::default(),
+            voice: std::sync::Mutex::default(),
+            troubled: AtomicBool::default(),
             listeners: TaskTracker::new(),
             leaving: CancellationToken::new(),
         }))
@@ -74,13 +100,29 @@ impl Simulated {
         let period = (self.0.lease / 4).min(Duration::from_millis(500));
         tasks.every("devices.hosting", period, move || {
             let this = this.clone();
-            async move { this.keep_hosting().await }
+            // Not left to the growing pause of tasks that fail: after it, others would have taken everything over.
+            async move { Ok(this.try_hosting().await) }
         });
         let (this, stopping) = (self.clone(), tasks.stopping());
         tasks.spawn("devices.hosting_ends", async move {
             stopping.cancelled().await;
             this.leave().await
         });
+    }
+
+    async fn try_hosting(&self) -> Tick {
+        match self.keep_hosting().await {
+            Ok(tick) => {
+                self.0.troubled.store(false, Ordering::Relaxed);
+                tick
+            }
+            Err(error) => {
+                if !self.0.troubled.swap(true, Ordering::Relaxed) {
+                    warn!("the hosted devices cannot be renewed: {}", causes(&*error));
+                }
+                Tick::Idle
+            }
+        }
     }
 
     /// Renews what this replica hosts, ends what it shall not host any longer, and takes over what nobody hosts.
@@ -92,8 +134,14 @@ impl Simulated {
         }
         let mut conn = inner.platform.db.acquire().await?;
         let held = hosts::renew(&mut conn, &inner.host, inner.lease).await?;
+        let may_take_over = {
+            let mut voice = inner.voice.lock().unwrap_or_else(PoisonError::into_inner);
+            voice.renewed(Instant::now(), inner.lease)
+        };
         let wanted = |id: &DeviceId| held.iter().any(|held| held.wanted && held.device_id == *id);
-        let ending: Vec<_> = listening.extract_if(|id, _| !wanted(id)).collect();
+        let ending: Vec<_> = listening
+            .extract_if(|id, device| !wanted(id) || device.ended.is_finished())
+            .collect();
         for (id, device) in ending {
             info!(device.id = %id, "no longer listening for device {id}");
             device.end().await;
@@ -103,7 +151,10 @@ impl Simulated {
         if !unwanted.is_empty() {
             hosts::release(&mut conn, &inner.host, &unwanted).await?;
         }
-        let taken = hosts::take_over(&mut conn, &inner.host, inner.lease, BATCH).await?;
+        let taken = match may_take_over {
+            true => hosts::take_over(&mut conn, &inner.host, inner.lease, BATCH).await?,
+            false => Vec::new(),
+        };
         let mut silent: Vec<_> = held
             .into_iter()
             .filter(|held| held.wanted)
@@ -266,5 +317,22 @@ impl Runtime for Simulated {
                 false => Seen::Stopped,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_silent_itself_leaves_the_others_a_lease_of_time() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(4));
+        let mut voice = Voice::default();
+        // A replica that starts takes over at once, and so does one that was always heard.
+        for (seconds, may_take_over) in [(0, true), (4, true), (9, false), (12, false), (13, true)]
+        {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(voice.renewed(now, lease), may_take_over, "at {seconds} s");
+        }
     }
 }

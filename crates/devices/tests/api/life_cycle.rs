@@ -260,3 +260,22 @@ async fn an_operation_that_fails_is_tried_again(db: PgPool) {
     })
     .await;
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_the_system_said_of_a_failure_is_not_for_clients(db: PgPool) {
+    // No address of this machine.
+    let elsewhere = |config: &mut devices::Config| {
+        config.node_address = [192, 0, 2, 1].into();
+        config.operation_attempts = 1;
+    };
+    let app = TestApp::with(db, elsewhere).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(json!({ "name": "n" })).await;
+
+    app.run_operations().await;
+
+    assert_eq!(
+        alice.device(&device).await["error"],
+        "could not listen on the ports of a device"
+    );
+}

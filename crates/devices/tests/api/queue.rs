@@ -5,8 +5,10 @@ use std::time::Duration;
 use devices::operation::db::{Claimed, advance, claim, finish, renew};
 use futures::future::join_all;
 use http::StatusCode;
+use platform::lifecycle::Tasks;
 use serde_json::json;
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 
 use crate::app::{TestApp, id, ports, until};
 
@@ -135,4 +137,30 @@ async fn three_replicas_work_on_everything_once(db: PgPool) {
     for device in &made {
         assert!(!first.answers(ports(device).adb).await, "{}", id(device));
     }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_worker_that_waits_for_a_connection_goes_on_with_what_it_has(db: PgPool) {
+    // Whoever waits here waits for ever, unless what holds the connections goes on.
+    let few = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(600));
+    let few = few.connect_with((*db.connect_options()).clone()).await;
+    let app = TestApp::new(few.unwrap()).await;
+    let alice = app.user("alice", &[]).await;
+    let mut made = Vec::new();
+    for _ in 0..24 {
+        made.push(alice.create(json!({ "name": "n" })).await);
+    }
+
+    let tasks = Tasks::new();
+    app.devices.spawn_jobs(&tasks).await.unwrap();
+
+    until("all run", async || {
+        let answer = alice.get("/devices/my/stats").await.expect(StatusCode::OK);
+        answer.body["running"] == made.len()
+    })
+    .await;
+    let left = tasks.stop(Duration::from_secs(10)).await;
+    assert!(left.is_empty(), "{left:?}");
 }
