@@ -307,3 +307,23 @@ async fn failures_time_outs_and_panics_are_written_down(db: PgPool) {
         .await;
     assert!(matches!(wrong, Err(CronError::Schedule { .. })));
 }
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_clock_that_was_put_back_silences_no_job(db: PgPool) {
+    let stores = stores().await;
+    let seen = Seen::default();
+    // Begun while the clock of the database stood an hour ahead.
+    sqlx::query(
+        "insert into coordination.cron_runs (job, slot, token, instance, state, started_at)
+        values ('note', date_trunc('hour', now()) + interval '1 hour', 1, 'a', 'succeeded', now())",
+    )
+    .execute(&db)
+    .await
+    .unwrap();
+
+    let instances = vec![(cron(&stores, &db, "a"), vec![noting(&seen, "* * * * * *")])];
+    while_running(instances, "slots run", async || {
+        seen.lock().unwrap().len() >= 2
+    })
+    .await;
+}
