@@ -1,6 +1,6 @@
 //! The bounds of a filter by time: a moment, or a whole day.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use contracts::Timestamp;
 use serde::{Deserialize, Deserializer};
 
@@ -34,13 +34,17 @@ impl Bound {
 impl<'de> Deserialize<'de> for Bound {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        let unknown =
+            || serde::de::Error::custom("a time is 2025-10-22 or 2025-10-22T08:00:00.000Z");
+        // Years of four digits: chrono knows others, with which the store and a day's end cannot reckon.
+        let known = |day: NaiveDate| (1..=9999).contains(&day.year());
         if let Ok(day) = text.parse::<NaiveDate>() {
-            return Ok(Self::Day(day));
+            return known(day).then_some(Self::Day(day)).ok_or_else(unknown);
         }
-        let moment: DateTime<Utc> = text.parse().map_err(|_| {
-            serde::de::Error::custom("a time is 2025-10-22 or 2025-10-22T08:00:00.000Z")
-        })?;
-        Ok(Self::Moment(moment.into()))
+        let moment: DateTime<Utc> = text.parse().map_err(|_| unknown())?;
+        known(moment.date_naive())
+            .then(|| Self::Moment(moment.into()))
+            .ok_or_else(unknown)
     }
 }
 
@@ -54,6 +58,17 @@ mod tests {
 
         assert_eq!(day.start().to_string(), "2025-10-22T00:00:00.000Z");
         assert_eq!(day.end().to_string(), "2025-10-22T23:59:59.999Z");
-        assert!(serde_json::from_str::<Bound>("\"soon\"").is_err());
+        for text in [
+            "soon",
+            "+262142-12-31",
+            "-4800-01-01",
+            "-4800-01-01T00:00:00Z",
+            "+10000-01-01T00:00:00Z",
+        ] {
+            assert!(
+                serde_json::from_value::<Bound>(text.into()).is_err(),
+                "{text}"
+            );
+        }
     }
 }

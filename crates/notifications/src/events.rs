@@ -1,17 +1,14 @@
 //! Domain events: each that users care about becomes one notification, with the pushes that belong to it.
 
-use std::sync::Arc;
-
 use contracts::{Event, EventBody, Money, OrderId};
-use platform::Platform;
 use platform::events::{Consumer, spawn_consumer};
 use platform::lifecycle::Tasks;
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tracing::debug;
 
-use crate::hub::Hub;
 use crate::notification::{Channel, Draft, Kind, Priority, Push, db};
+use crate::socket::Sockets;
 use crate::{Notifications, metrics};
 
 /// Starts handling.
@@ -20,15 +17,13 @@ use crate::{Notifications, metrics};
 /// Where a store does not answer at start.
 pub async fn spawn(state: &Notifications, tasks: &Tasks) -> anyhow::Result<()> {
     let teller = Teller {
-        platform: state.platform.clone(),
-        hub: state.hub.clone(),
+        sockets: state.sockets(),
     };
     spawn_consumer(&state.platform, tasks, teller).await
 }
 
 struct Teller {
-    platform: Platform,
-    hub: Arc<Hub>,
+    sockets: Sockets,
 }
 
 impl Consumer for Teller {
@@ -52,23 +47,26 @@ impl Consumer for Teller {
 
     async fn apply(&self, tx: &mut PgConnection, event: &Event) -> anyhow::Result<()> {
         if let Some(draft) = draft(event) {
-            db::insert(tx, draft, self.platform.clock.now()).await?;
+            db::insert(tx, draft, self.sockets.platform.clock.now()).await?;
         }
         Ok(())
     }
 
     async fn committed(&self, event: &Event) {
+        let hub = &self.sockets.hub;
         if let EventBody::SessionEnded { session_id } = &event.body {
-            return self.hub.announce_session(session_id);
+            hub.announce_session(session_id);
+            // The others hear it by Redis; nobody hears the own voice.
+            return self.sockets.check_sessions(Some(session_id)).await;
         }
         match draft(event) {
             Some(draft) => {
                 metrics::notification_sent();
-                self.hub.announce(&draft.user_id);
+                hub.announce(&draft.user_id);
             }
             // A change that needs no words is still shown at once.
             None => match device_push(event) {
-                Some(push) => self.hub.push(&event.user_id, &push.event, &push.data),
+                Some(push) => hub.push(&event.user_id, &push.event, &push.data),
                 None => debug!("nothing to tell about {}", event.body.kind()),
             },
         }

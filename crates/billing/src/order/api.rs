@@ -15,6 +15,7 @@ use super::reply::{OrderQuery, OrderReply};
 use super::{Order, OrderState, db};
 use crate::callers::{Family, key_owner};
 use crate::payment::{self, Funding, Method, Paying};
+use crate::plan::Plan;
 use crate::{Billing, Error, Result, metrics, plan, rules};
 
 /// A plan to be ordered. The price is the plan's; an `amount` is not read.
@@ -214,9 +215,8 @@ pub async fn cancel_order(
     Path(id): Path<OrderId>,
     Json(body): Json<CancelOrder>,
 ) -> Result<Json<OrderReply>> {
-    let order = cancel(&state, &user, &id, body.reason.as_deref()).await?;
-    let mut conn = state.platform.db.acquire().await?;
-    Ok(Json(OrderReply::load(&mut conn, order, family).await?))
+    let (order, plan) = cancel(&state, &user, &id, body.reason.as_deref()).await?;
+    Ok(Json(OrderReply::new(order, plan, family)))
 }
 
 /// Cancels several orders; each stands for itself.
@@ -254,7 +254,7 @@ async fn cancel(
     user: &CurrentUser,
     id: &OrderId,
     reason: Option<&str>,
-) -> Result<Order> {
+) -> Result<(Order, Option<Plan>)> {
     let mut tx = state.platform.db.begin().await?;
     let order = db::lock(&mut tx, id).await?;
     let order = order
@@ -270,9 +270,11 @@ async fn cancel(
     payment::db::cancel_open(&mut tx, id, now).await?;
     let event = Event::new(order.user_id.clone(), now, order.cancelled());
     platform::events::emit(&mut tx, &event).await?;
+    // Read before the commit: after it, nothing that fails may hide that the order is cancelled.
+    let plan = plan::db::find(&mut tx, order.plan_id.as_str()).await?;
     tx.commit().await?;
     metrics::orders_reached(OrderState::Cancelled, 1);
-    Ok(order)
+    Ok((order, plan))
 }
 
 /// Marks an order as paid, for money that arrived by another way.

@@ -2,7 +2,9 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
-use http::HeaderMap;
+use axum::extract::rejection::BytesRejection;
+use http::{HeaderMap, StatusCode};
+use platform::Problem;
 use platform::http::Json;
 use platform::problem::ProblemBody;
 use tracing::info;
@@ -22,8 +24,9 @@ pub async fn receive_payment_notice(
     State(state): State<Billing>,
     SandboxOpen(open): SandboxOpen,
     headers: HeaderMap,
-    body: Bytes,
+    body: std::result::Result<Bytes, BytesRejection>,
 ) -> Result<Json<Receipt>> {
+    let body = body.map_err(unread)?;
     let believed = believe(&state, open, &headers, &body);
     let webhook_id = believed.inspect_err(|_| metrics::webhook("bad_signature"))?;
     let notice = notice::read(&headers, &body).inspect_err(|_| metrics::webhook("invalid"))?;
@@ -44,6 +47,15 @@ pub async fn receive_payment_notice(
         info!(order.id = %receipt.order_id, "a notice about order {} was {}", receipt.order_id, settled.outcome.name());
     }
     Ok(Json(receipt))
+}
+
+fn unread(rejection: BytesRejection) -> Problem {
+    match rejection.status() {
+        status @ StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(status, "TOO_LARGE", "the body is larger than 1 MiB")
+        }
+        _ => Problem::invalid_field("body", "could not be read"),
+    }
 }
 
 /// Whether a notice is believed; gives the id in its header, if there is one.

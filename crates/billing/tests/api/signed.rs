@@ -96,3 +96,13 @@ async fn the_open_sandbox_believes_this_machine_only_and_no_false_signature(db: 
         "PENDING"
     );
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_notice_that_is_too_large_is_refused_as_every_other_fault(db: PgPool) {
+    let app = TestApp::new(db).await;
+
+    app.anybody()
+        .form("/webhooks/payment", &"x".repeat((1 << 20) + 1))
+        .await
+        .refused(413, "TOO_LARGE");
+}

@@ -144,8 +144,12 @@ pub async fn fetch_result(
     let mut conn = state.platform.db.acquire().await?;
     let task = visible(&mut conn, &user, id).await?;
     drop(conn);
-    let key = task.results.get(index).ok_or(Error::NoResult(task.id))?;
-    let object = state.objects.read(key, None).await?;
+    let absent = || Error::NoResult(task.id.clone());
+    let key = task.results.get(index).ok_or_else(absent)?;
+    let object = match state.objects.read(key, None).await {
+        Err(error) if error.is_absent() => return Err(absent()),
+        object => object?,
+    };
     let size = object.meta.size;
     let headers = [
         (header::CONTENT_TYPE, "image/jpeg".to_owned()),

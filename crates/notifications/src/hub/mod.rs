@@ -29,8 +29,9 @@ use crate::notification::Notification;
 use crate::notification::db::{self, Head, Want};
 use bus::News;
 
-/// Notifications that are read at once for one user.
-const PAGE: i64 = 100;
+/// Notifications that are read at once for one user. Each brings up to three frames, and all of a page fit into the
+/// queue of a socket that reads.
+const PAGE: i64 = 64;
 /// News that may wait for Redis; what is too much, the sweep finds.
 const MAX_NEWS: usize = 4096;
 const RETRIES: u32 = 20;

@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
-use chrono::{NaiveDate, NaiveTime};
+use chrono::{Datelike, NaiveDate, NaiveTime};
 use contracts::{NotificationId, Timestamp, UserId};
 use http::StatusCode;
 use http::request::Parts;
@@ -47,7 +47,7 @@ pub struct SendNotification {
     #[garde(inner(length(min = 1, max = 3)))]
     channels: Option<Vec<Channel>>,
     /// When it is no longer of interest.
-    #[garde(skip)]
+    #[garde(inner(custom(storable)))]
     expires_at: Option<Timestamp>,
 }
 
@@ -308,18 +308,30 @@ const END_OF_DAY: NaiveTime = match NaiveTime::from_hms_milli_opt(23, 59, 59, 99
 
 /// A time, or a day with the time that is meant then.
 fn moment(field: &str, text: &str, of_day: NaiveTime) -> std::result::Result<Timestamp, Problem> {
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(day.and_time(of_day).and_utc().into());
-    }
-    // The plus of an offset reads as a blank in a query.
-    chrono::DateTime::parse_from_rfc3339(&text.replace(' ', "+"))
-        .map(|time| Timestamp::from(time.to_utc()))
-        .map_err(|_| {
+    let read = match text.parse::<NaiveDate>() {
+        Ok(day) => Some(day.and_time(of_day).and_utc()),
+        // The plus of an offset reads as a blank in a query.
+        Err(_) => chrono::DateTime::parse_from_rfc3339(&text.replace(' ', "+"))
+            .ok()
+            .map(|time| time.to_utc()),
+    };
+    let time = read.map(Timestamp::from);
+    time.filter(|time| storable(time, &()).is_ok())
+        .ok_or_else(|| {
             Problem::invalid_field(
                 field,
                 "is a time such as 2025-10-22T08:00:00Z or a day such as 2025-10-22",
             )
         })
+}
+
+/// Years of four digits: chrono knows others, which the store does not take.
+fn storable(time: &Timestamp, (): &()) -> garde::Result {
+    if (1..=9999).contains(&time.utc().year()) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be in the years 1 to 9999"))
+    }
 }
 
 /// Says how many notifications are unread.
@@ -457,6 +469,8 @@ mod tests {
         assert_eq!(from.to_string(), "2025-10-22T00:00:00.000Z");
         assert_eq!(until.to_string(), "2025-10-22T23:59:59.999Z");
         assert_eq!(time.to_string(), "2025-10-22T08:00:00.000Z");
-        assert!(moment("endDate", "yesterday", END_OF_DAY).is_err());
+        for text in ["yesterday", "+262142-12-31", "-4800-01-01"] {
+            assert!(moment("endDate", text, END_OF_DAY).is_err(), "{text}");
+        }
     }
 }

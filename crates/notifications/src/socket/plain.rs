@@ -102,7 +102,7 @@ async fn carry(
         tokio::select! {
             frame = frames.recv() => {
                 let Some(frame) = frame else { return };
-                if socket.send(Message::Text(frame.text.clone())).await.is_err() {
+                if send(socket, Message::Text(frame.text.clone())).await.is_err() {
                     return;
                 }
             }
@@ -114,16 +114,24 @@ async fn carry(
                     Some(Ok(Message::Binary(_))) => Some(malformed("a frame", "JSON text")),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => None,
                 };
-                if let Some(answer) = answer && socket.send(Message::Text(answer.text.clone())).await.is_err() {
+                if let Some(answer) = answer && send(socket, Message::Text(answer.text.clone())).await.is_err() {
                     return;
                 }
             }
             _ = ping.tick() => {
-                if heard.elapsed() > SILENCE || socket.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
+                if heard.elapsed() > SILENCE || send(socket, Message::Ping(bytes::Bytes::new())).await.is_err() {
                     return;
                 }
             }
         }
+    }
+}
+
+/// Sends a message to a client that takes it in time. While one waits, no ping tells that the client is gone.
+async fn send(socket: &mut WebSocket, message: Message) -> Result<(), ()> {
+    match timeout(SILENCE, socket.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(()),
     }
 }
 
@@ -152,7 +160,7 @@ async fn obey(
                 tokio::select! {
                     answer = &mut subscribing => return Some(answer),
                     frame = frames.recv() => {
-                        socket.send(Message::Text(frame?.text.clone())).await.ok()?;
+                        send(socket, Message::Text(frame?.text.clone())).await.ok()?;
                     }
                 }
             }

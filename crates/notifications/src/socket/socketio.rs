@@ -21,8 +21,8 @@ use socketioxide::extract::{AckSender, Extension, State, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::service::SocketIoService;
 use socketioxide_redis::{FredAdapter, RedisAdapterConfig, RedisAdapterCtr};
-use tokio::sync::SetOnce;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -39,6 +39,8 @@ const MAX_POLL: u64 = 32 * 1024 * 1024;
 /// Rooms that one socket may be in.
 const MAX_ROOMS: usize = 100;
 const MAX_ROOM_NAME: usize = 128;
+/// Messages of one client that may wait for their answers; each is a task of its own.
+const MAX_ASKS: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
@@ -205,7 +207,7 @@ async fn admit(
         Ok((hello, identity)) => {
             socket.extensions.insert(identity);
             socket.extensions.insert(LastSeq(hello.last_seq));
-            socket.extensions.insert(Seat::default());
+            socket.extensions.insert(Seat::new(Desk::new()));
             // Here and not once it is connected, for the client may speak at once.
             socket.on("subscribe", subscribe);
             socket.on("unsubscribe", unsubscribe);
@@ -225,7 +227,29 @@ async fn admit(
 struct LastSeq(Option<i64>);
 
 /// Where the handlers of a client's messages find its socket, as soon as it has arrived. A client may speak before.
-type Seat = Arc<SetOnce<Arc<Live>>>;
+type Seat = Arc<Desk>;
+
+struct Desk {
+    live: SetOnce<Arc<Live>>,
+    asks: Semaphore,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self {
+            live: SetOnce::new(),
+            asks: Semaphore::new(MAX_ASKS),
+        }
+    }
+
+    /// Refuses a message where too many wait before it.
+    fn refuse(&self, sockets: &Sockets, ack: Ack) {
+        let refusal = Frame::error("TOO_MANY", "256 messages wait for their answers");
+        if let Some(live) = self.live.get() {
+            respond(sockets, live, &refusal, ack);
+        }
+    }
+}
 
 async fn connected(
     socket: SocketRef,
@@ -254,7 +278,7 @@ async fn connected(
     }
     let arrival = sockets.arrive(&live, last_seq).await;
     // The connect handler runs once, so the seat is free.
-    let _ = seat.set(live.clone());
+    let _ = seat.live.set(live.clone());
     sockets
         .welcome(&live, &socket.id.to_string(), arrival)
         .await;
@@ -301,7 +325,10 @@ async fn subscribe(
     TryData(ask): TryData<Subscribe>,
     ack: Ack,
 ) {
-    let live = seat.wait().await;
+    let Ok(_ask) = seat.asks.try_acquire() else {
+        return seat.refuse(&sockets, ack);
+    };
+    let live = seat.live.wait().await;
     let reply = sockets.subscribe(live, ask.map_err(|_| ())).await;
     respond(&sockets, live, &reply, ack);
 }
@@ -312,7 +339,10 @@ async fn unsubscribe(
     TryData(ask): TryData<Subscribe>,
     ack: Ack,
 ) {
-    let live = seat.wait().await;
+    let Ok(_ask) = seat.asks.try_acquire() else {
+        return seat.refuse(&sockets, ack);
+    };
+    let live = seat.live.wait().await;
     let reply = sockets.unsubscribe(live, ask.map_err(|_| ()));
     respond(&sockets, live, &reply, ack);
 }
@@ -324,7 +354,10 @@ async fn join_room(
     TryData(ask): TryData<Room>,
     ack: Ack,
 ) {
-    let live = seat.wait().await;
+    let Ok(_ask) = seat.asks.try_acquire() else {
+        return seat.refuse(&sockets, ack);
+    };
+    let live = seat.live.wait().await;
     let reply = match ask {
         Err(_) => malformed("join_room", "{room}"),
         Ok(Room { room }) if room.is_empty() || room.len() > MAX_ROOM_NAME => {
@@ -351,7 +384,10 @@ async fn leave_room(
     TryData(ask): TryData<Room>,
     ack: Ack,
 ) {
-    let live = seat.wait().await;
+    let Ok(_ask) = seat.asks.try_acquire() else {
+        return seat.refuse(&sockets, ack);
+    };
+    let live = seat.live.wait().await;
     let reply = match ask {
         Err(_) => malformed("leave_room", "{room}"),
         Ok(Room { room }) => {

@@ -54,18 +54,23 @@ pub struct Reply {
 
 /// Sweeps so rarely that what arrives came by Redis.
 pub fn without_sweep() -> Config {
-    config("3600")
+    config("3600", "0.2")
 }
 
 /// As in production.
 pub fn with_sweep() -> Config {
-    config("1")
+    config("1", "0.2")
 }
 
-fn config(sweep_seconds: &str) -> Config {
+/// Neither sweeps nor checks sessions unless it is told.
+pub fn without_sweep_or_checks() -> Config {
+    config("3600", "3600")
+}
+
+fn config(sweep_seconds: &str, check_seconds: &str) -> Config {
     let mut env = Env::of([
         ("NOTIFICATIONS_SWEEP_SECONDS", sweep_seconds),
-        ("NOTIFICATIONS_SESSION_CHECK_SECONDS", "0.2"),
+        ("NOTIFICATIONS_SESSION_CHECK_SECONDS", check_seconds),
     ]);
     Config::from_env(&mut env)
 }

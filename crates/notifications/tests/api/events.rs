@@ -5,7 +5,7 @@ use platform::events::spawn_relay;
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::app::{Cluster, id, until, with_sweep};
+use crate::app::{Cluster, id, until, with_sweep, without_sweep_or_checks};
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn each_event_is_told_once_with_its_pushes(db: PgPool) {
@@ -245,4 +245,36 @@ async fn the_news_that_a_session_ended_closes_its_sockets_everywhere(db: PgPool)
     cluster.emit(&ended).await;
 
     assert_eq!(u16::from(socket.closed().await.unwrap().code), 1008);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_instance_that_learns_of_an_ended_session_closes_its_own_sockets_too(db: PgPool) {
+    let cluster = Cluster::new(db, without_sweep_or_checks()).await;
+    spawn_relay(&cluster.first.platform, &cluster.tasks);
+    let platform = &cluster.first.platform;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let path = format!("/notifications?token={alice}");
+    let mut sockets = [
+        cluster.first.connect(&path).await,
+        cluster.second.connect(&path).await,
+    ];
+    for socket in &mut sockets {
+        socket.event("welcome").await;
+    }
+    let now = platform.clock.now();
+    let claims = platform.auth.tokens().verify(&alice, now).unwrap();
+    let session_id = claims.identity.session_id;
+
+    platform
+        .auth
+        .sessions()
+        .end(&session_id, now)
+        .await
+        .unwrap();
+    let ended = cluster.event("alice", EventBody::SessionEnded { session_id });
+    cluster.emit(&ended).await;
+
+    for socket in &mut sockets {
+        assert_eq!(u16::from(socket.closed().await.unwrap().code), 1008);
+    }
 }

@@ -175,7 +175,9 @@ pub async fn update_profile(
         .await
         .map_err(taken)?
     {
-        return Err(Error::NoUser);
+        db::find(&mut conn, &user.id).await?.ok_or(Error::NoUser)?;
+        let fault = "would be more than 64 KiB together with those that stand";
+        return Err(Problem::invalid_field("preferences", fault).into());
     }
     drop(conn);
     me(&state, &user.id).await

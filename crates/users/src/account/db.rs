@@ -5,6 +5,7 @@ use platform::http::Slice;
 use serde_json::Value;
 use sqlx::PgConnection;
 
+use super::MOST_STORED_PREFERENCES;
 use super::admin::{Filter, Order};
 use super::create::NewAccount;
 use super::view::{Account, Role, Status};
@@ -93,7 +94,8 @@ pub async fn find_hash(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Opt
         .await
 }
 
-/// Changes a profile; `false` where there is no such account. Preferences are merged, and what is null is taken out.
+/// Changes a profile; `false` where there is no such account, or its preferences would grow too large. Preferences are
+/// merged, and what is null is taken out.
 pub async fn update(
     conn: &mut PgConnection,
     id: &UserId,
@@ -110,7 +112,8 @@ pub async fn update(
             preferences = case when $6::jsonb is null then preferences
                 else jsonb_strip_nulls(coalesce(preferences, '{}') || $6) end,
             updated_at = $7
-        where id = $1",
+        where id = $1 and ($6::jsonb is null
+            or octet_length(jsonb_strip_nulls(coalesce(preferences, '{}') || $6)::text) <= $8)",
     );
     let done = update
         .bind(id)
@@ -120,6 +123,7 @@ pub async fn update(
         .bind(&change.avatar)
         .bind(&change.preferences)
         .bind(now)
+        .bind(MOST_STORED_PREFERENCES)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)

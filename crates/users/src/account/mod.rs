@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 
 /// The most bytes that preferences may take, as JSON.
 const MOST_PREFERENCES: usize = 16 * 1024;
+/// The most bytes that all preferences of an account may take, as the database writes them.
+const MOST_STORED_PREFERENCES: i32 = 64 * 1024;
 
 /// The form in which names and addresses are stored and compared.
 pub fn normal(text: &str) -> String {

@@ -171,6 +171,27 @@ async fn a_profile_changes_in_the_fields_named(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn preferences_do_not_grow_without_end(db: PgPool) {
+    let app = TestApp::new(db).await;
+    app.register("alice").await;
+    let token = app.login("alice").await.text("/token");
+    let patch = async |key: &str| {
+        let body = json!({ "fullName": key, "preferences": { key: "x".repeat(15_000) } });
+        app.send(Method::PATCH, "/users/profile", Some(&token), Some(body))
+            .await
+    };
+
+    for key in ["a", "b", "c", "d"] {
+        patch(key).await.expect(StatusCode::OK);
+    }
+    let refused = patch("e").await.refused(400, "VALIDATION_FAILED");
+
+    assert_eq!(refused.faults(), ["preferences"]);
+    assert_eq!(app.get("/users/me", &token).await.body["fullName"], "d");
+    patch("a").await.expect(StatusCode::OK);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_changed_password_ends_the_other_sessions_and_keeps_this_one(db: PgPool) {
     let app = TestApp::new(db).await;
     let other = TestApp::on(app.platform.clone()).await;
