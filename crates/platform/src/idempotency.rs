@@ -13,10 +13,10 @@ use garde::Validate;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use crate::Problem;
+use crate::auth::Auth;
 use crate::http::{Json, bytes, parse};
 
 const KEY_HEADER: &str = "idempotency-key";
@@ -63,6 +63,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = bytes(Request::from_parts(parts.clone(), body), state).await?;
+        let auth = parts.extensions.get::<Auth>().cloned();
+        let auth = auth.ok_or_else(Problem::internal)?;
         let key = parts.headers.get(KEY_HEADER).map(|value| {
             let key = value
                 .to_str()
@@ -75,7 +77,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
         let named = key.transpose()?.map(|key| Named {
             key,
             route: format!("{} {}", parts.method, parts.uri.path()),
-            fingerprint: Sha256::digest(&bytes).into(),
+            fingerprint: auth.fingerprint(&bytes),
         });
         let body = parse(&parts.headers, &bytes)?;
         Ok(Self {
