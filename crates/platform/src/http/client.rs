@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use http::request::Parts;
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Uri, header};
 
 /// The id that names a request in logs and replies: the client's `X-Request-ID`, or one of ours.
 #[derive(Clone, Debug)]
@@ -32,9 +32,28 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
 }
 
 /// Whether a call comes from this machine: the peer and every address it was forwarded for are loopback. A gateway
-/// appends the true peer, so a call from elsewhere cannot pass for a local one.
+/// appends the true peer, so a call from elsewhere cannot pass for a local one; nor can one that a browser on this
+/// machine makes for a page of another site.
 pub fn is_loopback(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    peer(extensions).is_loopback() && forwarded(headers).all(|address| address.is_loopback())
+    peer(extensions).is_loopback()
+        && forwarded(headers).all(|address| address.is_loopback())
+        && !is_for_a_foreign_page(headers)
+}
+
+/// Whether a browser makes the call for a page of another site, which must not act as if it were on this machine.
+fn is_for_a_foreign_page(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
+    let host = origin.as_ref().and_then(Uri::host);
+    !host.is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// Whether a call comes from this machine or a private network, with nobody else in between.
@@ -138,5 +157,34 @@ mod tests {
                 && !local("127.0.0.1", Some("127.0.0.1, 10.0.0.1"))
                 && !local("127.0.0.1", Some("nonsense"))
         );
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_not_local() {
+        let foreign = |origin: &'static str| {
+            let value = http::HeaderValue::from_static(origin);
+            is_for_a_foreign_page(&HeaderMap::from_iter([(header::ORIGIN, value)]))
+        };
+
+        assert!(
+            [
+                "http://localhost:3000",
+                "http://127.0.0.1",
+                "https://[::1]:1"
+            ]
+            .iter()
+            .all(|origin| !foreign(origin))
+        );
+        assert!(
+            [
+                "https://example.com",
+                "null",
+                "http://localhost.example.com",
+                ""
+            ]
+            .iter()
+            .all(|origin| foreign(origin))
+        );
+        assert!(!is_for_a_foreign_page(&HeaderMap::new()));
     }
 }

@@ -96,7 +96,7 @@ async fn around(
         .map_or("none".to_owned(), |route| route.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(platform.auth.clone());
-    let span = info_span!("request", request.id = %id, http.method = %method, http.path = %path, service = %service);
+    let span = info_span!("request", request.id = %id, http.method = %method, http.path = %loggable(&path), service = %service);
 
     let answer = AssertUnwindSafe(next.run(request))
         .catch_unwind()
@@ -166,6 +166,16 @@ fn has_deadline(path: &str) -> bool {
         && !["/media/uploads/", "/socket.io", "/ws"]
             .iter()
             .any(|start| path.starts_with(start))
+}
+
+/// The path without the secret of a one-time address.
+fn loggable(path: &str) -> &str {
+    const TICKETS: &str = "/media/uploads/";
+    if path.starts_with(TICKETS) {
+        TICKETS
+    } else {
+        path
+    }
 }
 
 fn request_id(request: &Request) -> String {
