@@ -34,7 +34,7 @@ pub struct SupervisorCommand {
 
 /// A place among those who use the private stores; dropping it leaves.
 pub struct Stores {
-    /// `redis://:password@127.0.0.1:port`; it stays the same for as long as any replica runs.
+    /// `redis://default:password@127.0.0.1:port`; it stays the same for as long as any replica runs.
     pub redis_url: String,
     /// `postgres://cloudphone:password@127.0.0.1:port/cloudphone`; it stays the same likewise.
     pub database_url: String,

@@ -16,7 +16,7 @@ const PORTS: std::ops::Range<u16> = 15_000..25_000;
 /// Where the stores answer; the URLs contain the passwords.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Addresses {
-    /// `redis://:password@127.0.0.1:port`.
+    /// `redis://default:password@127.0.0.1:port`.
     pub redis_url: String,
     /// `postgres://cloudphone:password@127.0.0.1:port/cloudphone`.
     pub database_url: String,
@@ -72,7 +72,7 @@ impl Record {
     pub fn addresses(&self) -> Addresses {
         Addresses {
             redis_url: format!(
-                "redis://:{}@127.0.0.1:{}",
+                "redis://default:{}@127.0.0.1:{}",
                 self.redis_password, self.redis_port
             ),
             database_url: format!(

@@ -170,7 +170,7 @@ fn redis_answers(addresses: &Addresses) -> bool {
     use std::io::{Read as _, Write as _};
     let (password, address) = addresses
         .redis_url
-        .strip_prefix("redis://:")
+        .strip_prefix("redis://default:")
         .unwrap()
         .split_once('@')
         .unwrap();

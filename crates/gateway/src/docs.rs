@@ -1,7 +1,8 @@
 //! The OpenAPI document of all services, merged.
 
-use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use crate::local;
 
@@ -12,9 +13,28 @@ use crate::local;
         title = "Cloudphone",
         description = "The control plane of a cloud-phone platform."
     ),
-    components(schemas(platform::problem::ProblemBody, platform::problem::FieldFault))
+    servers((url = "/api"), (url = "/")),
+    components(schemas(platform::problem::ProblemBody, platform::problem::FieldFault)),
+    security(("bearer" = [])),
+    modifiers(&Bearer)
 )]
 struct Frame;
+
+/// Names the token that most routes want, so that the page can send it.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut Document) {
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some("The access_token that POST /auth/login gives"))
+            .build();
+        if let Some(components) = document.components.as_mut() {
+            components.add_security_scheme("bearer", SecurityScheme::Http(token));
+        }
+    }
+}
 
 /// What every service says of its routes, in one document.
 pub fn document() -> Document {

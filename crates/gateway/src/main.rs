@@ -6,6 +6,7 @@ mod docs;
 mod local;
 mod serve;
 mod traffic;
+mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ enum ConfigCommand {
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Makes an account with the role super_admin. The password is read from the standard input.
+    /// Makes an account with the role `super_admin`. The password is read from the standard input.
     Create {
         /// The name to sign in with.
         #[arg(long)]

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::cluster::Cluster;
 use crate::local;
 use crate::traffic::Traffic;
+use crate::turns::in_turn;
 
 /// How long a cron lock lives without renewal; a replica that dies is made good after it.
 const CRON_LOCK: Duration = Duration::from_secs(10);
@@ -180,7 +181,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     }
     let mut front = None;
     if has(Service::Gateway) {
-        let door = front_door(platform, &registry, config.front, sockets.clone());
+        let door = front_door(platform, &registry, config.front, sockets.clone())?;
         parts.push(Part {
             service: Service::Gateway,
             handler: Handler::Front(door.clone()),
@@ -293,7 +294,7 @@ fn front_door(
     registry: &Registry,
     config: FrontConfig,
     sockets: CancellationToken,
-) -> Front {
+) -> anyhow::Result<Front> {
     let upstreams = Upstreams::of(registry, &config);
     let environment = platform.settings.profile.name();
     let about = About {
@@ -305,14 +306,10 @@ fn front_door(
     let health = health(upstreams.clone(), about, move || {
         named.instance(Service::Gateway)
     });
+    let health = in_turn(health, platform, registry)?;
     let local = local::router(platform, upstreams.clone(), health);
-    Front::new(
-        config,
-        upstreams,
-        Some(platform.redis.clone()),
-        local,
-        sockets,
-    )
+    let redis = Some(platform.redis.clone());
+    Ok(Front::new(config, upstreams, redis, local, sockets))
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Result<()> {

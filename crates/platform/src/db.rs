@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
 
 /// Every migration of the system, in the order of time. Replicas may start at once: the migrator holds an advisory lock.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -34,15 +34,30 @@ pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgP
             IDLE_TRANSACTION_TIMEOUT,
         ),
     ]);
+    // Asked once by itself, since a pool only tells that its time was over.
+    let first = tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
+    match first {
+        Ok(Ok(connection)) => _ = connection.close().await,
+        Ok(Err(sqlx::Error::Database(refusal))) => {
+            let reason = refusal.message().to_owned();
+            anyhow::bail!(
+                "PostgreSQL at {place} refuses us ({reason}): correct user, password and database in DATABASE_URL"
+            );
+        }
+        Ok(Err(error)) => return Err(error).with_context(|| silent(&place)),
+        Err(_) => anyhow::bail!("{}: nothing came for 3 s", silent(&place)),
+    }
     PgPoolOptions::new()
         .min_connections(least)
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await
-        .with_context(|| {
-            format!("PostgreSQL at {place} does not answer: start it, or correct DATABASE_URL")
-        })
+        .with_context(|| silent(&place))
+}
+
+fn silent(place: &str) -> String {
+    format!("PostgreSQL at {place} does not answer: start it, or correct DATABASE_URL")
 }
 
 /// Brings the schemas up to date. Safe on several replicas at once.

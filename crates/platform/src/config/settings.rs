@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use contracts::Service;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Env;
 use crate::auth::Tokens;
@@ -232,8 +232,30 @@ impl Settings {
     }
 }
 
+/// A store's URL; one of another kind is a fault by itself and counts as given, so that it is told once.
+fn store_url(env: &mut Env, name: &str, schemes: &[&str]) -> Option<SecretString> {
+    let url = env.secret(name, 1)?;
+    let scheme = url
+        .expose_secret()
+        .split_once("://")
+        .map(|(scheme, _)| scheme);
+    if !scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
+        env.fault(
+            name,
+            format!("must begin with {}://", schemes.join(":// or ")),
+        );
+    }
+    Some(url)
+}
+
 fn stores(env: &mut Env, production: bool) -> Stores {
-    match (env.secret("REDIS_URL", 1), env.secret("DATABASE_URL", 1)) {
+    let redis = store_url(
+        env,
+        "REDIS_URL",
+        &["redis", "rediss", "redis-sentinel", "redis-cluster"],
+    );
+    let database = store_url(env, "DATABASE_URL", &["postgres", "postgresql"]);
+    match (redis, database) {
         (Some(redis), Some(database)) => Stores::External { redis, database },
         (None, None) if !production => Stores::Embedded,
         (redis, database) => {

@@ -47,8 +47,8 @@ impl Reader {
             .await;
         match answer {
             Ok(entries) => Ok(entries.into_values().flatten().filter_map(event).collect()),
-            // Nothing came in the time of the block.
-            Err(error) if *error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            // Nothing came in the time of the block: the answer is nil, which is no map.
+            Err(error) if is_nil(&error) => Ok(Vec::new()),
             Err(error) if error.details().contains("NOGROUP") => {
                 self.make_group().await?;
                 Ok(Vec::new())
@@ -88,6 +88,11 @@ impl Reader {
     pub async fn close(&self) {
         close(&self.client).await;
     }
+}
+
+fn is_nil(error: &Error) -> bool {
+    *error.kind() == ErrorKind::NotFound
+        || (*error.kind() == ErrorKind::Parse && error.details().contains("Cannot convert to map"))
 }
 
 async fn close(client: &Client) {
