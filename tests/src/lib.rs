@@ -70,6 +70,9 @@ pub async fn instances(cluster: &Cluster, service: &str) -> anyhow::Result<Vec<S
     let output = tokio::process::Command::new(program)
         .args(["status", "--json"])
         .env("CLOUDPHONE_HOME", cluster.home())
+        // Those that other tests share are not this cluster's.
+        .env_remove("REDIS_URL")
+        .env_remove("DATABASE_URL")
         .output()
         .await?;
     ensure!(
