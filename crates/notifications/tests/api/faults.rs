@@ -15,6 +15,8 @@ use crate::app::{Cluster, Instance, SOON, Socket, beside, until, with_sweep, wit
 
 /// The way to Redis, which can be cut.
 struct Wire {
+    /// `user:password@`, or nothing.
+    login: String,
     address: SocketAddr,
     open: watch::Sender<bool>,
 }
@@ -23,8 +25,9 @@ impl Wire {
     async fn new(target: &str, tasks: &Tasks) -> Arc<Self> {
         let target = target
             .trim_start_matches("redis://")
-            .trim_end_matches('/')
-            .to_owned();
+            .trim_end_matches('/');
+        let at = target.rfind('@').map_or(0, |at| at + 1);
+        let (login, target) = (target[..at].to_owned(), target[at..].to_owned());
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
             .await
             .unwrap();
@@ -47,11 +50,11 @@ impl Wire {
                 });
             }
         });
-        Arc::new(Self { address, open })
+        Arc::new(Self { login, address, open })
     }
 
     fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        format!("redis://{}{}", self.login, self.address)
     }
 }
 
