@@ -23,9 +23,7 @@ struct Wire {
 
 impl Wire {
     async fn new(target: &str, tasks: &Tasks) -> Arc<Self> {
-        let target = target
-            .trim_start_matches("redis://")
-            .trim_end_matches('/');
+        let target = target.trim_start_matches("redis://").trim_end_matches('/');
         let at = target.rfind('@').map_or(0, |at| at + 1);
         let (login, target) = (target[..at].to_owned(), target[at..].to_owned());
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
@@ -50,7 +48,11 @@ impl Wire {
                 });
             }
         });
-        Arc::new(Self { login, address, open })
+        Arc::new(Self {
+            login,
+            address,
+            open,
+        })
     }
 
     fn url(&self) -> String {
