@@ -24,8 +24,8 @@ async fn a_stream_goes_on_after_the_last_event_seen(db: PgPool) {
     let mut seen = String::new();
     let mut buffer = [0; 4096];
     let reading = async {
-        while !seen.contains("id: 4") {
-            if seen.contains("id: 3") && !seen.contains("m4") {
+        while !seen.contains("\nid: 4") {
+            if seen.contains("\nid: 3") && !seen.contains("m4") {
                 cluster.first.send("alice", "m4").await;
             }
             let read = stream.read(&mut buffer).await.unwrap();
