@@ -60,7 +60,6 @@ impl StoreError {
                 | ErrorKind::Backpressure
                 | ErrorKind::Sentinel
                 | ErrorKind::Cluster
-                | ErrorKind::Replica
                 | ErrorKind::Tls => true,
                 _ => redis_is_not_ready(source.details()),
             };

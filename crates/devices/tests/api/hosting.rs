@@ -53,7 +53,13 @@ async fn a_replica_that_was_frozen_lets_go_when_it_wakes(db: PgPool) {
     let second = frozen.another().await;
     let alice = frozen.user("alice", &[]).await;
     let adb = ports(&alice.running().await).adb;
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    until("the lease has run out", async || {
+        sqlx::query_scalar("select bool_and(until < now()) from devices.hosts")
+            .fetch_one(&frozen.platform.db)
+            .await
+            .unwrap()
+    })
+    .await;
 
     // It cannot listen yet: the frozen one has the ports in its hands.
     second.host().await;
