@@ -32,7 +32,15 @@ impl Reply {
     /// # Panics
     /// Where it is another: the body says why.
     pub fn expect(self, status: u16) -> Value {
-        assert_eq!(self.status.as_u16(), status, "{:#}", self.body);
+        self.expect_at("", status)
+    }
+
+    /// The body, if the status is the one expected of what the panic then names.
+    ///
+    /// # Panics
+    /// Where it is another: the body says why.
+    pub fn expect_at(self, what: &str, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{what} {:#}", self.body);
         self.body
     }
 }

@@ -1,7 +1,8 @@
 //! The OpenAPI document of all services, merged.
 
-use utoipa::openapi::OpenApi as Document;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::local;
@@ -51,5 +52,48 @@ pub fn document() -> Document {
     for service in services {
         document.merge(service);
     }
+    let operations = document.paths.paths.values_mut().flat_map(operations);
+    operations.for_each(complete);
     document
+}
+
+/// Adds what holds for every route: one that is not marked as open refuses a call without a token, and every refusal
+/// is a problem document.
+fn complete(operation: &mut Operation) {
+    let is_open = operation
+        .security
+        .as_ref()
+        .is_some_and(|wanted| wanted.contains(&SecurityRequirement::default()));
+    let responses = &mut operation.responses.responses;
+    let refusal = |text: &str| ResponseBuilder::new().description(text).build().into();
+    if !is_open {
+        let no_token = || refusal("no token, or one that is no longer good");
+        responses.entry("401".to_owned()).or_insert_with(no_token);
+    }
+    let any = || refusal("any other refusal");
+    responses.entry("default".to_owned()).or_insert_with(any);
+    for (status, response) in responses {
+        let is_refusal = status.starts_with(['4', '5']) || status == "default";
+        if let RefOr::T(response) = response
+            && is_refusal
+            && response.content.is_empty()
+        {
+            let problem = Ref::from_schema_name("ProblemBody");
+            let content = ContentBuilder::new().schema(Some(problem)).build();
+            let media_type = "application/problem+json".to_owned();
+            response.content.insert(media_type, content.into());
+        }
+    }
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut path.get,
+        &mut path.put,
+        &mut path.post,
+        &mut path.delete,
+        &mut path.patch,
+    ]
+    .into_iter()
+    .flatten()
 }

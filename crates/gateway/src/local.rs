@@ -68,7 +68,7 @@ fn routes() -> OpenApiRouter<Local> {
 }
 
 /// The public keys that tokens are verified with.
-#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "gateway", responses((status = 200, description = "a JSON Web Key Set")))]
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "gateway", security(()), responses((status = 200, description = "a JSON Web Key Set")))]
 async fn jwks(State(local): State<Local>) -> Json<Value> {
     Json(local.platform.auth.tokens().jwks())
 }

@@ -41,6 +41,8 @@ pub fn start_logging(format: LogFormat) {
                 tracing_subscriber::fmt::layer()
                     .json()
                     .flatten_event(true)
+                    // The list of spans holds the current one as well.
+                    .with_current_span(false)
                     .with_writer(std::io::stderr),
             )
             .try_init()
@@ -49,6 +51,7 @@ pub fn start_logging(format: LogFormat) {
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_target(false)
+                    .with_ansi(std::io::stderr().is_terminal())
                     .with_writer(std::io::stderr),
             )
             .try_init()

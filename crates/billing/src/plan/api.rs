@@ -9,7 +9,7 @@ use super::{PlanReply, db};
 use crate::{Billing, Error, Result};
 
 /// Lists the plans.
-#[utoipa::path(get, path = "/plans", tag = "plans", params(PageQuery), responses((status = 200, body = Page<PlanReply>)))]
+#[utoipa::path(get, path = "/plans", tag = "plans", security(()), params(PageQuery), responses((status = 200, body = Page<PlanReply>)))]
 pub async fn list_plans(
     State(state): State<Billing>,
     Query(query): Query<PageQuery>,
@@ -22,7 +22,7 @@ pub async fn list_plans(
 }
 
 /// Lists the plans that can be ordered.
-#[utoipa::path(get, path = "/plans/active", tag = "plans", params(SliceQuery), responses((status = 200, body = Vec<PlanReply>)))]
+#[utoipa::path(get, path = "/plans/active", tag = "plans", security(()), params(SliceQuery), responses((status = 200, body = Vec<PlanReply>)))]
 pub async fn list_active_plans(
     State(state): State<Billing>,
     Query(query): Query<SliceQuery>,
@@ -33,7 +33,7 @@ pub async fn list_active_plans(
 }
 
 /// Shows a plan, by id or code.
-#[utoipa::path(get, path = "/plans/{id}", tag = "plans", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/plans/{id}", tag = "plans", security(()), params(("id" = String, Path)),
     responses((status = 200, body = PlanReply), (status = 404, body = ProblemBody)))]
 pub async fn find_plan(
     State(state): State<Billing>,

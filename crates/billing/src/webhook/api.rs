@@ -17,7 +17,7 @@ use crate::callers::SandboxOpen;
 use crate::{Billing, Error, Result, metrics, payment};
 
 /// Takes a notice of a payment, signed by the Standard Webhooks specification; in the sandbox unsigned too.
-#[utoipa::path(post, path = "/webhooks/payment", tag = "webhooks",
+#[utoipa::path(post, path = "/webhooks/payment", tag = "webhooks", security(()),
     request_body(content((Notice = "application/json"), (Notice = "application/x-www-form-urlencoded"))),
     responses((status = 200, body = Receipt), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub async fn receive_payment_notice(

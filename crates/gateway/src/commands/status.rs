@@ -6,6 +6,7 @@ use coordination::{Entry, Keys, Registry, Snapshot};
 use platform::config::Stores;
 use platform::{Clock, Env, Settings, redis};
 use secrecy::ExposeSecret;
+use serde::Serialize;
 
 use super::say;
 use crate::cluster::stores_folder;
@@ -18,12 +19,31 @@ pub async fn status(env: Env, json: bool) -> anyhow::Result<i32> {
     let registry = Registry::new(redis, Keys::new(&settings.key_prefix));
     let snapshot = registry.read().await?;
     if json {
-        let entries: Vec<&Entry> = snapshot.entries().collect();
-        say(&serde_json::to_string_pretty(&entries)?)?;
+        let instances: Vec<Instance<'_>> = snapshot.entries().map(Instance::of).collect();
+        say(&serde_json::to_string_pretty(&instances)?)?;
     } else {
         say(&table(&snapshot, Clock::system().now()))?;
     }
     Ok(0)
+}
+
+/// An entry of the registry, and how it does in a word.
+#[derive(Serialize)]
+struct Instance<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    health: &'static str,
+}
+
+impl<'a> Instance<'a> {
+    fn of(entry: &'a Entry) -> Self {
+        let health = if entry.load.draining {
+            "draining"
+        } else {
+            "ready"
+        };
+        Self { entry, health }
+    }
 }
 
 fn redis_url(settings: &Settings) -> anyhow::Result<String> {
@@ -91,12 +111,7 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
         span(uptime),
         format!("{} MB", entry.load.memory_bytes / 1_000_000),
         format!("{:.1}", entry.load.requests_per_second),
-        if entry.load.draining {
-            "draining"
-        } else {
-            "ready"
-        }
-        .to_owned(),
+        Instance::of(entry).health.to_owned(),
     ]
 }
 

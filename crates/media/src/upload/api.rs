@@ -104,7 +104,7 @@ pub async fn create_upload(
 }
 
 /// Takes the file. The secret in the address is the permission; it is good for one file.
-#[utoipa::path(put, path = "/media/uploads/{ticket}", tag = "media", params(("ticket" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = StoredUpload), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, description = "it was used", body = ProblemBody), (status = 413, body = ProblemBody), (status = 415, body = ProblemBody), (status = 429, body = ProblemBody), (status = 503, body = ProblemBody)))]
+#[utoipa::path(put, path = "/media/uploads/{ticket}", tag = "media", security(()), params(("ticket" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = StoredUpload), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, description = "it was used", body = ProblemBody), (status = 413, body = ProblemBody), (status = 415, body = ProblemBody), (status = 429, body = ProblemBody), (status = 503, body = ProblemBody)))]
 pub async fn store_upload(
     State(state): State<Media>,
     Path(secret): Path<String>,

@@ -107,7 +107,7 @@ impl Unread {
         let message = if self.message.starts_with("missing field") {
             "is required".to_owned()
         } else {
-            shortened(&self.message, LONGEST_MESSAGE)
+            shortened(&in_json_words(&self.message), LONGEST_MESSAGE)
         };
         FieldFault {
             field: shortened(&self.field(), LONGEST_FIELD),
@@ -169,6 +169,24 @@ fn place<'a>(value: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
         };
     }
     Some(place)
+}
+
+/// Says what was expected in the words of JSON: `expected u16` means nothing to a client.
+fn in_json_words(message: &str) -> String {
+    let Some((told, expected)) = message.rsplit_once("expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" | "bool" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{told}expected {expected}")
 }
 
 /// Messages repeat what the client sent, however long that was.
@@ -233,6 +251,23 @@ mod tests {
         );
         let count = faults.iter().find(|fault| fault.field == "count");
         assert_eq!(count.unwrap().message, "is required");
+    }
+
+    #[test]
+    fn a_fault_is_told_in_the_words_of_json() {
+        let value = json!({ "user": "u", "count": "two", "lines": 5 });
+
+        let (_, faults) = super::read::<Ask>(value);
+
+        let of = |field: &str| faults.iter().find(|fault| fault.field == field);
+        assert_eq!(
+            of("count").unwrap().message,
+            "invalid type: string \"two\", expected a whole number from 0"
+        );
+        assert_eq!(
+            of("lines").unwrap().message,
+            "invalid type: integer `5`, expected a list"
+        );
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct LoggedOut {
 }
 
 /// Opens a session.
-#[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
+#[utoipa::path(post, path = "/auth/login", tag = "auth", security(()), request_body = Login, responses(
     (status = 200, body = LoggedIn),
     (status = 400, body = ProblemBody),
     (status = 401, body = ProblemBody),
@@ -125,7 +125,7 @@ pub async fn login(
 }
 
 /// Renews the tokens of a session, by a refresh token, or by an access token that expired a week ago at most.
-#[utoipa::path(post, path = "/auth/refresh", tag = "auth", request_body = Refresh, responses(
+#[utoipa::path(post, path = "/auth/refresh", tag = "auth", security(()), request_body = Refresh, responses(
     (status = 200, body = Refreshed), (status = 401, body = ProblemBody)))]
 pub async fn refresh(
     State(state): State<Users>,
