@@ -46,6 +46,19 @@ pub enum StoreError {
         /// What the store said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Redis did it, but too few of its replicas have confirmed it: a failover could forget it, so it does not count.
+    #[error(
+        "Redis could not {tried} safely: {confirmed} of {wanted} replicas confirmed it in time; \
+        see that they run and follow, or ask for fewer"
+    )]
+    NotReplicated {
+        /// What was tried, as a verb phrase.
+        tried: &'static str,
+        /// How many replicas had to confirm.
+        wanted: u32,
+        /// How many did.
+        confirmed: u32,
+    },
 }
 
 impl StoreError {
@@ -93,12 +106,18 @@ impl StoreError {
     pub fn store(&self) -> Store {
         match self {
             Self::Unreachable { store, .. } | Self::Refused { store, .. } => *store,
+            Self::NotReplicated { .. } => Store::Redis,
         }
     }
 
     /// Says whether trying again later can help.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::NotReplicated { .. })
+    }
+
+    /// A store that did not answer by the caller's own deadline.
+    pub fn late(store: Store, tried: &'static str) -> Self {
+        Self::new(store, true, tried, "it did not answer in time".into())
     }
 
     fn new(

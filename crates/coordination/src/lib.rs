@@ -20,7 +20,7 @@
 //! # Limits
 //!
 //! A process that is paused cannot be told anything: between the end of its lease and its next instruction it believes
-//! what it believed. Writes that matter therefore verify the token in their transaction ([`lease::Guard::verify`]); effects
+//! what it believed. Writes that matter therefore go through [`lease::Guard::begin`], to tables that take no others; effects
 //! outside the database must carry the token and refuse lower ones. A body of [`cron`] may be begun again after a crash.
 //! All commands may be sent twice by the Redis client after a broken connection; every script here bears that, but a rate
 //! limit then counts twice.
@@ -43,8 +43,9 @@ pub use keys::Keys;
 
 pub use cron::{CatchUp, Cron, CronError, Job, JobOverview, PastRun, Run};
 pub use idempotency::Claim;
-pub use lease::{Fence, Guard, Lease, Leases};
+pub use lease::{Fence, FenceError, FencedTx, Guard, Lease, Leases};
 pub use port_pool::{PortError, PortKind, PortPool, PortRanges, PortSet};
 pub use rate_limit::{Decision, Limit, RateLimiter};
 pub use redlock::{Held, LockError, Redlock};
 pub use registry::{Announcement, Entry, Load, Membership, Registry, Snapshot};
+pub use script::Replication;

@@ -1,12 +1,15 @@
-//! Leases: one holder, who is told of the loss; tokens that only grow; a late write that changes nothing.
+//! Leases: one holder, who is told of the loss; tokens that only grow; many for the price of one.
 
 use std::time::Duration;
 
-use coordination::{Fence, Leases, Store};
+use coordination::{Fence, Lease, Leases, Store};
+use fred::clients::Pool;
 use fred::interfaces::ClientLike;
+use fred::types::CustomCommand;
 use futures::future::join_all;
 use sqlx::PgPool;
 
+use crate::servers::{RedisServer, bare};
 use crate::stores::{Stores, stores, until};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -86,62 +89,104 @@ async fn tokens_grow_over_a_redis_that_lost_its_data_or_went_back_in_time(db: Pg
 }
 
 #[sqlx::test(migrations = "../../migrations")]
-async fn a_late_holder_changes_nothing(db: PgPool) {
-    let stores = stores().await;
-    let leases = leases(&stores, &db);
-    let late = leases.acquire("a", TTL).await.unwrap().unwrap();
+async fn many_leases_are_taken_renewed_and_given_back_together(db: PgPool) {
+    let server = RedisServer::start(&[]).await;
+    let redis = server.pool().await;
+    let leases = Leases::new(redis.clone(), db.clone(), bare());
+    let names: Vec<String> = (0..600).map(|n| format!("device-{n}")).collect();
+    let single = leases.acquire(&names[7], TTL).await.unwrap().unwrap();
 
-    let mut tx = db.begin().await.unwrap();
-    assert!(late.verify(&mut tx).await.unwrap());
-    stores.lose_everything().await;
-    // The successor waits for the transaction that proved itself in time.
-    let successor = leases.acquire("a", TTL);
-    tokio::pin!(successor);
-    let early = tokio::time::timeout(Duration::from_millis(200), &mut successor).await;
-    assert!(early.is_err());
-    tx.commit().await.unwrap();
-    let successor = successor.await.unwrap().unwrap();
+    let ttl = Duration::from_secs(2);
+    let held = leases.acquire_many(&names, ttl).await.unwrap();
+    let mine: Vec<&Lease> = held.iter().flatten().collect();
+    assert_eq!(mine.len(), 599);
+    assert!(held[7].is_none() && held[8].as_ref().unwrap().name() == names[8]);
 
-    let mut tx = db.begin().await.unwrap();
-    assert!(!late.guard().verify(&mut tx).await.unwrap());
-    assert!(successor.verify(&mut tx).await.unwrap());
+    // Renewed beyond the time to live, with other holders coming and going beside them.
+    let before = renewals(&redis).await;
+    tokio::time::timeout(ttl * 2, async {
+        let mut round = 0;
+        loop {
+            round += 1;
+            let name = format!("passing-{round}");
+            let passing = leases.acquire(&name, SHORT).await.unwrap().unwrap();
+            passing.release().await.unwrap();
+        }
+    })
+    .await
+    .unwrap_err();
+    assert!(mine.iter().all(|lease| !lease.lost().is_cancelled()));
+    assert!(mine.iter().all(|lease| lease.remaining() > Duration::ZERO));
+    let others = leases.acquire_many(&names, TTL).await.unwrap();
+    assert!(others.iter().all(Option::is_none));
+    let each = (renewals(&redis).await - before) / 599;
+    assert!((4..=12).contains(&each), "{each} renewals each");
+
+    drop(held);
+    assert!(single.release().await.unwrap());
+    until("all are free", async || {
+        let again = leases.acquire_many(&names, TTL).await.unwrap();
+        again.iter().all(Option::is_some)
+    })
+    .await;
+}
+
+/// How often Redis has set a new time to live: what renewals do.
+async fn renewals(redis: &Pool) -> u64 {
+    let info = CustomCommand::new_static("INFO", None::<u16>, false);
+    let words = vec!["commandstats".to_owned()];
+    let text: String = redis.custom(info, words).await.unwrap();
+    let calls = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_pexpire:calls="));
+    calls
+        .and_then(|rest| rest.split(',').next()?.parse().ok())
+        .unwrap_or_default()
 }
 
 #[sqlx::test(migrations = "../../migrations")]
-async fn many_leases_are_handled_in_one_go(db: PgPool) {
+async fn of_many_leases_only_the_one_that_is_gone_is_lost(db: PgPool) {
     let stores = stores().await;
     let leases = leases(&stores, &db);
-    let names: Vec<String> = (0..300).map(|n| format!("device-{n}")).collect();
-    let single = leases.acquire(&names[7], TTL).await.unwrap().unwrap();
+    let held = leases.acquire_many(&["a", "b", "c"], SHORT).await.unwrap();
+    let held: Vec<Lease> = held.into_iter().flatten().collect();
 
-    let mine = leases.acquire_many(&names, "me", TTL).await.unwrap();
-    assert_eq!(mine.iter().filter(|held| **held).count(), 299);
-    assert!(!mine[7]);
-    assert!(
-        leases
-            .acquire_many(&names, "other", TTL)
-            .await
-            .unwrap()
-            .iter()
-            .all(|held| !held)
-    );
-    assert_eq!(leases.acquire_many(&names, "me", TTL).await.unwrap(), mine);
+    stores.delete(&stores.keys.lease("b")).await;
+    held[1].lost().cancelled().await;
 
-    let pairs: Vec<_> = names
-        .iter()
-        .map(|name| (name.clone(), "me".to_owned()))
-        .collect();
-    assert_eq!(leases.renew_many(&pairs, TTL).await.unwrap(), mine);
-    assert_eq!(leases.release_many(&pairs).await.unwrap(), mine);
-    assert!(
-        leases
-            .renew_many(&pairs, TTL)
-            .await
-            .unwrap()
-            .iter()
-            .all(|held| !held)
-    );
-    assert!(single.release().await.unwrap());
+    assert_eq!(held[1].remaining(), Duration::ZERO);
+    let longer = tokio::time::timeout(SHORT * 3, held[0].lost().cancelled_owned()).await;
+    assert!(longer.is_err() && !held[2].lost().is_cancelled());
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn leases_come_back_with_higher_tokens_after_redis_lost_thousands(db: PgPool) {
+    let stores = stores().await;
+    let leases = leases(&stores, &db);
+    let names: Vec<String> = (0..2000).map(|n| format!("device-{n}")).collect();
+    let first = leases.acquire_many(&names, TTL).await.unwrap();
+
+    stores.lose_everything().await;
+    let second = leases.acquire_many(&names, TTL).await.unwrap();
+
+    assert!(first.iter().zip(&second).all(|(first, second)| {
+        second.as_ref().unwrap().token() > first.as_ref().unwrap().token()
+    }));
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn releasing_a_lease_that_ran_out_returns_at_once(db: PgPool) {
+    let (cut, stores) = (stores().await, stores().await);
+    let cut_off = Leases::new(cut.redis.clone(), db.clone(), stores.keys.clone());
+    let lease = cut_off.acquire("a", SHORT).await.unwrap().unwrap();
+    cut.redis.quit().await.unwrap();
+    lease.lost().cancelled().await;
+
+    let started = std::time::Instant::now();
+    assert!(!lease.release().await.unwrap());
+
+    // A command to the client that was closed would have waited for its deadline of 5 s.
+    assert!(started.elapsed() < Duration::from_secs(2));
 }
 
 #[sqlx::test(migrations = "../../migrations")]

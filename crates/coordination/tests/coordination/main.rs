@@ -6,10 +6,13 @@
 )]
 
 mod cron;
+mod fencing;
 mod idempotency;
 mod lease;
 mod ports;
 mod rate_limit;
 mod redlock;
 mod registry;
+mod replication;
+mod servers;
 mod stores;
