@@ -305,11 +305,11 @@ async fn run(mut running: Running) {
     let mut under_way: FuturesUnordered<BoxFuture<'_, Outcome>> = FuturesUnordered::new();
     loop {
         let work = keeper.work(Instant::now(), under_way.is_empty());
+        lose(work.lost, "it could not be renewed in time");
         running.finished = work.finished;
         if work.finished {
             return;
         }
-        lose(work.lost, "it could not be renewed in time");
         for batch in batches(work.renew) {
             under_way.push(Box::pin(renew(&leases, batch)));
         }

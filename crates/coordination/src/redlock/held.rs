@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rslock::{Lock, LockManager};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -16,6 +16,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub struct Held {
     lost: CancellationToken,
     stop: CancellationToken,
+    valid_until: watch::Receiver<Instant>,
     released: oneshot::Receiver<()>,
     _drop: tokio_util::sync::DropGuard,
 }
@@ -24,18 +25,22 @@ impl Held {
     pub fn start(manager: LockManager, lock: Lock, since: Instant, ttl: Duration) -> Self {
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let (done, released) = oneshot::channel();
-        crate::task::spawn(renew(
+        let (valid, valid_until) = watch::channel(validity(&lock, since, ttl));
+        let watched = Watched {
             manager,
             lock,
             since,
             ttl,
-            lost.clone(),
-            stop.clone(),
-            done,
-        ));
+            valid,
+            lost: lost.clone(),
+            stop: stop.clone(),
+            _done: done,
+        };
+        crate::task::spawn(watched.renew());
         Self {
             lost,
             stop: stop.clone(),
+            valid_until,
             released,
             _drop: stop.drop_guard(),
         }
@@ -46,6 +51,17 @@ impl Held {
         self.lost.clone()
     }
 
+    /// How long the lock is certainly held if nothing renews it; zero once it is lost. Right also in the first
+    /// instruction after a pause.
+    pub fn remaining(&self) -> Duration {
+        if self.lost.is_cancelled() {
+            return Duration::ZERO;
+        }
+        self.valid_until
+            .borrow()
+            .saturating_duration_since(Instant::now())
+    }
+
     /// Releases the lock and waits until that is done, or has been tried for long enough.
     pub async fn release(mut self) {
         self.stop.cancel();
@@ -53,36 +69,49 @@ impl Held {
     }
 }
 
-async fn renew(
+/// What the task behind a lock works with.
+struct Watched {
     manager: LockManager,
-    mut lock: Lock,
-    mut since: Instant,
+    lock: Lock,
+    since: Instant,
     ttl: Duration,
+    valid: watch::Sender<Instant>,
     lost: CancellationToken,
     stop: CancellationToken,
+    /// Dropped with the rest when the release is done.
     _done: oneshot::Sender<()>,
-) {
-    loop {
-        let validity = Duration::from_millis(u64::try_from(lock.validity_time).unwrap_or_default());
-        let valid_until = since + validity.min(ttl);
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = sleep_until((since + ttl / 3).into()) => {}
-        }
-        let start = Instant::now();
-        // A renewal that failed has deleted the key on the masters it reached: there is no second try.
-        match timeout_at(valid_until.into(), manager.extend(&lock, ttl)).await {
-            Ok(Ok(renewed)) => {
-                lock = renewed;
-                since = start;
+}
+
+impl Watched {
+    async fn renew(mut self) {
+        loop {
+            let valid_until = validity(&self.lock, self.since, self.ttl);
+            self.valid.send_replace(valid_until);
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = sleep_until((self.since + self.ttl / 3).into()) => {}
             }
-            Ok(Err(_)) | Err(_) => {
-                lost.cancel();
-                let key = String::from_utf8_lossy(&lock.resource).into_owned();
-                warn!(lock = key, "lost lock {key}");
-                break;
+            let start = Instant::now();
+            // A renewal that failed has deleted the key on the masters it reached: there is no second try.
+            let extended = self.manager.extend(&self.lock, self.ttl);
+            match timeout_at(valid_until.into(), extended).await {
+                Ok(Ok(renewed)) => {
+                    self.lock = renewed;
+                    self.since = start;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    self.lost.cancel();
+                    let key = String::from_utf8_lossy(&self.lock.resource).into_owned();
+                    warn!(lock = key, "lost lock {key}");
+                    break;
+                }
             }
         }
+        let _ = timeout(LAST_WORDS, self.manager.unlock(&self.lock)).await;
     }
-    let _ = timeout(LAST_WORDS, manager.unlock(&lock)).await;
+}
+
+fn validity(lock: &Lock, since: Instant, ttl: Duration) -> Instant {
+    let validity = Duration::from_millis(u64::try_from(lock.validity_time).unwrap_or_default());
+    since + validity.min(ttl)
 }

@@ -1,25 +1,57 @@
 //! Redlock over independent Redis masters, by `rslock`: quorum or nothing, renewed while it is held, released when it
 //! is dropped, and never in the way of a caller that gives up.
 //!
-//! A Redlock saves double work; it is no proof. Independent masters give no growing number, so what must not happen
-//! twice is guarded by the database as well. One frozen master makes a call wait for half a second to a second and a
-//! half, therefore the time to live is ten seconds at least.
+//! # What it gives, and what not
+//!
+//! With three masters one may be down or frozen; with two away nobody gets a lock, and [`LockError::QuorumLost`] names
+//! each master with its answer. A lock saves double work; it is no proof: a holder may be stopped past its time to live,
+//! a master may come back empty, and independent masters give no number that grows. What must not happen twice is
+//! guarded by the database as well, with the token of [`Redlock::lock_fenced`] or one of the caller's own.
+//!
+//! # What it costs
+//!
+//! One round trip to all masters at once, and one at each third of the time to live. A *frozen* master makes each call wait
+//! for its reply (half a second), or for a new connection (a second, one caller after the other): therefore the time to
+//! live is ten seconds at least. A dead one costs nothing.
+//!
+//! # Masters
+//!
+//! `redis://user:password@host:port/database`, or `rediss://` with the certificates that the machine trusts
+//! (`SSL_CERT_FILE` names others). Sentinel and Cluster are no masters: a failover forgets locks.
 
 mod held;
+mod master;
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
+use redis::Client;
 use rslock::LockManager;
+use sqlx::PgPool;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub use held::Held;
+use master::Master;
+pub use master::{Answer, MasterAnswer};
+
+use crate::lease::{Guard, next_fence};
+use crate::{Store, StoreError};
 
 /// The shortest time to live that survives the slow answers of a frozen master.
 pub const SHORTEST_TTL: Duration = Duration::from_secs(10);
 
 /// How long a caller waits for an answer at most.
 const DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long the database may take to give a fencing token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a lock is tried that nobody holds on most of the masters.
+const TRIES: u32 = 3;
+
+/// The longest pause between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// Why a lock could neither be taken nor be seen in other hands.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +70,11 @@ pub enum LockError {
     /// The time to live is below [`SHORTEST_TTL`].
     #[error("a Redlock must live for at least {SHORTEST_TTL:?}")]
     TooShort,
-    /// Fewer than a quorum of the masters answer.
-    #[error("{reachable} of {masters} lock masters answer: no quorum")]
+    /// Fewer than a quorum of the masters serve us.
+    #[error("no quorum of the lock masters: {}", list(answers))]
     QuorumLost {
-        /// How many answered.
-        reachable: usize,
-        /// How many there are.
-        masters: usize,
+        /// Each master with its answer.
+        answers: Vec<MasterAnswer>,
     },
     /// No answer in time.
     #[error("the lock masters did not answer in time")]
@@ -52,6 +82,14 @@ pub enum LockError {
     /// The lock client failed.
     #[error("could not take the lock")]
     Client(#[source] rslock::LockError),
+    /// The lock was taken, but not its fencing token; it is given back.
+    #[error("could not take the fencing token of the lock")]
+    Fence(#[source] StoreError),
+}
+
+fn list(answers: &[MasterAnswer]) -> String {
+    let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
+    answers.join(", ")
 }
 
 /// Takes Redlocks.
@@ -62,36 +100,27 @@ pub struct Redlock {
     ttl: Duration,
 }
 
-#[derive(Clone, Debug)]
-struct Master {
-    client: redis::Client,
-    manager: LockManager,
-}
-
 impl Redlock {
-    /// Locks on these masters, `redis://` URLs of independent nodes (one will do where one Redis is all there is).
-    /// Connects when first used.
+    /// Locks on these masters, URLs of independent nodes (one will do where one Redis is all there is). Connects when
+    /// first used.
     pub fn new(urls: Vec<String>, ttl: Duration) -> Result<Self, LockError> {
         if ttl < SHORTEST_TTL {
             return Err(LockError::TooShort);
         }
-        let mut masters = Vec::with_capacity(urls.len());
+        let mut clients = Vec::with_capacity(urls.len());
         for (index, url) in urls.into_iter().enumerate() {
-            let client = redis::Client::open(url).map_err(|source| LockError::Url {
+            clients.push(Client::open(url).map_err(|source| LockError::Url {
                 position: index + 1,
                 source,
-            })?;
-            let manager = LockManager::from_clients(vec![client.clone()]);
-            masters.push(Master { client, manager });
+            })?);
         }
-        if masters.is_empty() {
+        if clients.is_empty() {
             return Err(LockError::NoMaster);
         }
-        let mut manager =
-            LockManager::from_clients(masters.iter().map(|master| master.client.clone()).collect());
-        // Contenders can split several masters between them so that nobody wins; on one master a retry is idle.
-        let tries = if masters.len() == 1 { 1 } else { 3 };
-        manager.set_retry(tries, Duration::from_millis(50));
+        let masters = clients.iter().cloned().map(Master::new).collect();
+        let mut manager = LockManager::from_clients(clients);
+        // The lock client cannot tell why a try failed; tries are repeated here, where it is worth it.
+        manager.set_retry(1, BETWEEN_TRIES);
         Ok(Self {
             manager,
             masters,
@@ -105,13 +134,13 @@ impl Redlock {
     }
 
     /// Takes the lock, or answers `None` while another holds it. The caller may be dropped at any point: a lock that
-    /// nobody received is released.
+    /// nobody received is released. Answers within eight seconds.
     pub async fn lock(&self, key: &str) -> Result<Option<Held>, LockError> {
         let (send, receive) = oneshot::channel();
         let (redlock, key) = (self.clone(), key.to_owned());
         // A task of its own: dropped half-way, the client would leave the key behind on some of the masters.
         crate::task::spawn(async move {
-            let answer = redlock.attempt(&key).await;
+            let answer = redlock.attempts(&key).await;
             let _ = send.send(answer);
         });
         match timeout(DEADLINE, receive).await {
@@ -120,54 +149,60 @@ impl Redlock {
         }
     }
 
-    async fn attempt(&self, key: &str) -> Result<Option<Held>, LockError> {
-        let since = Instant::now();
-        match self.manager.lock(key.as_bytes(), self.ttl).await {
-            Ok(lock) => Ok(Some(Held::start(
-                self.manager.clone(),
-                lock,
-                since,
-                self.ttl,
-            ))),
-            Err(rslock::LockError::Unavailable | rslock::LockError::TtlExceeded) => {
-                let reachable = self.reachable(key).await;
-                if reachable > self.masters.len() / 2 {
-                    Ok(None)
-                } else {
-                    Err(LockError::QuorumLost {
-                        reachable,
-                        masters: self.masters.len(),
-                    })
-                }
-            }
-            Err(error) => Err(LockError::Client(error)),
-        }
-    }
-
-    /// Counts the masters that answer; the client itself does not tell silence from a lock in other hands.
-    async fn reachable(&self, key: &str) -> usize {
-        let answers = self.masters.iter().map(|master| master.answers(key));
-        futures::future::join_all(answers)
-            .await
-            .into_iter()
-            .filter(|answers| *answers)
-            .count()
-    }
-}
-
-impl Master {
-    async fn answers(&self, key: &str) -> bool {
-        // Where the key is seen the connection that exists was good enough.
-        if let Ok(Some(_)) = self.manager.query_redis_for_key_value(key.as_bytes()).await {
-            return true;
-        }
-        let ping = async {
-            let mut connection = self.client.get_multiplexed_async_connection().await?;
-            redis::cmd("PING")
-                .query_async::<String>(&mut connection)
-                .await
+    /// Takes the lock and a fencing token of the key `redlock:{key}`, higher than that of every earlier holder, with which
+    /// the holder writes ([`Guard::begin`]). A row of a fenced table belongs to it when its key begins with `redlock:`.
+    pub async fn lock_fenced(
+        &self,
+        key: &str,
+        db: &PgPool,
+    ) -> Result<Option<(Held, Guard)>, LockError> {
+        let Some(held) = self.lock(key).await? else {
+            return Ok(None);
         };
-        matches!(timeout(Duration::from_secs(2), ping).await, Ok(Ok(_)))
+        let name = format!("redlock:{key}");
+        let tried = "take a fencing token";
+        let taking = async {
+            let mut conn = db.acquire().await.map_err(StoreError::postgres(tried))?;
+            next_fence(&mut conn, &name).await
+        };
+        let fence = timeout(TOKEN_PATIENCE, taking)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::late(Store::PostgreSql, tried)))
+            .map_err(LockError::Fence)?;
+        // Lost meanwhile, the token may be higher than that of the next holder, who must be the one to take another.
+        if held.remaining().is_zero() {
+            return Ok(None);
+        }
+        Ok(Some((held, Guard { name, fence })))
+    }
+
+    async fn attempts(&self, key: &str) -> Result<Option<Held>, LockError> {
+        for attempt in 1.. {
+            let since = Instant::now();
+            match self.manager.lock(key.as_bytes(), self.ttl).await {
+                Ok(lock) => {
+                    let manager = self.manager.clone();
+                    return Ok(Some(Held::start(manager, lock, since, self.ttl)));
+                }
+                Err(rslock::LockError::Unavailable | rslock::LockError::TtlExceeded) => {}
+                Err(error) => return Err(LockError::Client(error)),
+            }
+            let asked = self.masters.iter().map(|master| master.ask(key));
+            let answers = join_all(asked).await;
+            let count = |counts: fn(&Answer) -> bool| {
+                let counted = answers.iter().filter(|answer| counts(&answer.answer));
+                counted.count() > self.masters.len() / 2
+            };
+            if !count(Answer::serves) {
+                return Err(LockError::QuorumLost { answers });
+            }
+            // Contenders can split several masters between them so that nobody wins.
+            if count(|answer| *answer == Answer::Held) || attempt == TRIES {
+                return Ok(None);
+            }
+            sleep(BETWEEN_TRIES.mul_f64(rand::random())).await;
+        }
+        unreachable!("the last attempt returns")
     }
 }
 
@@ -200,15 +235,10 @@ mod tests {
 
         let answer = redlock.lock("job").await;
 
-        assert!(
-            matches!(
-                answer,
-                Err(LockError::QuorumLost {
-                    reachable: 0,
-                    masters: 3
-                })
-            ),
-            "{answer:?}"
+        let told = answer.expect_err("no quorum").to_string();
+        assert_eq!(
+            told,
+            "no quorum of the lock masters: 127.0.0.1:1 refused, 127.0.0.1:2 refused, 127.0.0.1:3 refused"
         );
     }
 }

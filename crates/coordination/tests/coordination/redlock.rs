@@ -1,11 +1,13 @@
-//! Redlock: one holder, a dead minority tolerated, a lock nobody received released.
+//! Redlock: one holder, a minority of masters away borne, a majority named, a lock nobody received released.
 
 use std::time::Duration;
 
-use coordination::redlock::SHORTEST_TTL;
+use coordination::redlock::{Answer, SHORTEST_TTL};
 use coordination::{LockError, Redlock};
 use futures::future::join_all;
+use sqlx::PgPool;
 
+use crate::servers::RedisServer;
 use crate::stores::{redis_url, stores, until};
 
 fn redlock() -> Redlock {
@@ -58,31 +60,148 @@ async fn the_holder_is_told_when_the_lock_is_gone() {
     held.lost().cancelled().await;
 }
 
-/// Masters of their own, as far as keys go: two databases of one Redis, and ports on which nobody listens.
-fn masters(alive: u8, dead: u8) -> Redlock {
-    let alive =
-        (0..alive).map(|database| format!("{}/{database}", redis_url().trim_end_matches('/')));
-    let dead = (1..=dead).map(|port| format!("redis://127.0.0.1:{port}"));
-    Redlock::new(alive.chain(dead).collect(), SHORTEST_TTL).unwrap()
+/// Three masters of a test's own, and locks on them.
+async fn three(settings: &[&str]) -> (Vec<RedisServer>, Redlock) {
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(RedisServer::start(settings).await);
+    }
+    let redlock = on(servers.iter().map(RedisServer::url));
+    (servers, redlock)
+}
+
+fn on(urls: impl Iterator<Item = String>) -> Redlock {
+    Redlock::new(urls.collect(), SHORTEST_TTL).unwrap()
+}
+
+fn answers(refused: LockError) -> Vec<Answer> {
+    let LockError::QuorumLost { answers } = refused else {
+        panic!("{refused}");
+    };
+    answers.into_iter().map(|said| said.answer).collect()
 }
 
 #[tokio::test]
-async fn a_dead_minority_is_borne_and_a_dead_majority_is_named() {
-    let key = stores().await.keys.key("lock");
+async fn with_one_of_three_masters_down_it_works_and_with_two_down_it_names_each() {
+    let (mut servers, redlock) = three(&[]).await;
+    let other = on(servers.iter().map(RedisServer::url));
 
-    let held = masters(2, 1).lock(&key).await.unwrap();
-    let other = masters(2, 1).lock(&key).await.unwrap();
-    let lost = masters(1, 2).lock(&key).await;
+    servers[0].kill();
+    let held = redlock.lock("job").await.unwrap().unwrap();
+    assert!(other.lock("job").await.unwrap().is_none());
+    assert!(held.remaining() > SHORTEST_TTL / 2);
 
-    assert!(held.is_some() && other.is_none());
-    assert!(
-        matches!(
-            lost,
-            Err(LockError::QuorumLost {
-                reachable: 1,
-                masters: 3
-            })
-        ),
-        "{lost:?}"
+    servers[1].kill();
+    let refused = other.lock("job").await.unwrap_err();
+    let [a, b, c] = [0, 1, 2].map(|index| servers[index].port);
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "no quorum of the lock masters: 127.0.0.1:{a} refused, 127.0.0.1:{b} refused, 127.0.0.1:{c} held by another"
+        )
     );
+    held.lost().cancelled().await;
+    assert_eq!(held.remaining(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_frozen_minority_is_borne_and_a_frozen_majority_is_told() {
+    let (servers, redlock) = three(&[]).await;
+    redlock.lock("job").await.unwrap().unwrap().release().await;
+
+    servers[0].signal("STOP");
+    let held = redlock.lock("job").await.unwrap().unwrap();
+    assert!(!held.remaining().is_zero());
+    held.release().await;
+
+    servers[1].signal("STOP");
+    let fresh = on(servers.iter().map(RedisServer::url));
+    let refused = answers(fresh.lock("job").await.unwrap_err());
+    assert_eq!(refused, [Answer::TimedOut, Answer::TimedOut, Answer::Free]);
+
+    for server in &servers[..2] {
+        server.signal("CONT");
+    }
+    until("all serve again", async || {
+        fresh.lock("job").await.is_ok_and(|lock| lock.is_some())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_master_that_answers_but_does_not_serve_says_why_and_no_password_is_told() {
+    let (servers, _) = three(&[
+        "--requirepass",
+        "secret",
+        "--user",
+        "reader",
+        "on",
+        ">hidden",
+        "+@read",
+        "+@connection",
+        "~*",
+    ])
+    .await;
+    let master = RedisServer::start(&[]).await;
+    let port = master.port.to_string();
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]).await;
+    let with =
+        |index: usize, login: &str| format!("redis://{login}127.0.0.1:{}", servers[index].port);
+
+    let right = on((0..3).map(|index| with(index, ":secret@")));
+    right.lock("job").await.unwrap().unwrap().release().await;
+
+    let none = on([
+        with(0, ""),
+        with(1, ":wrong@"),
+        with(2, "reader:hidden@"),
+        replica.url(),
+    ]
+    .into_iter());
+    let refused = none.lock("job").await.unwrap_err();
+    let told = refused.to_string();
+    assert!(
+        !told.contains("wrong") && !told.contains("hidden"),
+        "{told}"
+    );
+    let rejected = |code: &str| Answer::Rejected(code.to_owned());
+    assert_eq!(
+        answers(refused),
+        ["NOAUTH", "WRONGPASS", "NOPERM", "READONLY"].map(rejected)
+    );
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn each_holder_has_a_higher_token_and_the_late_one_writes_nothing(db: PgPool) {
+    let (servers, redlock) = three(&[]).await;
+    let (first, late) = redlock.lock_fenced("job", &db).await.unwrap().unwrap();
+    late.begin(&db).await.unwrap().commit().await.unwrap();
+
+    // All masters lose the lock while the first holder still believes in it.
+    for server in &servers {
+        server.run(&["FLUSHALL"]);
+    }
+    let other = on(servers.iter().map(RedisServer::url));
+    let (_second, guard) = other.lock_fenced("job", &db).await.unwrap().unwrap();
+
+    assert!(guard.fence > late.fence);
+    assert!(late.begin(&db).await.unwrap_err().is_fenced());
+    assert!(guard.begin(&db).await.is_ok());
+    first.lost().cancelled().await;
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn without_a_token_there_is_no_lock(db: PgPool) {
+    let key = stores().await.keys.key("lock");
+    let redlock = redlock();
+    let closed = PgPool::connect_lazy_with((*db.connect_options()).clone());
+    closed.close().await;
+
+    let refused = redlock.lock_fenced(&key, &closed).await.unwrap_err();
+
+    assert!(matches!(refused, LockError::Fence(_)), "{refused}");
+    until("the lock was given back", async || {
+        redlock.lock(&key).await.unwrap().is_some()
+    })
+    .await;
 }

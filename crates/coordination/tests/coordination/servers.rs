@@ -87,6 +87,13 @@ impl RedisServer {
         let _ = self.process.wait();
     }
 
+    /// Sends one command.
+    pub fn run(&self, words: &[&str]) {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args(words);
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    }
+
     /// A pool of one connection.
     pub async fn pool(&self) -> Pool {
         let mut config = Config::from_url(&self.url()).unwrap();
