@@ -14,5 +14,6 @@ mod rate_limit;
 mod redlock;
 mod registry;
 mod replication;
+mod schedules;
 mod servers;
 mod stores;

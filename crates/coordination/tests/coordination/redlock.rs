@@ -1,5 +1,7 @@
 //! Redlock: one holder, a minority of masters away borne, a majority named, a lock nobody received released.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use coordination::redlock::{Answer, SHORTEST_TTL};
@@ -7,7 +9,7 @@ use coordination::{LockError, Redlock};
 use futures::future::join_all;
 use sqlx::PgPool;
 
-use crate::servers::RedisServer;
+use crate::servers::{RedisServer, free_port};
 use crate::stores::{redis_url, stores, until};
 
 fn redlock() -> Redlock {
@@ -204,4 +206,73 @@ async fn without_a_token_there_is_no_lock(db: PgPool) {
         redlock.lock(&key).await.unwrap().is_some()
     })
     .await;
+}
+
+/// A certificate for 127.0.0.1 that signs itself, and its key.
+fn certificate(folder: &Path) -> (String, String) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("certificate.pem"), path("key.pem"));
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+        .args("-subj /CN=master -addext subjectAltName=IP:127.0.0.1".split(' '))
+        .args("-addext basicConstraints=critical,CA:FALSE".split(' '))
+        .args(["-keyout", &key, "-out", &certificate])
+        .output();
+    assert!(made.unwrap().status.success());
+    (certificate, key)
+}
+
+#[tokio::test]
+async fn a_master_behind_tls_is_used_where_its_certificate_is_trusted_and_only_there() {
+    let folder = std::env::temp_dir().join(format!("tls-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (certificate, key) = certificate(&folder);
+    let port = free_port();
+    let settings = [
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &certificate,
+        "--tls-auth-clients",
+        "no",
+    ];
+    let _server = RedisServer::start(&settings).await;
+    let url = format!("rediss://127.0.0.1:{port}");
+
+    let stranger = on(std::iter::once(url.clone()));
+    let refused = stranger.lock("job").await.unwrap_err().to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+
+    // The trusted certificates are named by the environment, and so for a process.
+    let locked = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "redlock::a_lock_is_taken_behind_tls",
+            "--exact",
+            "--ignored",
+        ])
+        .env("SSL_CERT_FILE", &certificate)
+        .env("TLS_MASTER", &url)
+        .output()
+        .unwrap();
+    assert!(
+        locked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&locked.stdout)
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "the other half of the test before it"]
+async fn a_lock_is_taken_behind_tls() {
+    let redlock = on(std::iter::once(std::env::var("TLS_MASTER").unwrap()));
+
+    let held = redlock.lock("job").await.unwrap().unwrap();
+
+    held.release().await;
+    assert!(redlock.lock("job").await.unwrap().is_some());
 }

@@ -92,6 +92,8 @@ pub struct Settings {
     pub stores: Stores,
     /// `REDLOCK_URLS`: independent Redis masters for locks, comma-separated. Default: the one of `REDIS_URL`.
     pub redlock_urls: Vec<String>,
+    /// `REDIS_WAIT_REPLICAS`: how many replicas of Redis must have confirmed a lease before it counts. Default 0.
+    pub redis_wait_replicas: u32,
     /// `KEY_PREFIX`: begins every Redis key. Default `cloudphone`.
     pub key_prefix: String,
     /// `CLOUDPHONE_HOME`: private stores, run files and uploads. Default `.cloudphone`.
@@ -197,6 +199,7 @@ impl Settings {
             sandbox,
             stores,
             redlock_urls,
+            redis_wait_replicas: env.within("REDIS_WAIT_REPLICAS", 0, (0, 10)),
             key_prefix: env
                 .text("KEY_PREFIX")
                 .unwrap_or_else(|| "cloudphone".into()),
