@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use coordination::{Fence, Guard, Lease, Leases};
 use fred::interfaces::ClientLike;
-use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::servers::{RedisServer, bare};
@@ -183,20 +183,18 @@ async fn trouble(world: Arc<World>, mut random: StdRng, stop: CancellationToken)
 async fn play(world: Arc<World>) {
     let seed = seed();
     let stop = CancellationToken::new();
-    let troubled = tokio::spawn(trouble(
-        world.clone(),
-        StdRng::seed_from_u64(seed),
-        stop.clone(),
-    ));
-    let owners = (1..=OWNERS).map(|number| {
+    let mut owners = JoinSet::new();
+    for number in 1..=OWNERS {
         let random = StdRng::seed_from_u64(seed.wrapping_add(number));
-        tokio::spawn(owner(world.clone(), random))
-    });
-    for ended in join_all(owners.collect::<Vec<_>>()).await {
-        ended.unwrap();
+        owners.spawn(owner(world.clone(), random));
     }
-    stop.cancel();
-    troubled.await.unwrap();
+    let random = StdRng::seed_from_u64(seed);
+    let troubled = trouble(world.clone(), random, stop.clone());
+    let played = async {
+        owners.join_all().await;
+        stop.cancel();
+    };
+    tokio::join!(troubled, played);
 
     let guards = world.guards.lock().unwrap().clone();
     let mut tokens: Vec<_> = guards
