@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: calls to a cluster as its clients make them.
 
+pub mod sockets;
+
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -75,12 +77,14 @@ pub async fn call_with(
 /// The own addresses of a service's instances, as the registry has them.
 pub async fn instances(cluster: &Cluster, service: &str) -> anyhow::Result<Vec<String>> {
     let program = testkit::gateway_program()?;
+    let stores = cluster.stores()?;
     let output = tokio::process::Command::new(program)
         .args(["status", "--json"])
         .env("CLOUDPHONE_HOME", cluster.home())
-        // Those that other tests share are not this cluster's.
-        .env_remove("REDIS_URL")
-        .env_remove("DATABASE_URL")
+        // Not those that other tests share.
+        .env("REDIS_URL", stores.redis_url)
+        .env("DATABASE_URL", stores.database_url)
+        .kill_on_drop(true)
         .output()
         .await?;
     ensure!(

@@ -39,7 +39,7 @@ impl Cluster {
         let service_secret = settings.service_secret.clone();
         let service_secret =
             secrets::configured_or_made(&db, "SERVICE_SECRET", service_secret).await?;
-        let stores = (db.clone(), redis.clone(), keys.clone());
+        let stores = (db.clone(), redis.pool.clone(), keys.clone());
         let auth = Auth::new(
             &signing_key,
             service_secret,
@@ -47,16 +47,7 @@ impl Cluster {
             stores,
             clock.clone(),
         )?;
-        let platform = Platform::new(
-            Arc::new(settings),
-            db,
-            redis,
-            &redis_url,
-            keys,
-            clock,
-            auth,
-            readiness,
-        );
+        let platform = Platform::new(Arc::new(settings), db, redis, keys, clock, auth, readiness);
         Ok(Self { platform, embedded })
     }
 

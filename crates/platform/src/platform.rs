@@ -12,6 +12,7 @@ use sqlx::PgPool;
 
 use crate::auth::Auth;
 use crate::lifecycle::Readiness;
+use crate::redis::{Redis, Switches};
 use crate::{Clock, Settings};
 
 type InstanceName = Arc<dyn Fn() -> String + Send + Sync>;
@@ -27,6 +28,8 @@ pub struct Platform {
     pub redis: Pool,
     /// The URL of Redis, for clients that block or subscribe.
     pub redis_url: Arc<str>,
+    /// When another server becomes the master of Redis.
+    pub redis_switches: Switches,
     /// The names of Redis keys.
     pub keys: Keys,
     /// The time.
@@ -41,15 +44,10 @@ pub struct Platform {
 
 impl Platform {
     /// Puts the parts together.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called by the composition root and by tests, each part once"
-    )]
     pub fn new(
         settings: Arc<Settings>,
         db: PgPool,
-        redis: Pool,
-        redis_url: &str,
+        redis: Redis,
         keys: Keys,
         clock: Clock,
         auth: Auth,
@@ -59,8 +57,9 @@ impl Platform {
         Self {
             settings,
             db,
-            redis,
-            redis_url: redis_url.into(),
+            redis: redis.pool,
+            redis_url: redis.url,
+            redis_switches: redis.switches,
             keys,
             clock,
             auth,

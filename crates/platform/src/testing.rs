@@ -39,7 +39,7 @@ pub async fn beside(db: PgPool, redis_url: &str, change: impl FnOnce(&mut Settin
     settings.key_prefix = format!("test-{}", Uuid::new_v4());
     change(&mut settings);
     let keys = Keys::new(&settings.key_prefix);
-    let pool = redis::connect(redis_url)
+    let redis = redis::connect(redis_url)
         .await
         .expect("the Redis of the tests answers");
     let clock = Clock::held_at(Clock::system().now());
@@ -49,22 +49,13 @@ pub async fn beside(db: PgPool, redis_url: &str, change: impl FnOnce(&mut Settin
         &seed,
         secret,
         settings.sandbox,
-        (db.clone(), pool.clone(), keys.clone()),
+        (db.clone(), redis.pool.clone(), keys.clone()),
         clock.clone(),
     )
     .expect("the key of the tests is one");
     let readiness = Readiness::default();
     readiness.advance(Phase::Ready);
-    let platform = Platform::new(
-        Arc::new(settings),
-        db,
-        pool,
-        redis_url,
-        keys,
-        clock,
-        auth,
-        readiness,
-    );
+    let platform = Platform::new(Arc::new(settings), db, redis, keys, clock, auth, readiness);
     for service in Service::ALL {
         platform.name_instance(service, || "instance-0".to_owned());
     }

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::address::Address;
 use crate::eventually::eventually;
+use crate::private::PrivateStores;
 use crate::replica::{Recipe, Replica};
 use crate::{http, program, stores};
 
@@ -39,6 +40,7 @@ pub struct Builder {
     program: Option<PathBuf>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    redis: Option<String>,
 }
 
 /// A running cluster. When it is dropped, all its processes have ended; after a failure its files stay.
@@ -46,6 +48,7 @@ pub struct Cluster {
     // The order counts: replicas end before the stores do, and the stores before their files go.
     replicas: Vec<Replica>,
     recipe: Recipe,
+    stores: Option<PrivateStores>,
     home: Option<TempDir>,
     address: Address,
 }
@@ -63,9 +66,21 @@ impl Builder {
         self
     }
 
+    /// Sets how many replicas there are.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
     /// Runs another program than `gateway`.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = Some(program.into());
+        self
+    }
+
+    /// Gives every replica this Redis, and a private PostgreSQL that the test holds.
+    pub fn redis(mut self, url: impl Into<String>) -> Self {
+        self.redis = Some(url.into());
         self
     }
 
@@ -87,6 +102,14 @@ impl Builder {
         ] {
             env.insert(name.to_owned(), value);
         }
+        let mut stores = None;
+        if let Some(redis) = self.redis {
+            let private = PrivateStores::join(home.path()).await?;
+            let database = private.addresses().database_url.clone();
+            env.insert("REDIS_URL".to_owned(), redis);
+            env.insert("DATABASE_URL".to_owned(), database);
+            stores = Some(private);
+        }
         env.extend(self.env);
         let program = self.program.map_or_else(program::gateway, Ok)?;
         let recipe = Recipe {
@@ -98,6 +121,7 @@ impl Builder {
         let mut cluster = Cluster {
             replicas: Vec::new(),
             recipe,
+            stores,
             home: Some(home),
             address,
         };
@@ -125,6 +149,7 @@ impl Cluster {
             program: None,
             args: Vec::new(),
             env: BTreeMap::new(),
+            redis: None,
         }
     }
 
@@ -245,6 +270,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.replicas.clear();
+        self.stores = None;
         let started = Instant::now();
         while embedded::is_running(self.home()) {
             if started.elapsed() > STORES_END {

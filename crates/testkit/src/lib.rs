@@ -4,17 +4,26 @@
 //! (Linux: the whole of 127.0.0.0/8 is there). Everything ends with the [`Cluster`], and with the test's process.
 
 mod address;
+mod clock;
 mod cluster;
 mod eventually;
 mod http;
 mod logs;
+mod private;
 mod program;
+mod proxy;
+mod redis;
 mod replica;
+mod server;
 mod spawn;
 mod stores;
 
+pub use clock::shifted;
 pub use cluster::{Builder, Cluster};
 pub use eventually::eventually;
 pub use http::{client, fresh};
+pub use private::PrivateStores;
 pub use program::gateway as gateway_program;
+pub use proxy::{Proxy, Wire};
+pub use redis::{RedisCluster, RedisServer, RedisServers, Sentinels, TlsRedis};
 pub use replica::Replica;

@@ -161,10 +161,17 @@ impl Replica {
     pub async fn restart(&self) -> anyhow::Result<()> {
         self.sigterm();
         self.wait_exit().await?;
+        self.begin_again()?;
+        self.ready().await
+    }
+
+    /// Starts it again after its end; it is not ready yet.
+    pub fn begin_again(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.is_running(), "replica {} still runs", self.number);
         let generation = self.process().generation + 1;
         let process = Process::start(self.number, &self.recipe, &self.log, generation)?;
         *self.process() = process;
-        self.ready().await
+        Ok(())
     }
 
     /// Everything it has written.

@@ -1,12 +1,11 @@
 //! `kill -9` of any replica in the middle of everything: nothing is lost, and others take over.
 
-use cluster_tests::{GATEWAY, PATIENCE, all_instances, place_order, text};
+use cluster_tests::{GATEWAY, PATIENCE, all_instances, place_order, sockets, text};
 use testkit::{Cluster, eventually};
 
 use crate::expiry::{assert_expired_once, assert_no_slot_twice, place_orders, quick_expiry};
 use crate::payments::{assert_paid_once, deliver};
 use crate::ports::{assert_distinct, count_devices, create_devices};
-use crate::sockets;
 
 #[tokio::test]
 async fn killing_any_replica_while_devices_are_created_loses_none() -> anyhow::Result<()> {

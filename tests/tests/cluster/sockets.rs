@@ -1,51 +1,14 @@
 //! Sockets: a notification reaches them on every replica, and nothing is missed over a reconnection.
 
-use anyhow::{Context, ensure};
-use cluster_tests::{GATEWAY, NOTIFICATIONS, PATIENCE, all_instances, call};
-use futures::{SinkExt, StreamExt};
-use reqwest::Method;
-use serde_json::{Value, json};
+use anyhow::Context;
+use cluster_tests::sockets::{connect, next, send};
+use cluster_tests::{GATEWAY, NOTIFICATIONS, PATIENCE, all_instances};
+use futures::SinkExt;
+use serde_json::json;
 use testkit::Cluster;
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-pub async fn connect(url: &str) -> anyhow::Result<Socket> {
-    Ok(connect_async(url).await.with_context(|| url.to_owned())?.0)
-}
-
-/// The data of the next frame of an event.
-pub async fn next(socket: &mut Socket, event: &str) -> anyhow::Result<Value> {
-    let heard = async {
-        while let Some(message) = socket.next().await {
-            match message? {
-                Message::Text(text) => {
-                    let frame: Value = serde_json::from_str(&text)?;
-                    if frame["event"] == event {
-                        return Ok(frame["data"].clone());
-                    }
-                }
-                Message::Close(close) => anyhow::bail!("closed: {close:?}"),
-                _ => {}
-            }
-        }
-        anyhow::bail!("the socket ended")
-    };
-    timeout(PATIENCE, heard)
-        .await
-        .with_context(|| format!("no {event} came"))?
-}
-
-pub async fn send(url: String, user: &str, message: &str) -> anyhow::Result<Value> {
-    let ask = json!({ "userId": user, "message": message });
-    let reply = call(Method::POST, url, Some(ask)).await?;
-    ensure!(reply.status == 201, "{reply:?}");
-    Ok(reply.body)
-}
 
 #[tokio::test]
 async fn a_notification_reaches_the_sockets_on_every_replica() -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use crate::serve::Config;
 /// Shows every instance of every service.
 pub async fn status(env: Env, json: bool) -> anyhow::Result<i32> {
     let settings = Config::from_env(env)?.settings;
-    let redis = redis::connect(&redis_url(&settings)?).await?;
+    let redis = redis::connect(&redis_url(&settings)?).await?.pool;
     let registry = Registry::new(redis, Keys::new(&settings.key_prefix));
     let snapshot = registry.read().await?;
     if json {

@@ -108,6 +108,7 @@ pub async fn subscriber(platform: &Platform) -> anyhow::Result<SubscriberClient>
         .ping::<()>(None)
         .await
         .context("connecting a subscriber to Redis")?;
+    platform.redis_switches.follow(client.clone());
     Ok(client)
 }
 

@@ -83,6 +83,7 @@ impl Server {
             .ping::<()>(None)
             .await
             .context("connecting the Socket.IO adapter to Redis")?;
+        platform.redis_switches.follow(subscriber.clone());
         let transports = Transports::default();
         let (service, io) = SocketIo::builder()
             .with_adapter::<Adapter>(adapter)

@@ -125,7 +125,6 @@ pub async fn beside(platform: &Platform, redis_url: &str) -> Platform {
         platform.settings.clone(),
         platform.db.clone(),
         platform::redis::connect(redis_url).await.unwrap(),
-        redis_url,
         platform.keys.clone(),
         platform.clock.clone(),
         platform.auth.clone(),

@@ -73,7 +73,8 @@ pub enum Stores {
     Embedded,
     /// Those of an existing cluster.
     External {
-        /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`.
+        /// `redis://`, `redis-sentinel://` or `redis-cluster://`, each with `rediss` for TLS, and then with
+        /// `?sslrootcert=` and a file where the system's authorities are not those to trust.
         redis: SecretString,
         /// `postgres://…`.
         database: SecretString,
@@ -255,7 +256,14 @@ fn stores(env: &mut Env, production: bool) -> Stores {
     let redis = store_url(
         env,
         "REDIS_URL",
-        &["redis", "rediss", "redis-sentinel", "redis-cluster"],
+        &[
+            "redis",
+            "rediss",
+            "redis-sentinel",
+            "rediss-sentinel",
+            "redis-cluster",
+            "rediss-cluster",
+        ],
     );
     let database = store_url(env, "DATABASE_URL", &["postgres", "postgresql"]);
     match (redis, database) {

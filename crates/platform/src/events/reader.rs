@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::{FIELD, STREAM};
 use crate::Platform;
+use crate::redis::Switches;
 
 const BATCH: u64 = 64;
 /// Below the command time-out of the clients.
@@ -27,6 +28,7 @@ pub struct Reader {
     client: Client,
     key: String,
     group: &'static str,
+    switches: Switches,
 }
 
 impl Reader {
@@ -35,16 +37,20 @@ impl Reader {
             client: crate::redis::short_lived(&platform.redis_url).await?,
             key: platform.keys.key(STREAM),
             group,
+            switches: platform.redis_switches.clone(),
         })
     }
 
     /// Reads what came. Nothing is kept pending in Redis: the outbox publishes again what was not handled.
-    pub async fn read(&self) -> anyhow::Result<Vec<Event>> {
+    pub async fn read(&mut self) -> anyhow::Result<Vec<Event>> {
         let (count, block) = (Some(BATCH), Some(BLOCK_MILLISECONDS));
-        let answer: Result<Entries, Error> = self
+        let reading = self
             .client
-            .xreadgroup_map(self.group, READER, count, block, true, &self.key, ">")
-            .await;
+            .xreadgroup_map(self.group, READER, count, block, true, &self.key, ">");
+        let answer: Result<Entries, Error> = tokio::select! {
+            answer = reading => answer,
+            () = self.switches.next() => anyhow::bail!("another server is the master of Redis now"),
+        };
         match answer {
             Ok(entries) => Ok(entries.into_values().flatten().filter_map(event).collect()),
             // Nothing came in the time of the block: the answer is nil, which is no map.

@@ -1,5 +1,9 @@
-//! Redis: clients that reconnect, with a deadline on every command.
+//! Redis: clients that reconnect, that follow the master, with a deadline on every command.
 
+mod switches;
+mod url;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,18 +11,34 @@ use fred::prelude::*;
 use fred::types::RespVersion;
 use fred::types::config::UnresponsiveConfig;
 
+pub use switches::Switches;
+use url::place;
+
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const POOL_SIZE: usize = 4;
 
-/// A builder of clients for a URL, single, Sentinel or Cluster.
+/// A Redis that answered, and what is needed to reach it by further clients.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// The clients that everybody shares.
+    pub pool: Pool,
+    /// The URL.
+    pub url: Arc<str>,
+    /// When another server becomes the master.
+    pub switches: Switches,
+}
+
+/// A builder of clients for a URL: `redis://`, `redis-sentinel://` or `redis-cluster://`, or with `rediss` for TLS.
+/// With `?sslrootcert=/path/to/ca.pem` the authorities in that file are trusted in place of the system's.
 ///
 /// # Errors
-/// Where the URL cannot be read.
+/// Where the URL or the file cannot be read.
 pub fn builder(url: &str) -> anyhow::Result<Builder> {
-    let mut config = Config::from_url(url).map_err(|_| {
-        anyhow::anyhow!("REDIS_URL cannot be read: it looks like redis://user:password@host:6379")
-    })?;
+    Ok(with_deadlines(url::read(url)?))
+}
+
+fn with_deadlines(mut config: Config) -> Builder {
     config.version = RespVersion::RESP3;
     let mut builder = Builder::from_config(config);
     builder
@@ -37,44 +57,35 @@ pub fn builder(url: &str) -> anyhow::Result<Builder> {
                 interval: Duration::from_millis(250),
             };
         });
-    Ok(builder)
+    builder
 }
 
 /// Connects a pool; each member has been asked once, so that idle members are not taken for frozen ones.
 ///
 /// # Errors
 /// Where no server answers within 5 s.
-pub async fn connect(url: &str) -> anyhow::Result<Pool> {
+pub async fn connect(url: &str) -> anyhow::Result<Redis> {
     let pool = builder(url)?
         .build_pool(POOL_SIZE)
         .context("building the Redis clients")?;
-    let connecting = async {
+    answered(url, async {
         pool.init().await?;
         for client in pool.clients() {
             client.ping::<()>(None).await?;
-            speak_after_reconnect(client);
         }
-        Ok::<_, fred::error::Error>(())
-    };
-    let place = place(url);
-    tokio::time::timeout(CONNECT_DEADLINE, connecting)
-        .await
-        .map_err(|_| anyhow::anyhow!("no answer within 5 s"))
-        .and_then(|answer| answer.map_err(anyhow::Error::from))
-        .with_context(|| {
-            format!("Redis at {place} does not answer: start it, or correct REDIS_URL")
-        })?;
-    Ok(pool)
-}
-
-/// A client of its own, for subscriptions.
-///
-/// # Errors
-/// Where no server answers.
-pub async fn client(url: &str) -> anyhow::Result<Client> {
-    let client = short_lived(url).await?;
-    speak_after_reconnect(&client);
-    Ok(client)
+        Ok(())
+    })
+    .await?;
+    let switches = Switches::of(&url::read(url)?);
+    for client in pool.clients() {
+        speak_after_reconnect(client);
+        switches.follow(client.clone());
+    }
+    Ok(Redis {
+        pool,
+        url: url.into(),
+        switches,
+    })
 }
 
 /// A client of its own for calls that block; it never falls silent, and may be replaced by another at any time.
@@ -83,10 +94,18 @@ pub async fn client(url: &str) -> anyhow::Result<Client> {
 /// Where no server answers.
 pub async fn short_lived(url: &str) -> anyhow::Result<Client> {
     let client = builder(url)?.build().context("building a Redis client")?;
-    let connecting = async {
+    answered(url, async {
         client.init().await?;
         client.ping::<()>(None).await
-    };
+    })
+    .await?;
+    Ok(client)
+}
+
+async fn answered(
+    url: &str,
+    connecting: impl Future<Output = Result<(), fred::error::Error>>,
+) -> anyhow::Result<()> {
     let place = place(url);
     tokio::time::timeout(CONNECT_DEADLINE, connecting)
         .await
@@ -94,8 +113,7 @@ pub async fn short_lived(url: &str) -> anyhow::Result<Client> {
         .and_then(|answer| answer.map_err(anyhow::Error::from))
         .with_context(|| {
             format!("Redis at {place} does not answer: start it, or correct REDIS_URL")
-        })?;
-    Ok(client)
+        })
 }
 
 /// Asks once after each new connection: one on which nothing was asked yet is taken for frozen and closed, again and
@@ -110,11 +128,4 @@ fn speak_after_reconnect(client: &Client) {
             Ok(())
         }
     });
-}
-
-/// The URL without user and password.
-fn place(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    rest.split(['/', '?']).next().unwrap_or(rest)
 }
