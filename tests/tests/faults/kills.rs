@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use cluster_tests::PATIENCE;
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use testkit::Replica;
 use tokio::time::sleep;
 
@@ -46,7 +45,7 @@ async fn kill_often(replica: &Replica, kills: usize, mut random: StdRng) -> anyh
         let moment = Duration::from_millis(random.random_range(0..1500));
         sleep(moment).await;
         replica.kill9();
-        if random.next_u32() % 4 == 0 {
+        if random.random_bool(0.25) {
             replica.begin_again()?;
         } else {
             replica.restart().await?;
@@ -85,6 +84,5 @@ async fn holders_that_sleep_past_their_leases() -> anyhow::Result<()> {
         load.goes_on(10).await;
     }
 
-    let _ = PATIENCE;
     all_holds(&cluster, load).await
 }

@@ -1,10 +1,11 @@
 //! Redis under Sentinel: the master changes.
 
+use anyhow::ensure;
 use testkit::{RedisServers, Sentinels};
 use tokio::time::{Duration, sleep};
 
 use crate::audit::all_holds;
-use crate::load::{Load, replicas};
+use crate::load::{Load, replicas, until};
 
 #[tokio::test]
 async fn a_master_that_is_killed() -> anyhow::Result<()> {
@@ -37,8 +38,17 @@ async fn a_failover_that_was_planned() -> anyhow::Result<()> {
         .await?;
     let load = Load::start(&cluster).await?;
 
-    for _ in 0..2 {
+    for turn in 1..=2 {
         redis.fail_over().await?;
+        // They do not wait until Sentinel cuts them off from the old master, which takes ten seconds.
+        for replica in cluster.replicas() {
+            until("every replica follows at once", async || {
+                let told = replica.logs_containing("names another Redis master").len();
+                ensure!(told >= turn, "{told}");
+                Ok(())
+            })
+            .await;
+        }
         load.goes_on(10).await;
         redis.agree().await;
     }

@@ -44,6 +44,8 @@ impl Switches {
                 username: username.clone(),
                 password: password.clone(),
                 database: None,
+                // A sentinel that is away now is tried again.
+                fail_fast: false,
                 ..config.clone()
             };
             let listening = listen(
@@ -89,7 +91,7 @@ async fn listen(config: Config, sentinel: Server, name: String, switches: watch:
         return;
     };
     let (mut messages, mut connected) = (client.message_rx(), client.reconnect_rx());
-    let _ = client.connect();
+    drop(client.connect());
     let mut master = None;
     loop {
         let another = tokio::select! {

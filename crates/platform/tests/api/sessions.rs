@@ -160,7 +160,9 @@ async fn a_session_that_ends_while_it_is_checked_everywhere_stays_ended(db: PgPo
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn without_redis_sessions_are_checked_but_none_is_ended_silently(db: PgPool) {
     let redis = PrivateRedis::start().await;
-    let platform = testing::beside(db.clone(), &redis.url(), |_| {}).await;
+    // A pool of its own: sqlx waits ten seconds for one of its test pools that the test itself has closed.
+    let own = PgPool::connect_with(db.connect_options().as_ref().clone());
+    let platform = testing::beside(own.await.unwrap(), &redis.url(), |_| {}).await;
     let alice = UserId::new();
     let token = testing::sign_in(&platform, &alice, &[]).await;
     let id = session_of(&db, &alice).await;
