@@ -121,7 +121,8 @@ impl Keeper {
                 lost,
             },
         );
-        start(leases, &mut state);
+        drop(state);
+        start(leases);
         if is_next {
             keeper.changed.notify_one();
         }
@@ -154,7 +155,8 @@ impl Keeper {
             not_before: now,
             until: now + LAST_WORDS,
         });
-        start(leases, &mut state);
+        drop(state);
+        start(leases);
         keeper.changed.notify_one();
     }
 
@@ -266,11 +268,13 @@ impl Held {
 }
 
 /// Starts the task where none runs; outside of a runtime nothing can be renewed or given back, and expires.
-fn start(leases: &Leases, state: &mut State) {
-    if !state.running
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        state.running = true;
+fn start(leases: &Leases) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    let is_running = std::mem::replace(&mut leases.inner.keeper.state().running, true);
+    // Not under the lock: a runtime that is shutting down drops the task at once, and that takes the lock.
+    if !is_running {
         runtime.spawn(run(Running {
             leases: leases.clone(),
             finished: false,
@@ -292,6 +296,7 @@ impl Drop for Running {
         let mut state = self.leases.inner.keeper.state();
         state.running = false;
         state.agenda.clear();
+        state.parting.clear();
         let held = std::mem::take(&mut state.held);
         drop(state);
         let held = held.into_values().map(|held| (held.holder, held.lost));

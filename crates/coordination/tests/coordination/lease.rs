@@ -251,3 +251,42 @@ async fn without_the_database_there_is_no_lease_and_the_error_says_so(db: PgPool
     })
     .await;
 }
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_runtime_that_ends_while_leases_are_held_ends_and_the_leases_expire(db: PgPool) {
+    let stores = stores().await;
+    let options = (*db.connect_options()).clone();
+    let keys = stores.keys.clone();
+    let (done, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let (lost, mut holder) = runtime.block_on(async {
+            let redis = crate::stores::stores().await.redis;
+            let db = PgPool::connect_with(options).await.unwrap();
+            let leases = Leases::new(redis, db, keys);
+            let lease = leases.acquire("a", TTL / 5).await.unwrap().unwrap();
+            let lost = lease.lost();
+            let mut holder = tokio::task::JoinSet::new();
+            holder.spawn(async move {
+                let _held = lease;
+                std::future::pending::<()>().await;
+            });
+            (lost, holder)
+        });
+        // The lease is dropped by the runtime that would give it back.
+        holder.detach_all();
+        drop(runtime);
+        let _ = done.send(lost.is_cancelled());
+    });
+
+    let told = tokio::time::timeout(TTL, ended).await;
+    assert!(told.expect("the runtime ends").unwrap(), "nobody renews it");
+    let leases = leases(&stores, &db);
+    until("the lease has expired", async || {
+        leases.acquire("a", TTL).await.unwrap().is_some()
+    })
+    .await;
+}
