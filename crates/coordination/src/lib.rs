@@ -9,9 +9,9 @@
 //!
 //! | module | holds as long as | cost | without Redis | after Redis lost its data |
 //! | --- | --- | --- | --- | --- |
-//! | [`lease`] | one holder at a time; a late one is refused by its token | one round trip to each store, a renewal every third of the time to live | not acquired; held ones are reported lost in time | tokens go on above the highest the database knows |
+//! | [`lease`] | one holder at a time; a late one's write to a fenced table is refused | one round trip to each store; renewals of a process go together, every third of the time to live | not acquired; held ones are reported lost in time | tokens go on above the highest the database knows |
 //! | [`port_pool`] | no port in two sets; three or none | one round trip, O(log n) | `Unreachable`; leased ones stay the database's | `IndexMissing`, then `rebuild` |
-//! | [`redlock`] | one holder, while a quorum of masters lives | one round trip to all masters | `QuorumLost` | may be held twice until the next renewal |
+//! | [`redlock`] | one holder, while a quorum of masters lives; a token from the database on demand | one round trip to all masters | `QuorumLost`, with each master's answer | may be held twice until the next renewal; the token tells the holders apart |
 //! | [`cron`] | a slot is begun once; taken over only from a holder that fell silent | a query per job and five seconds, a transaction per run | jobs wait and are caught up | the database alone keeps slots single |
 //! | [`registry`] | distinct slots, lowest first; snapshots 250 ms old | one heartbeat a second, four reads a second | the last snapshot stays | members return to their slots |
 //! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |

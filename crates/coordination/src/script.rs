@@ -27,7 +27,7 @@ pub struct Replication {
 }
 
 impl Replication {
-    /// A write counts when the master has it.
+    /// A write counts when the master has it: no replicas.
     pub const NONE: Self = Self::of(0);
 
     /// So many replicas, within 500 ms.

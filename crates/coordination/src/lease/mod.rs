@@ -61,6 +61,7 @@ mod guard;
 mod held;
 mod keeper;
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -94,13 +95,21 @@ pub struct Leases {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     redis: Pool,
     db: PgPool,
     keys: Keys,
     replication: Replication,
     keeper: Keeper,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("keys", &self.keys)
+            .field("replication", &self.replication)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Leases {

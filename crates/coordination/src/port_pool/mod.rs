@@ -15,7 +15,8 @@ use fred::types::scripts::Script;
 use fred::types::{FromValue, Value};
 use serde::Serialize;
 
-use crate::{Keys, StoreError, metrics, script};
+use crate::script::{self, Call, Replication};
+use crate::{Keys, StoreError, metrics};
 
 pub use ports::{PortKind, PortRanges, PortSet};
 
@@ -109,6 +110,7 @@ pub struct PortPool {
     keys: Keys,
     ranges: PortRanges,
     quarantine: Duration,
+    replication: Replication,
 }
 
 impl PortPool {
@@ -119,6 +121,16 @@ impl PortPool {
             keys,
             ranges,
             quarantine,
+            replication: Replication::NONE,
+        }
+    }
+
+    /// A set counts when so many replicas have confirmed it. One that fewer confirm is [`StoreError::NotReplicated`]: its
+    /// owner gets the same ports when it asks again, else they expire.
+    pub fn replicated(self, replication: Replication) -> Self {
+        Self {
+            replication,
+            ..self
         }
     }
 
@@ -135,7 +147,9 @@ impl PortPool {
         ttl: Duration,
     ) -> Result<PortSet, PortError> {
         let arguments = vec![owner.to_owned(), script::milliseconds(ttl)];
-        let answer: Vec<String> = self.run(&LEASE, node, arguments, "lease ports").await?;
+        let answer: Vec<String> = self
+            .run_confirmed(&LEASE, node, arguments, "lease ports")
+            .await?;
         let number = |at: usize| {
             answer
                 .get(at)
@@ -290,6 +304,28 @@ impl PortPool {
         let answer: Value =
             script::run(&self.redis, script, self.keys.port_index(node), all, tried).await?;
         answer.convert().map_err(StoreError::redis(tried))
+    }
+
+    /// Like [`Self::run`], and waits for the replicas, if any are to confirm.
+    async fn run_confirmed<R: FromValue>(
+        &self,
+        script: &Script,
+        node: &str,
+        arguments: Vec<String>,
+        tried: &'static str,
+    ) -> Result<R, StoreError> {
+        if self.replication == Replication::NONE {
+            return self.run(script, node, arguments, tried).await;
+        }
+        let mut all = vec![self.keys.ports(node), self.ranges.layout()];
+        all.extend(arguments);
+        let call = Call {
+            keys: vec![self.keys.port_index(node)],
+            arguments: all,
+        };
+        let mut answers =
+            script::run_each(&self.redis, script, &[call], self.replication, tried).await;
+        answers.pop().expect("an answer for each call")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coordination::{Leases, Replication, StoreError};
+use coordination::{Leases, PortError, PortPool, PortRanges, Replication, StoreError};
 use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
 use sqlx::PgPool;
@@ -91,4 +91,29 @@ async fn a_lease_whose_renewals_nobody_confirms_is_lost(db: PgPool) {
     replica.signal("STOP");
 
     lease.lost().cancelled().await;
+}
+
+#[tokio::test]
+async fn ports_that_no_replica_confirms_are_not_given_out_and_not_lost() {
+    let (master, replica) = with_replica().await;
+    let redis = master.pool().await;
+    master.has_replicas(redis.next(), 1).await;
+    let ranges = PortRanges::default();
+    let pool = PortPool::new(redis, bare(), ranges, Duration::from_secs(60)).replicated(ONE);
+    pool.rebuild("n1", &[], &[]).await.unwrap();
+    let first = pool.lease("n1", "a", TTL).await.unwrap();
+
+    replica.signal("STOP");
+    let refused = pool.lease("n1", "b", TTL).await.unwrap_err();
+    assert!(
+        matches!(refused, PortError::Store(StoreError::NotReplicated { .. })),
+        "{refused}"
+    );
+    replica.signal("CONT");
+
+    until("the same ports are given out", async || {
+        let second = pool.lease("n1", "b", TTL).await;
+        second.is_ok_and(|second| second.adb == first.adb + 1)
+    })
+    .await;
 }

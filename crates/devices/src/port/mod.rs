@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use contracts::DeviceId;
-use coordination::{PortError, PortKind, PortPool, PortSet};
+use coordination::{PortError, PortKind, PortPool, PortSet, Replication};
 use fred::interfaces::KeysInterface;
 use platform::Platform;
 use tokio::net::TcpListener;
@@ -56,7 +56,8 @@ impl Ports {
                 platform.keys.clone(),
                 config.ports.clone(),
                 config.port_quarantine,
-            ),
+            )
+            .replicated(Replication::of(platform.settings.redis_wait_replicas)),
             platform: platform.clone(),
             node: config.node.clone(),
             lease: config.port_lease,
