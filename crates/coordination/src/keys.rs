@@ -64,6 +64,11 @@ impl Keys {
         self.key("{registry}:epoch")
     }
 
+    /// The channel that says that the registry has changed.
+    pub fn registry_news(&self) -> String {
+        self.key("{registry}:news")
+    }
+
     /// The state of a rate limit.
     pub fn rate(&self, key: &str) -> String {
         self.key(&format!("rate:{{{key}}}"))

@@ -12,8 +12,9 @@
 //! | [`lease`] | one holder at a time; a late one's write to a fenced table is refused | one round trip to each store; renewals of a process go together, every third of the time to live | not acquired; held ones are reported lost in time | tokens go on above the highest the database knows |
 //! | [`port_pool`] | no port in two sets; three or none | one round trip, O(log n) | `Unreachable`; leased ones stay the database's | `IndexMissing`, then `rebuild` |
 //! | [`redlock`] | one holder, while a quorum of masters lives; a token from the database on demand | one round trip to all masters | `QuorumLost`, with each master's answer | may be held twice until the next renewal; the token tells the holders apart |
-//! | [`cron`] | a slot is begun once; taken over only from a holder that fell silent | a query per job and five seconds, a transaction per run | jobs wait and are caught up | the database alone keeps slots single |
-//! | [`registry`] | distinct slots, lowest first; snapshots 250 ms old | one heartbeat a second, four reads a second | the last snapshot stays | members return to their slots |
+//! | [`cron`] | a slot is begun once; taken over only from a holder that fell silent, whose guarded writes are refused from then on | a query per replica and five seconds for all idle jobs, two transactions per run | jobs wait and are caught up | the database alone keeps slots single |
+//! | [`registry`] | distinct slots, lowest first; joins, leaves and drains pushed, snapshots 250 ms old without pub/sub | one heartbeat and one read a second, four reads without pub/sub | the last snapshot stays | members return to their slots |
+//! | [`invariants`] | a violation is written down once, for the whole cluster, and stays | a job a minute for each check, two queries per replica and five seconds | checks wait as all jobs do | the database has them |
 //! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |
 //! | [`rate_limit`] | exact over all replicas | one round trip | the caller decides | all start afresh |
 //!
@@ -28,6 +29,7 @@
 pub mod cron;
 mod error;
 pub mod idempotency;
+pub mod invariants;
 mod keys;
 pub mod lease;
 mod metrics;
@@ -41,11 +43,12 @@ mod task;
 pub use error::{Store, StoreError};
 pub use keys::Keys;
 
-pub use cron::{CatchUp, Cron, CronError, Job, JobOverview, PastRun, Run};
+pub use cron::{CatchUp, Cron, CronError, Job, JobOverview, Jobs, Overlap, PastRun, Run};
 pub use idempotency::Claim;
+pub use invariants::{Check, Finding, Invariants};
 pub use lease::{Fence, FenceError, FencedTx, Guard, Lease, Leases};
 pub use port_pool::{PortError, PortKind, PortPool, PortRanges, PortSet};
 pub use rate_limit::{Decision, Limit, RateLimiter};
 pub use redlock::{Held, LockError, Redlock};
-pub use registry::{Announcement, Entry, Load, Membership, Registry, Snapshot};
+pub use registry::{Announcement, Entry, Load, Membership, Pace, Registry, Snapshot};
 pub use script::Replication;

@@ -1,5 +1,8 @@
 //! The metrics of this crate, one function each.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 /// Counts what became of a lease: `acquired`, `held` by another, `lost`.
 pub fn lease(result: &'static str) {
     metrics::counter!("leases_total", "result" => result).increment(1);
@@ -9,7 +12,27 @@ pub fn lease(result: &'static str) {
 pub fn fenced_write(name: &str) {
     // The name before the first colon is the kind; whole names would be without bound.
     let kind = name.split(':').next().unwrap_or_default().to_owned();
+    *untold().entry(kind.clone()).or_default() += 1;
     metrics::counter!("fenced_writes_total", "kind" => kind).increment(1);
+}
+
+/// Fenced writes of this process that are not added to the stored totals yet. Process-wide as the recorder of metrics
+/// is: a guard is checked in places that know no more than a connection.
+static UNTOLD: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
+
+/// The fenced writes by kind that nobody has stored.
+pub fn untold() -> MutexGuard<'static, BTreeMap<String, i64>> {
+    UNTOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells a number that the database keeps for the whole cluster.
+pub fn stored_total(name: String, total: u64) {
+    metrics::counter!(name).absolute(total);
+}
+
+/// Tells the fenced writes of all replicas there ever were.
+pub fn fenced_writes_stored(kind: String, total: u64) {
+    metrics::counter!("cluster_fenced_writes_total", "kind" => kind).absolute(total);
 }
 
 /// Counts what became of a request for ports: `leased`, `exhausted`, `index-missing`.
@@ -36,4 +59,9 @@ pub fn cron_lag(job: &str, milliseconds: i64) {
 /// Counts instance slots that were found taken and left for another one.
 pub fn slot_moved(service: &str) {
     metrics::counter!("registry_slots_moved_total", "service" => service.to_owned()).increment(1);
+}
+
+/// Says whether a job is paused, so that an alert can stand on it.
+pub fn cron_job_paused(job: &str, paused: bool) {
+    metrics::gauge!("cron_job_paused", "job" => job.to_owned()).set(if paused { 1.0 } else { 0.0 });
 }

@@ -96,6 +96,11 @@ impl Devices {
         Vec::new()
     }
 
+    /// What must never happen to devices, for the cluster's list of invariants.
+    pub fn invariants(&self) -> Vec<coordination::Check> {
+        vec![port::invariants::check(&self.platform)]
+    }
+
     /// The ports of the node.
     pub fn ports(&self) -> &Ports {
         &self.ports

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use commands::CronCommand;
 use contracts::Service;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
 use platform::{Env, telemetry};
@@ -60,6 +61,20 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Shows the cron jobs of the cluster and takes them in hand.
+    ///
+    /// Each slot of a job's schedule is run once in the whole cluster, whichever replicas are alive. A job with
+    /// `CRON_PAUSE_AFTER` failures in a row pauses itself; the metric `cron_job_paused` and an error in the log tell.
+    #[command(after_help = "Examples:\n  \
+        gateway cron list --next 3\n  \
+        gateway cron history cancel-expired-orders --limit 5\n  \
+        gateway cron pause media-cleanup --reason 'moving the disk'\n  \
+        gateway cron trigger media-cleanup\n  \
+        gateway cron resume media-cleanup")]
+    Cron {
+        #[command(subcommand)]
+        command: CronCommand,
     },
     /// Manages administrators.
     Admin {
@@ -131,6 +146,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
         Command::Serve { services } => serve::serve(env, &services).await,
         Command::Status { json } => commands::status(env, json).await,
         Command::Migrate => commands::migrate(env).await,
+        Command::Cron { command } => commands::cron(env, command).await,
         Command::Openapi => commands::openapi(),
         Command::Config {
             command: ConfigCommand::Check,

@@ -8,7 +8,9 @@ use anyhow::Context;
 use axum::Router;
 use chrono::TimeDelta;
 use contracts::Service;
-use coordination::{Announcement, Cron, Job, Keys, Membership, Redlock, Registry};
+use coordination::{
+    Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
+};
 use gateway::front::health::{About, health};
 use gateway::front::{Front, FrontConfig, Upstreams};
 use platform::config::Stores;
@@ -22,7 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::cluster::Cluster;
-use crate::local;
+use crate::local::{self, Local};
 use crate::traffic::Traffic;
 use crate::turns::in_turn;
 
@@ -33,6 +35,8 @@ const CRON_HISTORY: TimeDelta = TimeDelta::days(30);
 const CRON_HISTORY_EVERY: Duration = Duration::from_secs(3600);
 const CRON_HISTORY_BATCH: i64 = 500;
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How far the metrics of invariants are behind the database.
+const PUBLISH: Duration = Duration::from_secs(5);
 
 /// Every setting of every service.
 pub struct Config {
@@ -121,6 +125,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     let has = |service| services.contains(&service);
     let mut parts = Vec::new();
     let mut crons: Vec<Job> = Vec::new();
+    let mut checks: Vec<Check> = Vec::new();
     let mut routed = |service, routes: OpenApiRouter| {
         let router = http::service(platform, service, routes).router;
         parts.push(Part {
@@ -140,6 +145,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
         let devices = devices::Devices::new(platform, config.devices).await?;
         devices.spawn_jobs(&tasks).await?;
         crons.extend(devices.cron_jobs());
+        checks.extend(devices.invariants());
         routed(Service::Devices, devices::router(devices));
     }
     if has(Service::Apps) {
@@ -191,7 +197,17 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     }
 
     platform::events::spawn_relay(platform, &tasks);
+    let invariants = Invariants::new(platform.db.clone(), process());
+    checks.extend(invariants.checks());
+    crons.extend(checks.into_iter().map(|check| invariants.job(check)));
     spawn_crons(platform, &tasks, crons)?;
+    tasks.every("invariants.publish", PUBLISH, move || {
+        let invariants = invariants.clone();
+        async move {
+            invariants.publish().await?;
+            Ok(Tick::Idle)
+        }
+    });
     tasks.every("telemetry.upkeep", UPKEEP, || async {
         telemetry::upkeep();
         Ok(Tick::Idle)
@@ -307,13 +323,24 @@ fn front_door(
         named.instance(Service::Gateway)
     });
     let health = in_turn(health, platform, registry)?;
-    let local = local::router(platform, upstreams.clone(), health);
+    let own = Local {
+        platform: platform.clone(),
+        upstreams: upstreams.clone(),
+        snapshots: registry.watch(),
+        jobs: Jobs::new(platform.db.clone()),
+        invariants: Invariants::new(platform.db.clone(), process()),
+    };
+    let local = local::router(own, health);
     let redis = Some(platform.redis.clone());
     Ok(Front::new(config, upstreams, redis, local, sockets))
 }
 
-fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Result<()> {
+fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow::Result<()> {
     let settings = &platform.settings;
+    for job in &mut jobs {
+        let usual = Some(settings.cron_pause_after).filter(|after| *after > 0);
+        job.pause_after = job.pause_after.or(usual);
+    }
     let mut urls = settings.redlock_urls.clone();
     if urls.is_empty() {
         let is_single = ["redis://", "rediss://"]
@@ -325,9 +352,9 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, jobs: Vec<Job>) -> anyhow::Re
         urls.push(platform.redis_url.to_string());
     }
     let redlock = Redlock::new(urls, CRON_LOCK).context("REDLOCK_URLS")?;
-    let name = format!("{}:{}", hostname(), std::process::id());
-    let cron = Cron::new(platform.db.clone(), redlock, name).with_keys(platform.keys.clone());
-    let history = cron.clone();
+    let cron = Cron::new(platform.db.clone(), redlock, process()).with_keys(platform.keys.clone());
+    let cron = cron.with_time_zone(settings.cron_time_zone);
+    let history = cron.jobs();
     tasks.every("cron.history", CRON_HISTORY_EVERY, move || {
         let history = history.clone();
         async move {
@@ -388,6 +415,11 @@ impl Replica {
             cluster.leave().await;
         });
     }
+}
+
+/// The name of this process in the history of jobs.
+fn process() -> String {
+    format!("{}:{}", hostname(), std::process::id())
 }
 
 fn hostname() -> String {

@@ -2,6 +2,7 @@
 
 mod authorisation;
 mod checklist;
+mod cron;
 mod expiry;
 mod faults;
 mod files;

@@ -109,6 +109,7 @@ impl TestApp {
         let mut conn = self.platform.db.acquire().await.unwrap();
         let run = coordination::cron::Run {
             job: job.name,
+            fence_key: "tests".into(),
             slot: self.platform.clock.now().utc(),
             fence: coordination::lease::next_fence(&mut conn, "tests")
                 .await

@@ -5,19 +5,34 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool};
 
+use super::job::Job;
 use crate::lease::Fence;
 
 /// Attempts at one slot before it is left abandoned: a run that kills its process does not do so for ever.
 pub const MOST_ATTEMPTS: i32 = 3;
 
+/// What one look says of all jobs.
+#[derive(Clone, Debug, FromRow)]
+pub struct Look {
+    pub now: DateTime<Utc>,
+    /// Jobs that are paused.
+    pub paused: Vec<String>,
+    /// Jobs with a run that nobody works on.
+    pub waiting: Vec<String>,
+}
+
 /// What the decision whether a job is due is made from.
 #[derive(Clone, Debug, FromRow)]
 pub struct Situation {
+    pub job: String,
     pub now: DateTime<Utc>,
-    pub first_seen_at: DateTime<Utc>,
+    pub owes_since: DateTime<Utc>,
+    pub paused: bool,
     /// The latest slot of the schedule that was begun, up to now: a clock that once stood too far ahead and was put
     /// back must not silence a job until that time comes again.
     pub last_slot: Option<DateTime<Utc>>,
+    /// How many runs have a holder that is alive.
+    pub running: i64,
 }
 
 /// A run that nobody works on: asked for, abandoned, or its holder is silent.
@@ -29,38 +44,127 @@ pub struct Open {
     pub attempt: i32,
 }
 
-pub async fn announce(db: &PgPool, job: &str, schedule: &str, catch_up: &str) -> sqlx::Result<()> {
-    let insert = sqlx::query(
-        "insert into coordination.cron_jobs (job, schedule, catch_up) values ($1, $2, $3)
-        on conflict (job) do update
-        set schedule = excluded.schedule, catch_up = excluded.catch_up, seen_at = clock_timestamp()",
-    );
-    insert
-        .bind(job)
-        .bind(schedule)
-        .bind(catch_up)
-        .execute(db)
-        .await?;
-    Ok(())
+/// How a run is written down.
+pub struct Ended<'a> {
+    pub state: &'static str,
+    pub error: Option<&'a str>,
+    /// Whether the attempt counts; one that does not leaves its number to the next.
+    pub counts: bool,
+    /// After how many failures in a row the job pauses itself; 0 for never.
+    pub pause_after: i32,
 }
 
-pub async fn now(db: &PgPool) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar("select clock_timestamp()")
+/// What became of an end.
+#[derive(Clone, Debug, FromRow)]
+pub struct Recorded {
+    /// Whether this holder was still the one to tell.
+    pub accepted: bool,
+    /// Whether this failure paused the job.
+    pub paused: bool,
+}
+
+/// Writes down which jobs this replica runs, and answers since when it does.
+pub async fn announce(db: &PgPool, jobs: &[(&Job, String)]) -> sqlx::Result<DateTime<Utc>> {
+    let mut jobs: Vec<_> = jobs.iter().collect();
+    // Replicas that start together lock the rows in one order.
+    jobs.sort_by_key(|(job, _)| job.name);
+    let text = |of: fn(&Job) -> String| jobs.iter().map(|(job, _)| of(job)).collect::<Vec<_>>();
+    let millis = |of: fn(&Job) -> Duration| {
+        let millis = |job| i64::try_from(of(job).as_millis()).unwrap_or(i64::MAX);
+        jobs.iter().map(|(job, _)| millis(job)).collect::<Vec<_>>()
+    };
+    let zones: Vec<&str> = jobs.iter().map(|(_, zone)| zone.as_str()).collect();
+    let pause_after: Vec<i32> = jobs.iter().map(|(job, _)| pause_after(job)).collect();
+    let insert = sqlx::query_scalar(
+        "-- cron::announce
+        with told as (
+            insert into coordination.cron_jobs as j
+                (job, schedule, time_zone, catch_up, overlap, jitter_ms, timeout_ms, pause_after)
+            select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::int[])
+            on conflict (job) do update
+            set schedule = excluded.schedule, time_zone = excluded.time_zone, catch_up = excluded.catch_up,
+                overlap = excluded.overlap, jitter_ms = excluded.jitter_ms, timeout_ms = excluded.timeout_ms,
+                pause_after = excluded.pause_after, seen_at = clock_timestamp(),
+                owes_since = case when (j.schedule, j.time_zone) = (excluded.schedule, excluded.time_zone)
+                    then j.owes_since else clock_timestamp() end
+        )
+        select clock_timestamp()",
+    );
+    insert
+        .bind(text(|job| job.name.to_owned()))
+        .bind(text(|job| job.schedule.clone()))
+        .bind(zones)
+        .bind(text(|job| job.catch_up.to_string()))
+        .bind(text(|job| job.overlap.to_string()))
+        .bind(millis(|job| job.jitter))
+        .bind(millis(|job| job.timeout))
+        .bind(pause_after)
         .fetch_one(db)
         .await
 }
 
-pub async fn situation(db: &PgPool, job: &str) -> sqlx::Result<Situation> {
-    let query = sqlx::query_as(
-        "-- cron::situation
-        select clock_timestamp() as now, first_seen_at,
-            (select max(slot) from coordination.cron_runs r where r.job = j.job and not manual and slot <= clock_timestamp()) as last_slot
-        from coordination.cron_jobs j where job = $1",
-    );
-    query.bind(job).fetch_one(db).await
+/// The setting as the database keeps it.
+pub fn pause_after(job: &Job) -> i32 {
+    let after = job.pause_after.unwrap_or(0);
+    i32::try_from(after).unwrap_or(i32::MAX)
 }
 
-/// Runs of a job that wait for somebody, oldest first. `silence`: after that a running one has lost its holder.
+/// Says that somebody runs these jobs; rows that another replica has just touched are left alone.
+pub async fn still_here(db: &PgPool, jobs: &[&str]) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "-- cron::still_here
+        update coordination.cron_jobs set seen_at = clock_timestamp() where job in (
+            select job from coordination.cron_jobs
+            where job = any($1) and seen_at < clock_timestamp() - interval '20 seconds'
+            order by job for update skip locked
+        )",
+    );
+    update.bind(jobs).execute(db).await?;
+    Ok(())
+}
+
+/// Looks at all jobs at once; its cost grows with what is open and paused, not with the jobs. `silence`: after that a
+/// running one has lost its holder.
+pub async fn look(db: &PgPool, silence: Duration) -> sqlx::Result<Look> {
+    let query = sqlx::query_as(
+        "-- cron::look
+        select clock_timestamp() as now,
+            array(select job from coordination.cron_jobs where paused_at is not null) as paused,
+            array(select distinct job from coordination.cron_runs
+                where state in ('requested', 'running', 'abandoned')
+                    and (state <> 'running' or alive_at < clock_timestamp() - make_interval(secs => $1))
+                    and (state <> 'abandoned' or attempt < $2)) as waiting",
+    );
+    query
+        .bind(silence.as_secs_f64())
+        .bind(MOST_ATTEMPTS)
+        .fetch_one(db)
+        .await
+}
+
+/// How some jobs stand; those that nobody announced are missing.
+pub async fn situations(
+    db: &PgPool,
+    jobs: &[&str],
+    silence: Duration,
+) -> sqlx::Result<Vec<Situation>> {
+    let query = sqlx::query_as(
+        "-- cron::situations
+        select job, clock_timestamp() as now, owes_since, paused_at is not null as paused,
+            (select max(slot) from coordination.cron_runs r
+                where r.job = j.job and not manual and slot <= clock_timestamp()) as last_slot,
+            (select count(*) from coordination.cron_runs r where r.job = j.job and state = 'running'
+                and alive_at >= clock_timestamp() - make_interval(secs => $2)) as running
+        from coordination.cron_jobs j where job = any($1)",
+    );
+    query
+        .bind(jobs)
+        .bind(silence.as_secs_f64())
+        .fetch_all(db)
+        .await
+}
+
+/// Runs of a job that wait for somebody, oldest first.
 pub async fn open_runs(db: &PgPool, job: &str, silence: Duration) -> sqlx::Result<Vec<Open>> {
     let query = sqlx::query_as(
         "-- cron::open_runs
@@ -78,7 +182,7 @@ pub async fn open_runs(db: &PgPool, job: &str, silence: Duration) -> sqlx::Resul
         .await
 }
 
-/// Slots of the schedule in a span that were begun already.
+/// Slots of the schedule after a moment that were begun or skipped already.
 pub async fn begun(
     db: &PgPool,
     job: &str,
@@ -99,12 +203,17 @@ pub async fn begin(
 ) -> sqlx::Result<Option<i64>> {
     let insert = sqlx::query_scalar(
         "-- cron::begin
-        insert into coordination.cron_runs
-            (job, slot, token, instance, state, scheduled_at, started_at, alive_at, lag_ms)
-        select $1, $2, $3, $4, 'running', $2, now, now, greatest(0, extract(epoch from now - $2) * 1000)::bigint
-        from clock_timestamp() now
-        on conflict on constraint cron_runs_once_a_slot do nothing
-        returning lag_ms",
+        with run as (
+            insert into coordination.cron_runs
+                (job, slot, token, instance, state, scheduled_at, started_at, alive_at, lag_ms)
+            select $1, $2, $3, $4, 'running', $2, now, now, greatest(0, extract(epoch from now - $2) * 1000)::bigint
+            from clock_timestamp() now
+            on conflict on constraint cron_runs_once_a_slot do nothing
+            returning lag_ms
+        ), attempt as (
+            insert into coordination.cron_attempts (job, slot, token, instance) select $1, $2, $3, $4 from run
+        )
+        select lag_ms from run",
     );
     insert
         .bind(job)
@@ -113,6 +222,46 @@ pub async fn begin(
         .bind(instance)
         .fetch_optional(conn)
         .await
+}
+
+/// Marks a slot as skipped, where an earlier run went on when it fell due; `false` where none did, or it was begun.
+pub async fn skip(
+    db: &PgPool,
+    job: &str,
+    slot: DateTime<Utc>,
+    due: DateTime<Utc>,
+    silence: Duration,
+) -> sqlx::Result<bool> {
+    let insert = sqlx::query(
+        "-- cron::skip
+        insert into coordination.cron_runs (job, slot, state, scheduled_at, finished_at, error)
+        select $1, $2, 'skipped', $2, clock_timestamp(), 'the run of ' || to_char(slot at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') || ' was still going on'
+        from (
+            select slot, started_at from coordination.cron_runs where job = $1 and finished_at > $3
+            union all
+            select slot, started_at from coordination.cron_runs
+            where job = $1 and state = 'running' and alive_at >= clock_timestamp() - make_interval(secs => $4)
+        ) other
+        where slot <> $2 and started_at <= $3 order by started_at desc limit 1
+        on conflict on constraint cron_runs_once_a_slot do nothing",
+    );
+    let insert = insert
+        .bind(job)
+        .bind(slot)
+        .bind(due)
+        .bind(silence.as_secs_f64());
+    Ok(insert.execute(db).await?.rows_affected() == 1)
+}
+
+/// Asks the holders of earlier runs of a job to cancel them.
+pub async fn ask_stop(db: &PgPool, job: &str, slot: DateTime<Utc>) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "-- cron::ask_stop
+        update coordination.cron_runs set stop_asked = true
+        where job = $1 and slot < $2 and state = 'running' and not stop_asked",
+    );
+    update.bind(job).bind(slot).execute(db).await?;
+    Ok(())
 }
 
 /// Takes over a run that waits for somebody and answers which attempt this is, and its lag; `None` where another was faster.
@@ -126,14 +275,20 @@ pub async fn take_over(
 ) -> sqlx::Result<Option<(i32, i64)>> {
     let update = sqlx::query_as(
         "-- cron::take_over
-        update coordination.cron_runs
-        set attempt = case when state = 'requested' then 1 else attempt + 1 end, state = 'running',
-            token = $3, instance = $4, started_at = clock_timestamp(), alive_at = clock_timestamp(), finished_at = null,
-            lag_ms = greatest(0, extract(epoch from clock_timestamp() - slot) * 1000)::bigint, error = null
-        where job = $1 and slot = $2 and (token is null or token < $3)
-            and (state in ('requested', 'abandoned')
-                or (state = 'running' and alive_at < clock_timestamp() - make_interval(secs => $5)))
-        returning attempt, lag_ms",
+        with run as (
+            update coordination.cron_runs
+            set attempt = case when state = 'requested' then 1 else attempt + 1 end, state = 'running',
+                token = $3, instance = $4, started_at = clock_timestamp(), alive_at = clock_timestamp(), finished_at = null,
+                lag_ms = greatest(0, extract(epoch from clock_timestamp() - slot) * 1000)::bigint, error = null,
+                stop_asked = false
+            where job = $1 and slot = $2 and (token is null or token < $3)
+                and (state in ('requested', 'abandoned')
+                    or (state = 'running' and alive_at < clock_timestamp() - make_interval(secs => $5)))
+            returning attempt, lag_ms
+        ), attempt as (
+            insert into coordination.cron_attempts (job, slot, token, instance) select $1, $2, $3, $4 from run
+        )
+        select attempt, lag_ms from run",
     );
     let update = update
         .bind(job)
@@ -167,49 +322,70 @@ pub async fn give_up(
     Ok(update.execute(db).await?.rows_affected() == 1)
 }
 
-/// Says that a run goes on; `false` where another has taken it over.
+/// Says that a run goes on, and answers whether it was asked to stop; `None` where another has taken it over.
 pub async fn keep_alive(
     db: &PgPool,
     job: &str,
     slot: DateTime<Utc>,
     token: Fence,
-) -> sqlx::Result<bool> {
-    let update = sqlx::query(
+) -> sqlx::Result<Option<bool>> {
+    let update = sqlx::query_scalar(
         "update coordination.cron_runs set alive_at = clock_timestamp()
-        where job = $1 and slot = $2 and token = $3 and state = 'running'",
+        where job = $1 and slot = $2 and token = $3 and state = 'running' returning stop_asked",
     );
-    Ok(update
+    update
         .bind(job)
         .bind(slot)
         .bind(token.0)
-        .execute(db)
-        .await?
-        .rows_affected()
-        == 1)
+        .fetch_optional(db)
+        .await
 }
 
-/// Ends a run; `false` where another has taken it over. An attempt that does not count leaves its number to the next.
+/// Ends a run, counts failures in a row, and pauses a job that had too many; bears being sent again. The account of
+/// the attempt is kept whether the end is accepted or not.
 pub async fn finish(
     db: &PgPool,
     job: &str,
     slot: DateTime<Utc>,
     token: Fence,
-    state: &str,
-    error: Option<&str>,
-    counts: bool,
-) -> sqlx::Result<bool> {
-    let update = sqlx::query(
+    ended: &Ended<'_>,
+) -> sqlx::Result<Recorded> {
+    let update = sqlx::query_as(
         "-- cron::finish
-        update coordination.cron_runs
-        set state = $4, error = $5, attempt = attempt - $6, finished_at = clock_timestamp()
-        where job = $1 and slot = $2 and token = $3 and state = 'running'",
+        with told as (
+            select from coordination.cron_runs where job = $1 and slot = $2 and token = $3 and state = $4
+        ), run as (
+            update coordination.cron_runs
+            set state = $4, error = $5, attempt = attempt - $6, finished_at = clock_timestamp()
+            where job = $1 and slot = $2 and token = $3 and state = 'running'
+            returning 1
+        ), attempt as (
+            update coordination.cron_attempts
+            set finished_at = clock_timestamp(), outcome = case when exists (select from run) then $4 else 'late' end
+            where job = $1 and slot = $2 and token = $3 and not exists (select from told)
+        ), before as (
+            select paused_at as was from coordination.cron_jobs where job = $1 and exists (select from run) for update
+        ), job as (
+            update coordination.cron_jobs
+            set failures = case $4 when 'failed' then failures + 1 when 'succeeded' then 0 else failures end,
+                paused_at = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7
+                    then coalesce(paused_at, clock_timestamp()) else paused_at end,
+                pause_reason = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7 and paused_at is null
+                    then (failures + 1) || ' failed runs in a row, the last: ' || coalesce($5, '') else pause_reason end
+            from before where job = $1
+            returning before.was is null and paused_at is not null as paused
+        )
+        select exists (select from run) or exists (select from told) as accepted,
+            coalesce((select paused from job), false) as paused",
     );
-    let update = update
+    update
         .bind(job)
         .bind(slot)
         .bind(token.0)
-        .bind(state)
-        .bind(error)
-        .bind(i32::from(!counts));
-    Ok(update.execute(db).await?.rows_affected() == 1)
+        .bind(ended.state)
+        .bind(ended.error)
+        .bind(i32::from(!ended.counts))
+        .bind(ended.pause_after)
+        .fetch_one(db)
+        .await
 }

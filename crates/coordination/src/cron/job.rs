@@ -3,13 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 use tokio_util::sync::CancellationToken;
 
-use super::CronError;
 use crate::lease::{Fence, Guard};
 
 type Body = dyn Fn(Run) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> + Send + Sync;
@@ -35,6 +36,71 @@ impl fmt::Display for CatchUp {
     }
 }
 
+impl FromStr for CatchUp {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
+        let window = || text.strip_prefix("all(")?.strip_suffix("s)")?.parse().ok();
+        match text {
+            "none" => Ok(Self::None),
+            "last" => Ok(Self::Last),
+            _ => window()
+                .and_then(TimeDelta::try_seconds)
+                .map(Self::All)
+                .ok_or_else(|| UnknownPolicy(text.to_owned())),
+        }
+    }
+}
+
+/// What happens to a slot that falls due while an earlier run of the job goes on, on whichever replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// It is skipped, and the history says so.
+    Skip,
+    /// It waits for the end of the run; of several that wait only the latest is run, unless [`CatchUp::All`] wants
+    /// every one.
+    QueueOne,
+    /// The earlier run is cancelled, and the slot begins when it has ended: after the second within which the holder
+    /// hears of it and the grace that its body has.
+    CancelOther,
+    /// It begins at once, beside the other: up to [`MOST_AT_ONCE`] runs in the cluster. Each has a fencing token of its
+    /// own, so that a later slot does not fence an earlier one.
+    Allow,
+}
+
+/// Runs of one job that go on at the same time where [`Overlap::Allow`] lets them; further slots wait.
+pub const MOST_AT_ONCE: i64 = 16;
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Skip => "skip",
+            Self::QueueOne => "queue-one",
+            Self::CancelOther => "cancel-other",
+            Self::Allow => "allow",
+        })
+    }
+}
+
+impl FromStr for Overlap {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
+        match text {
+            "skip" => Ok(Self::Skip),
+            "queue-one" => Ok(Self::QueueOne),
+            "cancel-other" => Ok(Self::CancelOther),
+            "allow" => Ok(Self::Allow),
+            _ => Err(UnknownPolicy(text.to_owned())),
+        }
+    }
+}
+
+/// A policy that this version does not know, as another version may write it.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no policy")]
+pub struct UnknownPolicy(String);
+
 /// One run of a job, as its body sees it.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -46,34 +112,41 @@ pub struct Run {
     pub fence: Fence,
     /// Which attempt at this slot this is, from 1.
     pub attempt: u32,
-    /// Fires when the run must end: shutdown, lost lock, time-out.
+    /// Fires when the run must end: shutdown, lost lock, time-out, or a later slot that comes first.
     pub cancelled: CancellationToken,
+    /// The key of its token in `coordination.fences`.
+    pub fence_key: String,
 }
 
 impl Run {
-    /// What a transaction of the body needs to prove that no later run has begun.
+    /// What a transaction of the body needs to prove that no later run has begun, or with [`Overlap::Allow`] that no
+    /// other has taken this one over.
     pub fn guard(&self) -> Guard {
         Guard {
-            name: fence_key(self.job),
+            name: self.fence_key.clone(),
             fence: self.fence,
         }
     }
 }
 
-/// The key of a job's tokens in `coordination.fences`.
-pub fn fence_key(job: &str) -> String {
-    format!("cron:{job}")
-}
-
-/// A periodic job. Runs of one job never overlap; a slot that comes while the job still runs waits for its end.
+/// A periodic job. Unless [`Overlap::Allow`] says otherwise runs of one job never overlap.
 #[derive(Clone)]
 pub struct Job {
     /// Unique in the cluster, and the same in every replica.
     pub name: &'static str,
-    /// Five fields, or six with seconds first, in UTC.
+    /// Five fields, or six with seconds first.
     pub schedule: String,
+    /// The zone of the schedule; that of [`Cron`](super::Cron) unless changed.
+    pub time_zone: Option<Tz>,
+    /// By how much a slot may be delayed, so that jobs of one schedule do not begin together; none unless changed. Each
+    /// job has a part of it that is always the same, and never more than half the time to its next slot.
+    pub jitter: Duration,
     /// What happens to missed slots; [`CatchUp::Last`] unless changed.
     pub catch_up: CatchUp,
+    /// What happens to slots that fall due while the job runs; [`Overlap::QueueOne`] unless changed.
+    pub overlap: Overlap,
+    /// After so many failed runs in a row the job pauses itself until it is resumed; never unless changed.
+    pub pause_after: Option<u32>,
     /// How long a run may take before it is cancelled; five minutes unless changed.
     pub timeout: Duration,
     body: Arc<Body>,
@@ -99,7 +172,11 @@ impl Job {
         Self {
             name,
             schedule: schedule.into(),
+            time_zone: None,
+            jitter: Duration::ZERO,
             catch_up: CatchUp::Last,
+            overlap: Overlap::QueueOne,
+            pause_after: None,
             timeout: Duration::from_secs(300),
             body: Arc::new(move |given| Box::pin(run(given))),
         }
@@ -110,9 +187,45 @@ impl Job {
         Self { catch_up, ..self }
     }
 
+    /// Changes the zone of the schedule.
+    pub fn time_zone(self, zone: Tz) -> Self {
+        Self {
+            time_zone: Some(zone),
+            ..self
+        }
+    }
+
+    /// Changes by how much slots may be delayed.
+    pub fn jitter(self, jitter: Duration) -> Self {
+        Self { jitter, ..self }
+    }
+
+    /// Changes what happens to slots that fall due while the job runs.
+    pub fn overlap(self, overlap: Overlap) -> Self {
+        Self { overlap, ..self }
+    }
+
+    /// Changes after how many failed runs in a row the job pauses itself.
+    pub fn pause_after(self, failures: u32) -> Self {
+        Self {
+            pause_after: Some(failures),
+            ..self
+        }
+    }
+
     /// Changes how long a run may take.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// The key of the tokens that a run's writes are fenced by. Runs that may overlap have one each.
+    pub fn fence_key(&self, slot: DateTime<Utc>) -> String {
+        match self.overlap {
+            Overlap::Allow => format!("cron:{}:{}", self.name, slot.timestamp_micros()),
+            Overlap::Skip | Overlap::QueueOne | Overlap::CancelOther => {
+                format!("cron:{}", self.name)
+            }
+        }
     }
 
     /// Starts the body.
@@ -121,97 +234,28 @@ impl Job {
     }
 }
 
-/// A schedule that was understood.
-#[derive(Clone, Debug)]
-pub struct Schedule(croner::Cron);
-
-impl Schedule {
-    /// Reads the schedule of a job.
-    pub fn parse(job: &str, schedule: &str) -> Result<Self, CronError> {
-        let cron = schedule
-            .parse()
-            .map_err(|source: croner::errors::CronError| CronError::Schedule {
-                job: job.to_owned(),
-                schedule: schedule.to_owned(),
-                source: Box::new(source),
-            })?;
-        Ok(Self(cron))
-    }
-
-    /// The latest slot that is not after `now`.
-    pub fn latest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.0.find_previous_occurrence(&whole(now), true).ok()
-    }
-
-    /// The first slot after `now`.
-    pub fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.0.find_next_occurrence(&whole(now), false).ok()
-    }
-
-    /// The slots after `from` up to and with `to`, newest first, at most `limit`.
-    pub fn between(
-        &self,
-        from: DateTime<Utc>,
-        to: DateTime<Utc>,
-        limit: usize,
-    ) -> Vec<DateTime<Utc>> {
-        let mut slots = Vec::new();
-        let mut slot = self.latest(to);
-        while let Some(at) = slot
-            && at > from
-            && slots.len() < limit
-        {
-            slots.push(at);
-            slot = self.0.find_previous_occurrence(&at, false).ok();
-        }
-        slots
-    }
-}
-
-fn whole(time: DateTime<Utc>) -> DateTime<Utc> {
-    time.with_nanosecond(0).unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> DateTime<Utc> {
-        text.parse().expect("a time")
-    }
-
     #[test]
-    fn slots_come_from_the_schedule_whatever_the_moment_of_asking() {
-        let schedule = Schedule::parse("job", "*/5 * * * *").expect("a schedule");
-
-        for now in [
-            "2026-01-01T10:05:00Z",
-            "2026-01-01T10:05:00.999Z",
-            "2026-01-01T10:09:59.999Z",
+    fn policies_are_read_as_they_are_written() {
+        for policy in [
+            CatchUp::None,
+            CatchUp::Last,
+            CatchUp::All(TimeDelta::hours(2)),
         ] {
-            assert_eq!(
-                schedule.latest(at(now)),
-                Some(at("2026-01-01T10:05:00Z")),
-                "{now}"
-            );
-            assert_eq!(
-                schedule.next(at(now)),
-                Some(at("2026-01-01T10:10:00Z")),
-                "{now}"
-            );
+            assert_eq!(policy.to_string().parse::<CatchUp>().unwrap(), policy);
         }
-    }
-
-    #[test]
-    fn six_fields_have_seconds() {
-        let schedule = Schedule::parse("job", "*/2 * * * * *").expect("a schedule");
-
-        let slots = schedule.between(at("2026-01-01T10:00:00Z"), at("2026-01-01T10:00:05.5Z"), 10);
-
-        assert_eq!(
-            slots,
-            [at("2026-01-01T10:00:04Z"), at("2026-01-01T10:00:02Z")]
-        );
-        assert!(Schedule::parse("job", "every now and then").is_err());
+        for policy in [
+            Overlap::Skip,
+            Overlap::QueueOne,
+            Overlap::CancelOther,
+            Overlap::Allow,
+        ] {
+            assert_eq!(policy.to_string().parse::<Overlap>().unwrap(), policy);
+        }
+        assert!("all(ever)".parse::<CatchUp>().is_err());
+        assert!("".parse::<Overlap>().is_err());
     }
 }

@@ -4,29 +4,55 @@
 //! Redlock `cron:{job}`; the winner inserts `(job, slot)` under the primary key and runs. So the lock keeps replicas out
 //! of each other's way, and the database decides. The holder says in its row that it is alive; when it falls silent for
 //! longer than the lock lives, the next replica takes the run over with a higher fencing token. A body may thus be
-//! *begun* twice for a slot, after a crash, and guards its writes with [`Run::guard`]. Without Redis or PostgreSQL no
-//! job begins; what was missed is made good as its [`CatchUp`] says.
+//! *begun* twice for a slot, after a crash, and guards its writes with [`Run::guard`]: then a holder that was stopped and
+//! goes on after another has run the slot changes nothing. Without Redis or PostgreSQL no job begins; what was missed is
+//! made good as its [`CatchUp`] says, and what falls due while the job runs is treated as its [`Overlap`] says.
+//!
+//! ```
+//! use std::time::Duration;
+//! use coordination::cron::{CatchUp, Job, Overlap, TimeZone};
+//!
+//! let report = Job::new("daily-report", "0 6 * * *", |run| async move {
+//!     // … compute; then write in the transaction that `run.guard().begin(&db).await?` gives.
+//!     let _ = run.guard();
+//!     Ok(())
+//! })
+//! .time_zone(TimeZone::Europe__Berlin)
+//! .jitter(Duration::from_secs(300))
+//! .timeout(Duration::from_secs(1800))
+//! .catch_up(CatchUp::Last)
+//! .overlap(Overlap::Skip)
+//! .pause_after(5);
+//! # let _ = report;
+//! ```
+//!
+//! Where the clocks of a zone are changed a fixed time (one second, one minute, one hour) runs once on either day:
+//! at the first instant after the hour that is skipped, in the first of the two hours that are called the same. Anything
+//! else is an interval and follows the real time.
 
+mod attend;
 mod db;
-mod history;
 mod job;
-mod ticker;
+mod jobs;
+mod run;
+mod schedule;
+mod scheduler;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::redlock::Redlock;
 use crate::{Keys, StoreError};
 
-pub use history::{JobOverview, PastRun};
-use job::Schedule;
-pub use job::{CatchUp, Job, Run};
+pub use chrono_tz::Tz as TimeZone;
+pub use job::{CatchUp, Job, MOST_AT_ONCE, Overlap, Run, UnknownPolicy};
+pub use jobs::{JobOverview, Jobs, PastRun, Told};
+pub use schedule::Schedule;
+pub use scheduler::Scheduler;
 
 /// Why cron could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -58,14 +84,16 @@ pub enum CronError {
     Store(#[from] StoreError),
 }
 
-/// Runs jobs, and tells about them.
+/// Runs jobs.
 #[derive(Clone, Debug)]
 pub struct Cron {
     db: PgPool,
     redlock: Redlock,
     keys: Keys,
     instance: String,
+    zone: TimeZone,
     nudge: Arc<Notify>,
+    stop_asked: Arc<Notify>,
     grace: Duration,
 }
 
@@ -77,7 +105,9 @@ impl Cron {
             redlock,
             keys: Keys::new(""),
             instance: instance_name,
+            zone: TimeZone::UTC,
             nudge: Arc::default(),
+            stop_asked: Arc::default(),
             grace: Duration::from_secs(5),
         }
     }
@@ -92,32 +122,26 @@ impl Cron {
         Self { grace, ..self }
     }
 
+    /// Changes the zone of schedules that name none; UTC unless changed. All replicas should agree on it.
+    pub fn with_time_zone(self, zone: TimeZone) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// What became of the jobs, and their pauses and triggers. What is asked for here this replica sees at once, the
+    /// others within five seconds.
+    pub fn jobs(&self) -> Jobs {
+        Jobs::of(self.db.clone(), self.nudge.clone())
+    }
+
     /// Runs the jobs until `stop`; then cancels those that run, waits for them for the grace, and returns. Fails at
     /// once where a schedule is wrong or a name is there twice, and never later.
     pub async fn run(self, jobs: Vec<Job>, stop: CancellationToken) -> Result<(), CronError> {
-        let mut names = HashSet::new();
-        let mut planned = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            if !names.insert(job.name) {
-                return Err(CronError::Duplicate {
-                    job: job.name.to_owned(),
-                });
-            }
-            planned.push((Schedule::parse(job.name, &job.schedule)?, job));
-        }
-        let mut tickers = JoinSet::new();
-        for (schedule, job) in planned {
-            let ticker = ticker::Ticker::new(self.clone(), job, schedule, stop.clone());
-            tickers.spawn(ticker.run());
-        }
-        while let Some(ended) = tickers.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a cron ticker broke off"
-                );
-            }
-        }
+        Scheduler::new(self, jobs, stop)?.run().await;
         Ok(())
+    }
+
+    /// After how long a holder that says nothing has lost its run.
+    fn silence(&self) -> Duration {
+        self.redlock.ttl()
     }
 }

@@ -15,14 +15,15 @@ use crate::{StoreError, metrics, script};
 pub async fn run(registry: Weak<Inner>, ttl: Duration) {
     let mut next = Instant::now() + ttl / 3;
     let mut trouble = false;
+    let mut news = false;
     while let Some(inner) = registry.upgrade() {
         tokio::select! {
             () = sleep_until(next) => {}
-            () = inner.beat_now.notified() => {}
+            () = inner.beat_now.notified() => news = true,
         }
         next = Instant::now() + ttl / 3;
-        match timeout(ttl, beat(&inner)).await {
-            Ok(Ok(())) => trouble = false,
+        match timeout(ttl, beat(&inner, news)).await {
+            Ok(Ok(())) => (trouble, news) = (false, false),
             Ok(Err(error)) => {
                 if !trouble {
                     warn!(
@@ -38,7 +39,8 @@ pub async fn run(registry: Weak<Inner>, ttl: Duration) {
     }
 }
 
-async fn beat(inner: &Inner) -> Result<(), StoreError> {
+/// One heartbeat. `news`: whether it says something that the others should read at once.
+async fn beat(inner: &Inner, news: bool) -> Result<(), StoreError> {
     let members: Vec<Arc<Member>> = inner
         .members()
         .iter()
@@ -49,8 +51,10 @@ async fn beat(inner: &Inner) -> Result<(), StoreError> {
     }
     let mut arguments = vec![
         inner.keys.slots(),
-        script::milliseconds(inner.ttl),
+        script::milliseconds(inner.pace.ttl),
         Uuid::new_v4().to_string(),
+        inner.keys.registry_news(),
+        u8::from(news).to_string(),
     ];
     for member in &members {
         arguments.extend([member.field(), member.owner().to_owned(), member.stored()]);

@@ -1,16 +1,19 @@
 //! Which instances of which services are alive, where, and how busy.
 //!
 //! An instance leases the lowest free slot of its service (`instance-0`, `instance-1`, …) and publishes an entry in one
-//! hash, so that reading the registry is one round trip; one heartbeat renews all memberships of a process. A snapshot is
-//! at most a poll (250 ms) behind Redis. Without Redis the last snapshot stays; after Redis lost its data the members come
+//! hash, so that reading the registry is one round trip; one heartbeat renews all memberships of a process. Who joins,
+//! leaves, starts to drain, or is found dead by another's heartbeat is told to all that watch, by pub/sub, and they read
+//! at once; a poll is the fallback for news that were lost, four times a second while nothing is heard of pub/sub, and
+//! the way by which loads are learnt. Without Redis the last snapshot stays; after Redis lost its data the members come
 //! back to their old slots, and nobody is missed from the snapshot while they do.
 
 mod beat;
 mod entry;
 mod membership;
+mod news;
 mod watch;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,8 +34,26 @@ static HEARTBEAT: LazyLock<Script> =
 static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("leave.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("read.lua")));
 
-/// How long an instance that fell silent is still listed.
-const TTL: Duration = Duration::from_secs(3);
+/// The times of a registry, on which all replicas of a cluster should agree.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long an instance that fell silent is still listed; it beats three times as often. 3 s by default.
+    pub ttl: Duration,
+    /// How far a snapshot is behind at most while news are not pushed. 250 ms by default.
+    pub poll: Duration,
+    /// How often the registry is read although no news were pushed. 1 s by default.
+    pub poll_when_pushed: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(3),
+            poll: Duration::from_millis(250),
+            poll_when_pushed: Duration::from_secs(1),
+        }
+    }
+}
 
 /// The registry of one cluster, and this process's part in it.
 #[derive(Clone, Debug)]
@@ -44,7 +65,7 @@ pub struct Registry {
 struct Inner {
     redis: Pool,
     keys: Keys,
-    ttl: Duration,
+    pace: Pace,
     members: Mutex<Vec<(u64, Arc<Member>)>>,
     next_member: AtomicU64,
     beat_now: Notify,
@@ -52,20 +73,22 @@ struct Inner {
     snapshot: channel::Sender<Arc<Snapshot>>,
     beating: OnceLock<()>,
     watching: OnceLock<()>,
+    /// Whether news are heard.
+    pushed: AtomicBool,
 }
 
 impl Registry {
     /// Joins nothing yet; entries live for three seconds after their last heartbeat.
     pub fn new(redis: Pool, keys: Keys) -> Self {
-        Self::with_ttl(redis, keys, TTL)
+        Self::with_pace(redis, keys, Pace::default())
     }
 
-    /// Like `new` with another time to live, on which all replicas of a cluster should agree.
-    pub fn with_ttl(redis: Pool, keys: Keys, ttl: Duration) -> Self {
+    /// Like `new` with other times.
+    pub fn with_pace(redis: Pool, keys: Keys, pace: Pace) -> Self {
         let inner = Inner {
             redis,
             keys,
-            ttl,
+            pace,
             members: Mutex::default(),
             next_member: AtomicU64::default(),
             beat_now: Notify::new(),
@@ -73,6 +96,7 @@ impl Registry {
             snapshot: channel::Sender::default(),
             beating: OnceLock::new(),
             watching: OnceLock::new(),
+            pushed: AtomicBool::new(false),
         };
         Self {
             inner: Arc::new(inner),
@@ -87,7 +111,7 @@ impl Registry {
         let id = self.inner.next_member.fetch_add(1, Ordering::Relaxed);
         self.inner.members().push((id, member.clone()));
         self.inner.beating.get_or_init(|| {
-            crate::task::spawn(beat::run(Arc::downgrade(&self.inner), self.inner.ttl));
+            crate::task::spawn(beat::run(Arc::downgrade(&self.inner), self.inner.pace.ttl));
         });
         self.inner.read_now.notify_one();
         Ok(Membership::new(self.clone(), id, member))
@@ -107,14 +131,15 @@ impl Registry {
     /// Follows the registry: the receiver has the latest snapshot, empty before the first was read.
     pub fn watch(&self) -> channel::Receiver<Arc<Snapshot>> {
         self.inner.watching.get_or_init(|| {
-            crate::task::spawn(watch::run(Arc::downgrade(&self.inner), self.inner.ttl));
+            crate::task::spawn(watch::run(Arc::downgrade(&self.inner), self.inner.pace));
+            crate::task::spawn(news::run(Arc::downgrade(&self.inner)));
         });
         self.inner.snapshot.subscribe()
     }
 
     /// Reads the registry once, as it is now.
     pub async fn read(&self) -> Result<Snapshot, StoreError> {
-        Ok(self.inner.read().await?.live(self.inner.ttl))
+        Ok(self.inner.read().await?.live(self.inner.pace.ttl))
     }
 }
 
@@ -133,10 +158,11 @@ impl Inner {
             self.keys.slots(),
             member.service().to_owned(),
             member.owner().to_owned(),
-            script::milliseconds(self.ttl),
+            script::milliseconds(self.pace.ttl),
             member.stored(),
             preferred.map_or(-1, i64::from).to_string(),
             Uuid::new_v4().to_string(),
+            self.keys.registry_news(),
         ];
         let tried = "join the registry";
         let slot: i64 =
@@ -152,7 +178,7 @@ impl Inner {
         if members.is_empty() {
             return Ok(());
         }
-        let mut arguments = vec![self.keys.slots()];
+        let mut arguments = vec![self.keys.slots(), self.keys.registry_news()];
         arguments.extend(
             members
                 .iter()

@@ -1,6 +1,8 @@
-//! Following the registry: a poll that is cheap enough to be often, and never forgets what it knew because Redis did.
+//! Following the registry: read when there are news, and by a poll that is cheap enough to be often; never forgets what
+//! it knew because Redis did.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -8,11 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Entry, Inner, READ, Snapshot};
+use super::{Entry, Inner, Pace, READ, Snapshot};
 use crate::{StoreError, script};
-
-/// How far a snapshot is behind at most, while Redis answers.
-const POLL: Duration = Duration::from_millis(250);
 
 /// What one read of Redis says.
 pub struct Reading {
@@ -58,9 +57,9 @@ impl Inner {
     }
 }
 
-/// Polls until the registry is dropped.
-pub async fn run(registry: Weak<Inner>, ttl: Duration) {
-    let mut memory = Memory::new(ttl);
+/// Reads until the registry is dropped.
+pub async fn run(registry: Weak<Inner>, pace: Pace) {
+    let mut memory = Memory::new(pace.ttl);
     while let Some(inner) = registry.upgrade() {
         match timeout(Duration::from_secs(2), inner.read()).await {
             Ok(Ok(reading)) => {
@@ -79,8 +78,16 @@ pub async fn run(registry: Weak<Inner>, ttl: Duration) {
             }
             Ok(Err(_)) | Err(_) => memory.miss(),
         }
+        let usual = match inner.pushed.load(Ordering::Relaxed) && !memory.missed {
+            true => pace.poll_when_pushed,
+            false => pace.poll,
+        };
+        // Nobody tells of the end of the time in which a Redis that lost its data is filled again.
+        let poll = memory
+            .lenient_for(Instant::now())
+            .map_or(usual, |left| left.min(usual));
         tokio::select! {
-            () = sleep(POLL) => {}
+            () = sleep(poll) => {}
             () = inner.read_now.notified() => {}
         }
     }
@@ -104,6 +111,12 @@ impl Memory {
             lenient_until: None,
             known: Vec::new(),
         }
+    }
+
+    /// How long those who are not heard may still come back.
+    fn lenient_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.lenient_until?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
     }
 
     /// Redis did not answer: the last snapshot stays.

@@ -5,14 +5,19 @@
     reason = "a test says by panicking what went wrong"
 )]
 
+mod children;
 mod cron;
+mod cron_process;
 mod fencing;
 mod idempotency;
+mod invariants;
 mod lease;
+mod overlap;
 mod ports;
 mod rate_limit;
 mod redlock;
 mod registry;
+mod registry_process;
 mod replication;
 mod schedules;
 mod servers;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use coordination::{Announcement, Load, Registry};
+use coordination::{Announcement, Load, Pace, Registry};
 use futures::future::join_all;
 
 use crate::stores::{Stores, stores, until};
 
-fn announcement(service: &str, replica: usize) -> Announcement {
+pub fn announcement(service: &str, replica: usize) -> Announcement {
     Announcement {
         service: service.into(),
         address: format!("127.0.0.1:{}", 40_000 + replica),
@@ -20,11 +20,11 @@ fn announcement(service: &str, replica: usize) -> Announcement {
 }
 
 fn registry(stores: &Stores) -> Registry {
-    Registry::with_ttl(
-        stores.redis.clone(),
-        stores.keys.clone(),
-        Duration::from_millis(600),
-    )
+    let pace = Pace {
+        ttl: Duration::from_millis(600),
+        ..Pace::default()
+    };
+    Registry::with_pace(stores.redis.clone(), stores.keys.clone(), pace)
 }
 
 #[tokio::test]

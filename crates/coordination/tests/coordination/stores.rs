@@ -12,11 +12,21 @@ use fred::types::{CustomCommand, RespVersion};
 pub struct Stores {
     pub redis: Pool,
     pub keys: Keys,
-    prefix: String,
+    pub prefix: String,
 }
 
 pub async fn stores() -> Stores {
-    let mut config = Config::from_url(&redis_url()).unwrap();
+    stores_under(&format!("test-{}", uuid::Uuid::new_v4())).await
+}
+
+/// The stores of another process of the same test.
+pub async fn stores_under(prefix: &str) -> Stores {
+    stores_as(&redis_url(), prefix).await
+}
+
+/// Stores that are reached by another URL.
+pub async fn stores_as(url: &str, prefix: &str) -> Stores {
+    let mut config = Config::from_url(url).unwrap();
     config.version = RespVersion::RESP3;
     let mut builder = Builder::from_config(config);
     builder
@@ -26,11 +36,10 @@ pub async fn stores() -> Stores {
         });
     let redis = builder.build_pool(2).unwrap();
     redis.init().await.unwrap();
-    let prefix = format!("test-{}", uuid::Uuid::new_v4());
     Stores {
         redis,
-        keys: Keys::new(&prefix),
-        prefix,
+        keys: Keys::new(prefix),
+        prefix: prefix.to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod db;
+pub mod invariants;
 pub mod jobs;
 
 use std::io;

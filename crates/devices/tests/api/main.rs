@@ -6,6 +6,7 @@ mod app;
 mod creation;
 mod docker;
 mod hosting;
+mod invariants;
 mod life_cycle;
 mod lists;
 mod ports;

@@ -199,6 +199,7 @@ async fn files_nobody_needs_are_deleted_and_others_stay(db: PgPool) {
     for attempt in [1, 2] {
         let run = Run {
             job: "media-cleanup",
+            fence_key: "cron:test".into(),
             slot: app.platform.clock.now().utc(),
             fence: Fence(1),
             attempt,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use contracts::Service;
+use coordination::cron::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Env;
@@ -119,6 +120,11 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// `RATE_LIMITS`: whether calls are counted and limited. Default: only in production.
     pub rate_limits: bool,
+    /// `CRON_TIME_ZONE`: the zone of schedules that name none, as `Europe/Berlin`; the same on all replicas. Default UTC.
+    pub cron_time_zone: TimeZone,
+    /// `CRON_PAUSE_AFTER`: after how many failed runs in a row a job pauses itself, unless it says so by itself; 0 for
+    /// never, which is the default.
+    pub cron_pause_after: u32,
     /// `AUTH_SIGNING_KEY`: the 32-byte Ed25519 seed that signs tokens, base64. Generated and stored in development.
     pub auth_signing_key: Option<SecretString>,
     /// `SERVICE_SECRET`: proves one service to another, 32 bytes at least. Generated and stored in development.
@@ -216,6 +222,8 @@ impl Settings {
             log_format: env.value("LOG_FORMAT", LogFormat::Auto),
             cors_origins: env.list("CORS_ORIGINS"),
             rate_limits: env.flag("RATE_LIMITS", production),
+            cron_time_zone: env.value("CRON_TIME_ZONE", TimeZone::UTC),
+            cron_pause_after: env.within("CRON_PAUSE_AFTER", 0, (0, 1_000_000)),
             auth_signing_key,
             service_secret,
         }

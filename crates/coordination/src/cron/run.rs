@@ -1,0 +1,193 @@
+//! One run: its body, and the watch beside it until it has ended and that is written down.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, error, info, warn};
+
+use super::job::{Overlap, Run};
+use super::{Cron, Job, db};
+use crate::lease::Fence;
+use crate::metrics;
+use crate::redlock::Held;
+
+const LEAVING: &str = "the replica stopped";
+const TIMED_OUT: &str = "it took longer than it may";
+const SUPERSEDED: &str = "a later slot came first";
+
+/// How soon a run hears that a later slot wants it cancelled.
+const HEARS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A slot that is ours to run.
+pub struct Won {
+    pub slot: DateTime<Utc>,
+    pub token: Fence,
+    pub attempt: i32,
+}
+
+/// How a run ended.
+enum End {
+    Done(anyhow::Result<()>),
+    /// The future was dropped or broke off after a cancellation, for this reason.
+    Stopped(&'static str),
+}
+
+/// A run under way.
+struct Watch {
+    cron: Cron,
+    job: Job,
+    won: Won,
+    held: Held,
+    stop: CancellationToken,
+}
+
+/// Runs the body and stays beside it until it has ended, then writes down how and gives the lock back.
+pub async fn supervise(cron: Cron, job: Job, won: Won, held: Held, stop: CancellationToken) {
+    let nudge = cron.nudge.clone();
+    let watch = Watch {
+        cron,
+        job,
+        won,
+        held,
+        stop,
+    };
+    watch.to_the_end().await;
+    watch.held.release().await;
+    // A slot may have waited for this.
+    nudge.notify_one();
+}
+
+impl Watch {
+    async fn to_the_end(&self) {
+        let name = self.job.name;
+        metrics::cron_run(name, "started");
+        let cancelled = CancellationToken::new();
+        // Whatever ends this replica's interest in the run also tells the body.
+        let _told = cancelled.clone().drop_guard();
+        let run = Run {
+            job: name,
+            slot: self.won.slot,
+            fence: self.won.token,
+            attempt: u32::try_from(self.won.attempt).unwrap_or(1),
+            cancelled: cancelled.clone(),
+            fence_key: self.job.fence_key(self.won.slot),
+        };
+        let mut body = AbortOnDropHandle::new(crate::task::spawn(self.job.start(run)));
+        let begun = Instant::now();
+        let end = match self.beside(&mut body, begun).await {
+            Ok(done) => done,
+            Err(reason) => {
+                cancelled.cancel();
+                match timeout(self.cron.grace, &mut body).await {
+                    // It saw the cancellation and ended as it saw fit.
+                    Ok(Ok(Ok(()))) => End::Done(Ok(())),
+                    Ok(Ok(Err(error))) if reason == TIMED_OUT => {
+                        End::Done(Err(error.context(TIMED_OUT)))
+                    }
+                    Ok(_) => End::Stopped(reason),
+                    Err(_) => {
+                        body.abort();
+                        End::Stopped(reason)
+                    }
+                }
+            }
+        };
+        self.record(end, begun.elapsed()).await;
+    }
+
+    /// Waits for the end of a body, or for a reason to end it.
+    async fn beside(
+        &self,
+        body: &mut AbortOnDropHandle<anyhow::Result<()>>,
+        begun: Instant,
+    ) -> Result<End, &'static str> {
+        let silence = self.cron.silence();
+        let pace = match self.job.overlap {
+            Overlap::CancelOther => HEARS_WITHIN.min(silence / 4),
+            Overlap::Skip | Overlap::QueueOne | Overlap::Allow => silence / 4,
+        };
+        let lost = self.held.lost();
+        let (mut heard, mut next) = (begun, begun + pace);
+        loop {
+            let asked = self.cron.stop_asked.notified();
+            tokio::select! {
+                done = &mut *body => return Ok(End::Done(match done {
+                    Ok(done) => done,
+                    Err(error) => Err(anyhow::Error::new(error).context("the job broke off")),
+                })),
+                () = self.stop.cancelled() => return Err(LEAVING),
+                () = lost.cancelled() => return Err("the lock was lost"),
+                () = sleep_until(begun + self.job.timeout) => return Err(TIMED_OUT),
+                () = asked => next = Instant::now(),
+                () = sleep_until(next) => {
+                    let start = Instant::now();
+                    next = start + pace;
+                    let said = timeout(silence / 4, db::keep_alive(&self.cron.db, self.job.name, self.won.slot, self.won.token));
+                    match said.await {
+                        Ok(Ok(Some(true))) => return Err(SUPERSEDED),
+                        Ok(Ok(Some(false))) => heard = start,
+                        Ok(Ok(None)) => return Err("another replica took the run over"),
+                        // Silent for too long we may be taken over, without knowing.
+                        Ok(Err(_)) | Err(_) if start > heard + silence * 3 / 4 => return Err("the database is away"),
+                        Ok(Err(_)) | Err(_) => next = Instant::now() + Duration::from_millis(200),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn record(&self, end: End, took: Duration) {
+        let (name, slot) = (self.job.name, self.won.slot);
+        // However many replicas are restarted one after the other, a run is handed on until it has ended.
+        let counts = !matches!(end, End::Stopped(LEAVING));
+        let (state, error) = match end {
+            End::Done(Ok(())) => ("succeeded", None),
+            End::Done(Err(error)) => ("failed", Some(format!("{error:#}"))),
+            End::Stopped(TIMED_OUT) => ("failed", Some(TIMED_OUT.to_owned())),
+            End::Stopped(SUPERSEDED) => ("cancelled", Some(SUPERSEDED.to_owned())),
+            End::Stopped(reason) => ("abandoned", Some(reason.to_owned())),
+        };
+        metrics::cron_run(name, state);
+        match &error {
+            None => debug!(job = name, %slot, ?took, "job {name} for {slot} succeeded"),
+            Some(why) if state == "failed" => {
+                error!(job = name, %slot, "job {name} for {slot} failed: {why}")
+            }
+            Some(why) => info!(job = name, %slot, "job {name} for {slot} was {state}: {why}"),
+        }
+        let ended = db::Ended {
+            state,
+            error: error.as_deref(),
+            counts,
+            pause_after: db::pause_after(&self.job),
+        };
+        for pause in [100, 400, 1600, 0] {
+            let finish = db::finish(&self.cron.db, name, slot, self.won.token, &ended);
+            match timeout(Duration::from_secs(2), finish).await {
+                Ok(Ok(recorded)) => return self.told(recorded, error.as_deref()),
+                Ok(Err(_)) | Err(_) => sleep(Duration::from_millis(pause)).await,
+            }
+        }
+        warn!(job = name, %slot, "could not write down that job {name} for {slot} {state}");
+    }
+
+    fn told(&self, recorded: db::Recorded, error: Option<&str>) {
+        let (name, slot) = (self.job.name, self.won.slot);
+        if !recorded.accepted {
+            metrics::fenced_write(&self.job.fence_key(slot));
+            warn!(job = name, %slot, "job {name} for {slot} ended after another replica had taken it over");
+        }
+        if recorded.paused {
+            metrics::cron_job_paused(name, true);
+            error!(
+                job = name,
+                "job {name} is paused: it failed {} times in a row, the last time with `{}`; `gateway cron resume {name}` lets it go on",
+                db::pause_after(&self.job),
+                error.unwrap_or_default(),
+            );
+        }
+    }
+}
