@@ -1,6 +1,11 @@
 //! Benchmarks: ours beside a peer or a limit, interleaved in one run, with medians, extremes and ratios.
 
+mod cron;
+mod load;
+mod locks;
+mod peers;
 mod port_leases;
+mod renewals;
 mod report;
 mod stores;
 
@@ -30,6 +35,39 @@ enum Bench {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=900))]
         leases: u32,
     },
+    /// A lease and a Redlock acquired and released per second, beside bare commands and Node's `redlock`.
+    Locks {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How many locks a turn takes.
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+        locks: u32,
+    },
+    /// What it costs to hold many leases: processor time of one core in per cent.
+    Renewals {
+        /// How many leases.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        leases: u32,
+        /// How long a lease lives; it is renewed at a third of that.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(3..=600))]
+        ttl_seconds: u32,
+        /// How many times a third of that is measured.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
+    /// What it costs to wait for many jobs that are not due: processor time of one core in per cent.
+    Cron {
+        /// How many jobs.
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        jobs: u32,
+        /// How long a round takes.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// How many rounds.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -47,6 +85,17 @@ fn main() -> anyhow::Result<ExitCode> {
     let figures = runtime.block_on(async {
         match arguments.bench {
             Bench::PortLeases { rounds, leases } => port_leases::run(rounds, leases).await,
+            Bench::Locks { rounds, locks } => locks::run(rounds, locks).await,
+            Bench::Renewals {
+                leases,
+                ttl_seconds,
+                rounds,
+            } => renewals::run(leases, ttl_seconds, rounds).await,
+            Bench::Cron {
+                jobs,
+                seconds,
+                rounds,
+            } => cron::run(jobs, seconds, rounds).await,
             Bench::Supervise { .. } => Ok(Vec::new()),
         }
     })?;

@@ -4,41 +4,50 @@ use std::io::Write;
 
 use serde_json::json;
 
-/// What one rival reached under one condition: a rate for each round, per second.
+/// What one rival reached under one condition: a value for each round.
 pub struct Figure {
     /// The condition, as `95 % leased, 8 allocators`.
     pub condition: String,
     /// Who was measured.
     pub rival: &'static str,
-    /// The rate of each round.
-    pub rates: Vec<f64>,
+    /// What was measured, as `/s`.
+    pub unit: &'static str,
+    /// The value of each round, at least one.
+    pub values: Vec<f64>,
 }
 
 impl Figure {
     fn median(&self) -> f64 {
-        let mut rates = self.rates.clone();
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
     }
 
     fn extremes(&self) -> (f64, f64) {
-        self.rates
+        self.values
             .iter()
-            .fold((f64::MAX, 0.0), |(least, most), rate| {
-                (least.min(*rate), most.max(*rate))
+            .fold((f64::MAX, 0.0), |(least, most), value| {
+                (least.min(*value), most.max(*value))
             })
     }
 }
 
-/// Prints figures; the ratio is to the first rival of the same condition.
+/// Prints figures; the ratio is to the first rival of the same condition and unit.
 pub fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
+    let ratio = |figure: &Figure| {
+        let first = figures
+            .iter()
+            .find(|other| other.condition == figure.condition && other.unit == figure.unit);
+        first.map_or(1.0, |first| figure.median() / first.median())
+    };
     if json {
         let rows: Vec<_> = figures
             .iter()
             .map(|figure| {
                 let (least, most) = figure.extremes();
-                json!({ "condition": figure.condition, "rival": figure.rival, "median": figure.median(), "min": least, "max": most, "rounds": figure.rates.len() })
+                json!({ "condition": figure.condition, "rival": figure.rival, "unit": figure.unit, "median": figure.median(),
+                    "min": least, "max": most, "ratio": ratio(figure), "rounds": figure.values.len() })
             })
             .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
@@ -46,22 +55,20 @@ pub fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "{:<28} {:<28} {:>10}  {:>17}  {:>6}",
-        "CONDITION", "RIVAL", "MEDIAN /s", "MIN–MAX", "RATIO"
+        "{:<28} {:<34} {:>16}  {:>17}  {:>6}",
+        "CONDITION", "RIVAL", "MEDIAN", "MIN–MAX", "RATIO"
     )?;
     for figure in figures {
-        let first = figures
-            .iter()
-            .find(|other| other.condition == figure.condition);
-        let ratio = first.map_or(1.0, |first| figure.median() / first.median());
         let (least, most) = figure.extremes();
-        let span = format!("{least:.0}–{most:.0}");
+        let digits = usize::from(figure.median() < 100.0) * 2;
+        let median = format!("{:.digits$} {}", figure.median(), figure.unit);
+        let span = format!("{least:.digits$}–{most:.digits$}");
         writeln!(
             out,
-            "{:<28} {:<28} {:>10.0}  {span:>17}  {ratio:>6.2}",
+            "{:<28} {:<34} {median:>16}  {span:>17}  {:>6.2}",
             figure.condition,
             figure.rival,
-            figure.median()
+            ratio(figure)
         )?;
     }
     Ok(())

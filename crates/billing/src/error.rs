@@ -64,12 +64,6 @@ pub enum Error {
     /// The notice of a payment is not signed as it must be.
     #[error("{0}")]
     BadSignature(&'static str),
-    /// Too many payments in a short time.
-    #[error("too many payments; try again later")]
-    TooManyPayments {
-        /// When the next one is allowed.
-        wait: std::time::Duration,
-    },
     /// PostgreSQL refused or did not answer.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -103,10 +97,6 @@ impl Error {
             Self::NotEnoughFrozen { .. } => Problem::invalid_field("amount", text()),
             Self::BadSignature(_) => {
                 Problem::new(StatusCode::UNAUTHORIZED, "BAD_SIGNATURE", text())
-            }
-            Self::TooManyPayments { wait } => {
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", text())
-                    .retry_after(*wait)
             }
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),

@@ -10,7 +10,7 @@
 //! | module | holds as long as | cost | without Redis | after Redis lost its data |
 //! | --- | --- | --- | --- | --- |
 //! | [`lease`] | one holder at a time; a late one's write to a fenced table is refused | one round trip to each store; renewals of a process go together, every third of the time to live | not acquired; held ones are reported lost in time | tokens go on above the highest the database knows |
-//! | [`port_pool`] | no port in two sets; three or none | one round trip, O(log n) | `Unreachable`; leased ones stay the database's | `IndexMissing`, then `rebuild` |
+//! | [`port_pool`] | no port in two sets; three or none; at rest for a stated reason between two | one round trip, O(log n) at any occupancy | `Unreachable`; leased ones stay the database's | `IndexMissing`, then `rebuild` while requests go on; what is leased meanwhile and taken already, the database refuses |
 //! | [`redlock`] | one holder, while a quorum of masters lives; a token from the database on demand | one round trip to all masters | `QuorumLost`, with each master's answer | may be held twice until the next renewal; the token tells the holders apart |
 //! | [`cron`] | a slot is begun once; taken over only from a holder that fell silent, whose guarded writes are refused from then on | a query per replica and five seconds for all idle jobs, two transactions per run | jobs wait and are caught up | the database alone keeps slots single |
 //! | [`registry`] | distinct slots, lowest first; joins, leaves and drains pushed, snapshots 250 ms old without pub/sub | one heartbeat and one read a second, four reads without pub/sub | the last snapshot stays | members return to their slots |
@@ -47,7 +47,7 @@ pub use cron::{CatchUp, Cron, CronError, Job, JobOverview, Jobs, Overlap, PastRu
 pub use idempotency::Claim;
 pub use invariants::{Check, Finding, Invariants};
 pub use lease::{Fence, FenceError, FencedTx, Guard, Lease, Leases};
-pub use port_pool::{PortError, PortKind, PortPool, PortRanges, PortSet};
+pub use port_pool::{PortError, PortKind, PortPool, PortRanges, PortSet, Recorded, RestReason};
 pub use rate_limit::{Decision, Limit, RateLimiter};
 pub use redlock::{Held, LockError, Redlock};
 pub use registry::{Announcement, Entry, Load, Membership, Pace, Registry, Snapshot};

@@ -45,6 +45,17 @@ pub fn ports_expired(count: u32) {
     metrics::counter!("port_leases_expired_total").increment(count.into());
 }
 
+/// Counts ports that were found unusable, by reason.
+pub fn port_quarantined(reason: &'static str) {
+    metrics::counter!("ports_quarantined_total", "reason" => reason).increment(1);
+}
+
+/// Counts indexes of ports that were built anew, and attempts that found it done.
+pub fn ports_rebuilt(built: bool) {
+    let result = if built { "built" } else { "found" };
+    metrics::counter!("port_index_rebuilds_total", "result" => result).increment(1);
+}
+
 /// Counts a run of a job by how it ended, and a run that began as `started`.
 pub fn cron_run(job: &str, state: &'static str) {
     metrics::counter!("cron_runs_total", "job" => job.to_owned(), "state" => state).increment(1);

@@ -29,6 +29,8 @@ pub struct Config {
     pub port_lease: Duration,
     /// `DEVICE_PORT_QUARANTINE_SECONDS`: how long a port rests after its last lease. Default 60.
     pub port_quarantine: Duration,
+    /// `DEVICE_PORT_FOREIGN_SECONDS`: how long a port rests on which another program was found. Default 600.
+    pub port_foreign: Duration,
     /// `DEVICE_OPERATION_LEASE_SECONDS`: how long a silent worker keeps its operation. Default 15.
     pub operation_lease: Duration,
     /// `DEVICE_OPERATION_ATTEMPTS`: how often an operation is tried before the device is in error. Default 5.
@@ -89,6 +91,7 @@ impl Config {
             ports,
             port_lease: env.seconds("DEVICE_PORT_LEASE_SECONDS", Duration::from_secs(120)),
             port_quarantine: env.seconds("DEVICE_PORT_QUARANTINE_SECONDS", Duration::from_secs(60)),
+            port_foreign: env.seconds("DEVICE_PORT_FOREIGN_SECONDS", Duration::from_secs(600)),
             operation_lease: env.seconds("DEVICE_OPERATION_LEASE_SECONDS", Duration::from_secs(15)),
             operation_attempts: env.within("DEVICE_OPERATION_ATTEMPTS", 5, (1, 100)),
             operations_at_once: env.within("DEVICE_OPERATIONS_AT_ONCE", 16, (1, 256)),
@@ -148,7 +151,7 @@ mod tests {
         assert!(env.finish().is_ok());
         assert_eq!(
             config.ports.layout(),
-            "1;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
+            "2;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
         );
     }
 

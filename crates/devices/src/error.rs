@@ -19,6 +19,12 @@ pub enum Error {
         /// The device asked for.
         device: DeviceId,
     },
+    /// There is no such node.
+    #[error("there is no node {node}")]
+    NoSuchNode {
+        /// The node asked for.
+        node: String,
+    },
     /// There is no such saga for this caller.
     #[error("there is no such saga for the caller")]
     NoSuchSaga,
@@ -34,11 +40,11 @@ pub enum Error {
         /// The device asked for.
         device: DeviceId,
     },
-    /// No ports could be leased.
-    #[error("could not lease ports")]
+    /// Ports could not be leased, or nothing could be said about them.
+    #[error("could not lease or list ports")]
     Ports(#[from] PortError),
     /// Sets of ports were found, and each was taken by somebody else.
-    #[error("could not find ports that are free in fact on node {node}, in {attempts} attempts")]
+    #[error("found no ports on node {node} that nobody else has, in {attempts} attempts")]
     PortsContended {
         /// The node.
         node: String,
@@ -63,6 +69,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = match &self {
             Self::NoSuchDevice { .. } => Problem::not_found("device"),
+            Self::NoSuchNode { .. } => Problem::not_found("node"),
             Self::NoSuchSaga => Problem::not_found("saga"),
             Self::Busy { .. } => Problem::conflict(
                 "DEVICE_BUSY",
@@ -83,7 +90,7 @@ impl IntoResponse for Error {
                 Problem::not_ready("no ports can be leased at the moment; try again")
             }
             Self::PortsContended { .. } => Problem::not_ready(
-                "no free ports were found: other programs occupy them; try again",
+                "no free ports were found: others have what was tried; try again",
             ),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),

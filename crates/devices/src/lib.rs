@@ -127,13 +127,9 @@ impl Devices {
             let count = counts.iter().find(|(name, _)| name == status.as_str());
             metrics::devices(status.as_str(), count.map_or(0, |(_, count)| *count));
         }
-        let ports = port::db::count(&mut conn, self.platform.clock.now()).await?;
-        for kind in [
-            coordination::PortKind::Adb,
-            coordination::PortKind::Webrtc,
-            coordination::PortKind::Scrcpy,
-        ] {
-            metrics::ports_allocated(kind, ports.held);
+        let held = port::db::count_held(&mut conn).await?;
+        for kind in coordination::PortKind::ALL {
+            metrics::ports_allocated(kind, held);
         }
         Ok(Tick::Idle)
     }

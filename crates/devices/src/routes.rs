@@ -36,4 +36,6 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(operation::reboot_device))
         .routes(routes!(port::api::find_device_ports))
         .routes(routes!(port::api::port_stats))
+        .routes(routes!(port::api::port_leases))
+        .routes(routes!(port::api::resting_ports))
 }

@@ -171,19 +171,20 @@ async fn an_order_is_placed_once_however_often_it_is_asked_for() -> anyhow::Resu
     }))
     .await;
 
-    let mut ids = std::collections::BTreeSet::new();
+    let (mut ids, mut first) = (std::collections::BTreeSet::new(), 0);
     for reply in replies {
         let reply = reply?;
-        assert!(
-            [201, 409].contains(&reply.status().as_u16()),
-            "{}",
-            reply.status()
-        );
         if reply.status() == 201 {
+            let replayed = reply.headers().get("idempotent-replayed");
+            assert!(replayed.is_none_or(|replayed| replayed == "true"));
+            first += usize::from(replayed.is_none());
             ids.insert(text(&reply.json().await?, "id"));
+        } else {
+            assert_eq!(reply.status(), 409);
+            assert!(reply.headers().contains_key("retry-after"));
         }
     }
-    assert_eq!(ids.len(), 1);
+    assert_eq!((ids.len(), first), (1, 1));
     let other = client
         .post(cluster.url(BILLING, "/orders"))
         .header("idempotency-key", "once")
@@ -198,5 +199,49 @@ async fn an_order_is_placed_once_however_often_it_is_asked_for() -> anyhow::Resu
     )
     .await?;
     assert_eq!(page.expect(200)["status"], "PENDING");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_first_request_is_at_work_others_are_told_to_come_again() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let addresses = all_instances(&cluster, "billing", 2).await;
+    let db = cluster.database().await?;
+    let client = testkit::fresh();
+    let post = async |address: &str, key: &str| {
+        let request = client.post(format!("http://{address}/orders"));
+        let request = request.header("idempotency-key", key);
+        let body = json!({ "userId": "buyer", "planId": "pro" });
+        request.json(&body).send().await
+    };
+    assert_eq!(post(&addresses[0], "before").await?.status(), 201);
+    // A request that has claimed its key and not committed, as one on a slow replica.
+    let mut slow = db.begin().await?;
+    let claim = "insert into coordination.idempotency_keys (scope, key, fingerprint, expires_at)
+        select scope, 'now', fingerprint, expires_at from coordination.idempotency_keys where key = 'before'";
+    sqlx::query(claim).execute(&mut *slow).await?;
+
+    for address in &addresses {
+        let refused = post(address, "now").await?;
+        assert_eq!(refused.status(), 409);
+        assert_eq!(refused.headers()["retry-after"], "1");
+    }
+    slow.rollback().await?;
+    let first = post(&addresses[0], "now").await?;
+    let again = post(&addresses[1], "now").await?;
+
+    assert_eq!(
+        (first.status().as_u16(), again.status().as_u16()),
+        (201, 201)
+    );
+    assert!(!first.headers().contains_key("idempotent-replayed"));
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+    let (first, again): (serde_json::Value, serde_json::Value) =
+        (first.json().await?, again.json().await?);
+    assert_eq!(first, again);
+    let orders: i64 = sqlx::query_scalar("select count(*) from billing.orders")
+        .fetch_one(&db)
+        .await?;
+    assert_eq!(orders, 2);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cluster_tests::{GATEWAY, PATIENCE, all_instances, call};
-use fred::interfaces::ClientLike as _;
+use fred::interfaces::{ClientLike as _, SortedSetsInterface as _};
 use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -98,8 +98,12 @@ async fn a_device_runs_and_answers_on_its_three_ports() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_gives_no_port_twice() -> anyhow::Result<()> {
-    let cluster = Cluster::start(3).await?;
+async fn a_redis_that_lost_everything_gives_no_port_twice_and_loses_none() -> anyhow::Result<()> {
+    let cluster = Cluster::builder(3)
+        .env("DEVICE_PORT_LEASE_SECONDS", 3)
+        .env("DEVICE_PORT_QUARANTINE_SECONDS", 0.1)
+        .start()
+        .await?;
     let addresses = all_instances(&cluster, "devices", 3).await;
     let redis = cluster.redis().await?;
 
@@ -119,6 +123,31 @@ async fn a_redis_that_lost_everything_gives_no_port_twice() -> anyhow::Result<()
 
     assert_distinct(&devices);
     assert_eq!(count_devices(&cluster).await?, 60);
+    // What was leased in vain comes back, so that in the end Redis and the database agree on every port.
+    for (kind, device_port) in ["adb", "webrtc", "scrcpy"].into_iter().zip(KINDS) {
+        let what = format!("every {kind} port is free but those of devices");
+        eventually(PATIENCE, &what, async || {
+            let free: Vec<u64> = redis
+                .zrange(
+                    format!("cloudphone:port:{{local}}:free:{kind}"),
+                    0,
+                    -1,
+                    None,
+                    false,
+                    None,
+                    false,
+                )
+                .await?;
+            let held = devices
+                .iter()
+                .filter_map(|device| device[device_port].as_u64());
+            let held: BTreeSet<u64> = held.collect();
+            anyhow::ensure!(free.len() == 940, "{} are free", free.len());
+            anyhow::ensure!(free.iter().all(|port| !held.contains(port)), "one is held");
+            Ok(())
+        })
+        .await;
+    }
     Ok(())
 }
 

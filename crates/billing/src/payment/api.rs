@@ -84,21 +84,8 @@ async fn limit(state: &Billing, user: &CurrentUser) -> Result<()> {
     if !state.platform.settings.rate_limits {
         return Ok(());
     }
-    let limit = Limit::per(10, Duration::from_secs(300));
-    let decision = state
-        .limiter
-        .check(&format!("payments:{}", user.id), limit)
-        .await;
-    match decision {
-        Ok(decision) if !decision.allowed => Err(Error::TooManyPayments {
-            wait: decision.retry_after,
-        }),
-        Ok(_) => Ok(()),
-        Err(error) => {
-            tracing::warn!("{}", platform::problem::causes(&error));
-            Ok(())
-        }
-    }
+    let payments = Limit::per(10, Duration::from_secs(300)).tier("payments");
+    Ok(platform::http::limit(&state.limiter, user.id.as_str(), payments).await?)
 }
 
 /// Lists the caller's payments, or everybody's to an admin.

@@ -256,5 +256,10 @@ async fn where_rates_are_limited_the_eleventh_payment_waits(db: PgPool) {
         )
         .await;
     assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(refused.headers["ratelimit-remaining"], "0");
+    assert_eq!(
+        refused.headers["ratelimit-policy"],
+        "\"payments\";q=10;w=300"
+    );
     refused.refused(429, "RATE_LIMITED");
 }

@@ -2,6 +2,8 @@
 -- Answers {'leased', adb, webrtc, scrcpy}, {'missing'} or {'exhausted', kind, leased, resting}.
 if not built() then return {'missing'} end
 local owner, ttl = ARGV[3], tonumber(ARGV[4])
+-- Whatever is due comes back in the order in which it fell due. One of each kind is enough for this lease; more, so that
+-- the lowest number is found and that ports come back faster than they are leased.
 wake(128)
 
 local mine = redis.call('HGET', base .. 'sets', owner)
@@ -9,11 +11,20 @@ if mine then -- The same owner again: it keeps what it has.
   local ports = ports_of(mine)
   local whole = true
   for i, kind in ipairs(kinds) do
-    local holder = redis.call('HGET', base .. 'holders', kind .. ':' .. ports[i])
-    if holder ~= owner then whole = false end
+    local holder = redis.call('GET', lease_key(kind, ports[i]))
+    if holder and holder ~= owner then whole = false end
+  end
+  for i, kind in ipairs(kinds) do
+    local key = lease_key(kind, ports[i])
+    if whole then
+      redis.call('SET', key, owner, 'PX', ttl)
+    elseif (redis.call('GET', key) or owner) == owner then
+      redis.call('DEL', key)
+      give_back(kind, ports[i], 0)
+    end
   end
   if whole then
-    for i, kind in ipairs(kinds) do hold(kind, ports[i], owner, ttl) end
+    redis.call('ZADD', base .. 'ends', now + ttl, owner)
     return {'leased', ports[1], ports[2], ports[3]}
   end
 end
@@ -21,19 +32,23 @@ end
 local found = {}
 for i, kind in ipairs(kinds) do
   while not found[i] do
-    local port = redis.call('ZRANGE', base .. 'free:' .. kind, 0, 0)[1]
+    local port = redis.call('ZPOPMIN', base .. 'free:' .. kind)[1]
     if not port then
-      return {'exhausted', kind, redis.call('ZCARD', base .. 'leased:' .. kind),
-        redis.call('ZCARD', base .. 'resting:' .. kind)}
+      for j = 1, i - 1 do
+        redis.call('DEL', lease_key(kinds[j], found[j]))
+        give_back(kinds[j], found[j], 0)
+      end
+      if mine then redis.call('HDEL', base .. 'sets', owner) redis.call('ZREM', base .. 'ends', owner) end
+      return {'exhausted', kind, redis.call('HLEN', base .. 'sets'), redis.call('ZCARD', base .. 'resting:' .. kind)}
     end
-    local ms = redis.call('PTTL', lease_key(kind, port))
-    if ms == -2 then
+    local key = lease_key(kind, port)
+    if redis.call('SET', key, owner, 'PX', ttl, 'NX') then
       found[i] = port
     else -- Leased behind the index's back: the lease is right, the index wrong.
-      hold(kind, port, redis.call('GET', lease_key(kind, port)), math.max(ms, 1000))
+      rest(kind, port, math.max(redis.call('PTTL', key), 1000), 'leased')
     end
   end
 end
-for i, kind in ipairs(kinds) do hold(kind, found[i], owner, ttl) end
-redis.call('HSET', base .. 'sets', owner, table.concat(found, ','))
+redis.call('HSET', base .. 'sets', owner, table.concat(found, ',') .. ',' .. now)
+redis.call('ZADD', base .. 'ends', now + ttl, owner)
 return {'leased', found[1], found[2], found[3]}

@@ -2,23 +2,37 @@
 //! back a moment ago.
 //!
 //! The lease is `port:{node}:adb:5555` with its owner as value and a time to live. Beside it an index of free, leased and
-//! resting ports makes every request O(log n). What the index forgot, or Redis as a whole, is built anew from the
-//! database ([`PortPool::rebuild`]); the unique constraints there refuse the double port that could come of a race.
+//! resting ports makes every request O(log n), whatever the occupancy. Every node has a space of its own; an owner has one
+//! set on each node at most, and gets the same one again for as long as it holds it.
+//!
+//! A port that comes back rests before it is leased again, and says why: returned, expired, or a foreign process was found
+//! on it by [`probe`]. At each lease and each sweep, ports whose rest is over come back in the order in which it was
+//! over, a bounded number at a time and always more than one lease takes: none waits for ever, and a lease never fails
+//! while a port is due. When more than that many are due at once, the lowest of those that came back is leased.
+//!
+//! What the index forgot, or Redis as a whole, is built anew from the database ([`PortPool::rebuild`]) while requests go
+//! on: whoever comes first builds, the others find it done. A set that was leased just before the loss and is not in the
+//! database yet may then be leased once more; the unique constraints there refuse the second one.
 
+mod inspect;
 mod ports;
+mod probe;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fred::clients::Pool;
 use fred::types::scripts::Script;
 use fred::types::{FromValue, Value};
-use serde::Serialize;
 
 use crate::script::{self, Call, Replication};
 use crate::{Keys, StoreError, metrics};
 
+pub use inspect::{
+    HeldSet, KindUsage, Recorded, RecordedRest, RestReason, RestingPort, Sweep, Usage,
+};
 pub use ports::{PortKind, PortRanges, PortSet};
+pub use probe::probe;
 
 macro_rules! port_script {
     ($file:literal) => {
@@ -33,11 +47,10 @@ static QUARANTINE: LazyLock<Script> = port_script!("quarantine.lua");
 static SWEEP: LazyLock<Script> = port_script!("sweep.lua");
 static REBUILD: LazyLock<Script> = port_script!("rebuild.lua");
 static USAGE: LazyLock<Script> = port_script!("usage.lua");
+static LEASES: LazyLock<Script> = port_script!("leases.lua");
+static RESTING: LazyLock<Script> = port_script!("resting.lua");
 
-/// How long a set lives that a rebuild gave back to its owner: ample time for the owner to renew it.
-const REBUILT_TTL: Duration = Duration::from_secs(60);
-
-/// Most ports of a kind that one sweep looks at.
+/// Most sets, and most resting ports of a kind, that one sweep looks at.
 const SWEEP_LIMIT: u32 = 256;
 
 /// Why no ports were leased, or nothing could be said about them.
@@ -68,57 +81,24 @@ pub enum PortError {
     Store(#[from] StoreError),
 }
 
-/// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
-    /// Ports taken back because nobody renewed them.
-    pub expired: u32,
-    /// Ports whose rest was over.
-    pub woken: u32,
-    /// Whether a further sweep would find more.
-    pub more: bool,
-}
-
-/// How the ports of one kind are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct KindUsage {
-    /// How many there are.
-    pub total: u32,
-    /// Leased ones.
-    pub used: u32,
-    /// Free ones.
-    pub free: u32,
-    /// Ones that rest after their last lease.
-    pub resting: u32,
-}
-
-/// How the ports of a node are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Usage {
-    /// Debug bridge.
-    pub adb: KindUsage,
-    /// Video in the browser.
-    pub webrtc: KindUsage,
-    /// Video in the scrcpy client.
-    pub scrcpy: KindUsage,
-}
-
 /// Leases the ports of all nodes.
 #[derive(Clone, Debug)]
 pub struct PortPool {
     redis: Pool,
     keys: Keys,
     ranges: PortRanges,
+    layout: Arc<str>,
     quarantine: Duration,
     replication: Replication,
 }
 
 impl PortPool {
-    /// Gives out ports of these ranges; one that comes back rests for `quarantine`.
+    /// Gives out ports of these ranges; one that comes back rests for `quarantine`, or not at all where that is zero.
     pub fn new(redis: Pool, keys: Keys, ranges: PortRanges, quarantine: Duration) -> Self {
         Self {
             redis,
             keys,
+            layout: ranges.layout().into(),
             ranges,
             quarantine,
             replication: Replication::NONE,
@@ -214,17 +194,52 @@ impl PortPool {
         owner: &str,
         ports: PortSet,
     ) -> Result<bool, PortError> {
-        let mut arguments = vec![owner.to_owned(), script::milliseconds(self.quarantine)];
-        arguments.extend(ports.arguments());
+        let mut arguments = vec![owner.to_owned()];
+        for port in ports.arguments() {
+            let reason = RestReason::Returned.to_string();
+            arguments.extend([port, milliseconds(self.quarantine), reason]);
+        }
         let released: i64 = self.run(&RELEASE, node, arguments, "release ports").await?;
         Ok(released > 0)
     }
 
-    /// Sends ports to rest that nobody leases, such as those a foreign process listens on; says how many of the three
-    /// rest now. Leased ones are left alone: their owner releases them, which makes them rest too.
-    pub async fn quarantine(&self, node: &str, ports: PortSet) -> Result<u32, PortError> {
-        let mut arguments = vec![script::milliseconds(self.quarantine)];
-        arguments.extend(ports.arguments());
+    /// Gives a set back that the owner leased and did not use because of what [`probe`] found: those ports rest for as
+    /// long as `rest` says, the others are free at once.
+    pub async fn reject(
+        &self,
+        node: &str,
+        owner: &str,
+        ports: PortSet,
+        taken: &[(PortKind, RestReason)],
+        rest: Duration,
+    ) -> Result<(), PortError> {
+        let mut arguments = vec![owner.to_owned()];
+        for kind in PortKind::ALL {
+            let found = taken.iter().find(|(other, _)| *other == kind);
+            let (rest, reason) = found.map_or((Duration::ZERO, RestReason::Returned), |found| {
+                metrics::port_quarantined(found.1.as_str());
+                (rest, found.1)
+            });
+            let port = ports.of(kind).to_string();
+            arguments.extend([port, milliseconds(rest), reason.to_string()]);
+        }
+        let _: i64 = self.run(&RELEASE, node, arguments, "reject ports").await?;
+        Ok(())
+    }
+
+    /// Sends ports to rest that nobody leases, whatever the reason; says how many of them rest now. Leased ones are left
+    /// alone: their owner releases them, which makes them rest too.
+    pub async fn quarantine(
+        &self,
+        node: &str,
+        ports: &[(PortKind, u16)],
+        reason: RestReason,
+        rest: Duration,
+    ) -> Result<u32, PortError> {
+        let mut arguments = vec![milliseconds(rest), reason.to_string()];
+        for (kind, port) in ports {
+            arguments.extend([kind.to_string(), port.to_string()]);
+        }
         let count: i64 = self
             .run(&QUARANTINE, node, arguments, "quarantine ports")
             .await?;
@@ -233,43 +248,70 @@ impl PortPool {
 
     /// Takes back, through the quarantine, ports that nobody renewed; bounded, so call it again while `more` is set.
     pub async fn sweep(&self, node: &str) -> Result<Sweep, PortError> {
-        let arguments = vec![
-            script::milliseconds(self.quarantine),
-            SWEEP_LIMIT.to_string(),
-        ];
+        let arguments = vec![milliseconds(self.quarantine), SWEEP_LIMIT.to_string()];
         let answer: Vec<i64> = self
             .run(&SWEEP, node, arguments, "sweep expired ports")
             .await?;
-        let [expired, woken, more] = answer[..] else {
+        let [expired, woken, more, lost] = answer[..] else {
             return Err(missing(node));
         };
         let sweep = Sweep {
             expired: count(expired),
             woken: count(woken),
             more: more == 1,
+            lost: count(lost),
         };
         metrics::ports_expired(sweep.expired);
         Ok(sweep)
     }
 
     /// Builds the index of a node from what the database knows, where it is missing; says whether it was. Leases that
-    /// are in Redis stay. Safe to call from everywhere at once. One script over all ports of the node: some milliseconds.
+    /// are in Redis stay, save that the database decides whose a port is; those it adds live for `ttl`. Safe to call from
+    /// everywhere at once. One script over all ports of the node: some milliseconds.
     pub async fn rebuild(
         &self,
         node: &str,
-        held: &[(String, PortSet)],
-        resting: &[PortSet],
+        recorded: &Recorded,
+        ttl: Duration,
+    ) -> Result<bool, PortError> {
+        self.build(node, recorded, ttl, false).await
+    }
+
+    /// Like [`PortPool::rebuild`], although there is an index, because it contradicts the database. At no moment is there
+    /// none, so requests go on beside it.
+    pub async fn reconcile(
+        &self,
+        node: &str,
+        recorded: &Recorded,
+        ttl: Duration,
+    ) -> Result<(), PortError> {
+        self.build(node, recorded, ttl, true).await?;
+        Ok(())
+    }
+
+    async fn build(
+        &self,
+        node: &str,
+        recorded: &Recorded,
+        ttl: Duration,
+        anew: bool,
     ) -> Result<bool, PortError> {
         let mut arguments = vec![
-            script::milliseconds(REBUILT_TTL),
-            script::milliseconds(self.quarantine),
-            held.len().to_string(),
+            u8::from(anew).to_string(),
+            script::milliseconds(ttl),
+            milliseconds(self.quarantine),
+            recorded.held.len().to_string(),
         ];
-        arguments.extend(held.iter().flat_map(flatten));
-        arguments.extend(resting.iter().flat_map(|ports| ports.arguments()));
+        arguments.extend(recorded.held.iter().flat_map(flatten));
+        for rest in &recorded.resting {
+            arguments.extend([rest.kind.to_string(), rest.port.to_string()]);
+            arguments.extend([milliseconds(rest.left), rest.reason.to_string()]);
+            arguments.push(milliseconds(rest.rested));
+        }
         let built: i64 = self
             .run(&REBUILD, node, arguments, "rebuild the port index")
             .await?;
+        metrics::ports_rebuilt(built == 1);
         Ok(built == 1)
     }
 
@@ -292,6 +334,19 @@ impl PortPool {
         })
     }
 
+    /// Lists who holds what, since when and until when, lowest port first. For operators: its cost grows with the sets.
+    pub async fn leases(&self, node: &str) -> Result<Vec<HeldSet>, PortError> {
+        let answer: Vec<String> = self.run(&LEASES, node, Vec::new(), "list ports").await?;
+        inspect::held_sets(&answer).ok_or_else(|| missing(node))
+    }
+
+    /// Lists what rests, why, and until when. For operators: its cost grows with the ports.
+    pub async fn resting(&self, node: &str) -> Result<Vec<RestingPort>, PortError> {
+        let tried = "list resting ports";
+        let answer: Vec<String> = self.run(&RESTING, node, Vec::new(), tried).await?;
+        inspect::resting_ports(&answer).ok_or_else(|| missing(node))
+    }
+
     async fn run<R: FromValue>(
         &self,
         script: &Script,
@@ -299,7 +354,7 @@ impl PortPool {
         arguments: Vec<String>,
         tried: &'static str,
     ) -> Result<R, StoreError> {
-        let mut all = vec![self.keys.ports(node), self.ranges.layout()];
+        let mut all = vec![self.keys.ports(node), self.layout.to_string()];
         all.extend(arguments);
         let answer: Value =
             script::run(&self.redis, script, self.keys.port_index(node), all, tried).await?;
@@ -317,7 +372,7 @@ impl PortPool {
         if self.replication == Replication::NONE {
             return self.run(script, node, arguments, tried).await;
         }
-        let mut all = vec![self.keys.ports(node), self.ranges.layout()];
+        let mut all = vec![self.keys.ports(node), self.layout.to_string()];
         all.extend(arguments);
         let call = Call {
             keys: vec![self.keys.port_index(node)],
@@ -343,6 +398,11 @@ fn missing(node: &str) -> PortError {
 
 fn count(number: i64) -> u32 {
     u32::try_from(number).unwrap_or_default()
+}
+
+/// Milliseconds for a script; none where there is to be no rest.
+fn milliseconds(rest: Duration) -> String {
+    rest.as_millis().to_string()
 }
 
 fn also_resting(resting: u32) -> String {

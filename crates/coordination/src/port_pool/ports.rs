@@ -18,6 +18,9 @@ pub enum PortKind {
 }
 
 impl PortKind {
+    /// Every kind, in the order of a set.
+    pub const ALL: [Self; 3] = [Self::Adb, Self::Webrtc, Self::Scrcpy];
+
     /// The name in keys and texts.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -29,9 +32,7 @@ impl PortKind {
 
     /// The reverse of [`PortKind::as_str`].
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Adb, Self::Webrtc, Self::Scrcpy]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -53,6 +54,15 @@ pub struct PortSet {
 }
 
 impl PortSet {
+    /// The port of a kind.
+    pub fn of(self, kind: PortKind) -> u16 {
+        match kind {
+            PortKind::Adb => self.adb,
+            PortKind::Webrtc => self.webrtc,
+            PortKind::Scrcpy => self.scrcpy,
+        }
+    }
+
     /// As arguments of a script, in the order of its kinds.
     pub fn arguments(self) -> [String; 3] {
         [
@@ -99,12 +109,12 @@ impl PortRanges {
         u32::try_from(self.of(kind).len()).unwrap_or(u32::MAX)
     }
 
-    /// The ranges as one text: an index built for another text is built anew.
+    /// The ranges as one text, after the version of the index: one built for another text is built anew.
     pub fn layout(&self) -> String {
         let one =
             |kind: PortKind| format!("{kind}={}-{}", self.of(kind).start(), self.of(kind).end());
         format!(
-            "1;{};{};{}",
+            "2;{};{};{}",
             one(PortKind::Adb),
             one(PortKind::Webrtc),
             one(PortKind::Scrcpy)

@@ -1,54 +1,98 @@
--- Builds the index anew where it is missing or was built for other ranges. ARGV[3]: ms to live, ARGV[4]: ms of rest,
--- ARGV[5]: how many sets are held, then owner, adb, webrtc, scrcpy of each, then adb, webrtc, scrcpy of resting ones.
+-- Builds the index from the database and from the leases that are alive. ARGV[3]: 1 to do so although there is one,
+-- ARGV[4]: ms to live, ARGV[5]: ms of rest for leases that ran out, ARGV[6]: how many sets the database holds, then owner,
+-- adb, webrtc, scrcpy of each, then kind, port, ms of rest left, reason and ms rested so far of each port at rest.
 -- Answers 1, or 0 when the index is there already.
-if built() then return 0 end
-local ttl, resting_ms, count = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-redis.call('DEL', base .. 'sets', base .. 'holders')
-local owners = {}
-for _, kind in ipairs(kinds) do
-  redis.call('DEL', base .. 'free:' .. kind, base .. 'leased:' .. kind)
+if built() and ARGV[3] ~= '1' then return 0 end
+local ttl, quarantine, count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+
+-- What was known before: since when, and leases that ran out and were not swept.
+local since, known, unswept = {}, {}, {}
+local before = redis.call('HGETALL', base .. 'sets')
+for at = 1, #before, 2 do
+  local ports, start = ports_of(before[at + 1])
+  since[before[at]], known[before[at]] = start, ports
+  for i, kind in ipairs(kinds) do
+    if ports[i] then unswept[kind .. ':' .. ports[i]] = true end
+  end
+end
+redis.call('DEL', base .. 'sets', base .. 'ends')
+local function keep(owner, ports, left)
+  redis.call('HSET', base .. 'sets', owner, table.concat(ports, ',') .. ',' .. (since[owner] or now))
+  redis.call('ZADD', base .. 'ends', now + left, owner)
+end
+
+-- What the database says is so, whoever else leased it: nobody else can be given it there.
+local held, owned = {}, {}
+local at = 7
+for _ = 1, count do
+  local owner, ports = ARGV[at], {ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]}
+  local left = ttl
+  for i, kind in ipairs(kinds) do
+    local key = lease_key(kind, ports[i])
+    if redis.call('GET', key) == owner then left = math.max(left, redis.call('PTTL', key)) end
+    held[kind .. ':' .. ports[i]] = true
+  end
+  for i, kind in ipairs(kinds) do redis.call('SET', lease_key(kind, ports[i]), owner, 'PX', left) end
+  keep(owner, ports, left)
+  owned[owner] = true
+  at = at + 4
+end
+
+local living = {}
+for i, kind in ipairs(kinds) do
+  redis.call('DEL', base .. 'free:' .. kind)
   for _, port in ipairs(redis.call('ZRANGE', base .. 'resting:' .. kind, 0, -1)) do
-    if not inside(kind, port) then redis.call('ZREM', base .. 'resting:' .. kind, port) end
+    if held[kind .. ':' .. port] or not inside(kind, port) then
+      redis.call('ZREM', base .. 'resting:' .. kind, port)
+      redis.call('HDEL', base .. 'rests', kind .. ':' .. port)
+    end
   end
   local low, high = range_of(kind)
   for number = low, high do
     local port = string.format('%d', number)
-    local ms = redis.call('PTTL', lease_key(kind, port))
-    if ms > 0 then -- A lease outlived the index: it stays.
+    local name = kind .. ':' .. port
+    if not held[name] then
       local owner = redis.call('GET', lease_key(kind, port))
-      hold(kind, port, owner, ms)
-      owners[owner] = owners[owner] or {}
-      owners[owner][kind] = port
-    elseif not redis.call('ZSCORE', base .. 'resting:' .. kind, port) then
-      redis.call('ZADD', base .. 'free:' .. kind, number, port)
+      if owner then -- A lease outlived the index: it stays.
+        living[owner] = living[owner] or {{}, {}, {}}
+        table.insert(living[owner][i], port)
+      elseif not redis.call('ZSCORE', base .. 'resting:' .. kind, port) then
+        give_back(kind, port, unswept[name] and quarantine or 0, 'expired')
+      end
     end
   end
 end
-for owner, set in pairs(owners) do
-  if set.adb and set.webrtc and set.scrcpy then
-    redis.call('HSET', base .. 'sets', owner, set.adb .. ',' .. set.webrtc .. ',' .. set.scrcpy)
+for owner, leased in pairs(living) do
+  -- The set that the index knew, if it is all there; else the only one there can be.
+  local ports = known[owner] or {leased[1][1], leased[2][1], leased[3][1]}
+  local whole = not owned[owner]
+  for i, kind in ipairs(kinds) do
+    local alive = ports[i] and not held[kind .. ':' .. ports[i]] and redis.call('GET', lease_key(kind, ports[i])) == owner
+    if not alive or (not known[owner] and #leased[i] > 1) then whole = false end
   end
+  local longest = 1
+  for i, kind in ipairs(kinds) do
+    for _, port in ipairs(leased[i]) do
+      local left = math.max(redis.call('PTTL', lease_key(kind, port)), 1)
+      redis.call('ZREM', base .. 'resting:' .. kind, port)
+      redis.call('HDEL', base .. 'rests', kind .. ':' .. port)
+      if whole and port == ports[i] then
+        longest = math.max(longest, left)
+      else -- A part of a set is none: it rests until its owner gives it back or its lease has ended.
+        rest(kind, port, left, 'leased')
+      end
+    end
+  end
+  if whole then keep(owner, ports, longest) end
 end
 
-local at = 6
-for _ = 1, count do
-  local owner = ARGV[at]
-  for i, kind in ipairs(kinds) do
-    local port = ARGV[at + i]
-    local holder = redis.call('GET', lease_key(kind, port))
-    if not holder or holder == owner then
-      hold(kind, port, owner, math.max(ttl, redis.call('PTTL', lease_key(kind, port))))
-    end
-  end
-  redis.call('HSET', base .. 'sets', owner, ARGV[at + 1] .. ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3])
-  at = at + 4
-end
 while ARGV[at] do
-  for i, kind in ipairs(kinds) do
-    local port = ARGV[at + i - 1]
-    if redis.call('EXISTS', lease_key(kind, port)) == 0 then rest(kind, port, resting_ms) end
+  local kind, port, left, reason, rested = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+  if inside(kind, port) and redis.call('EXISTS', lease_key(kind, port)) == 0 then
+    rest(kind, port, left, reason)
+    redis.call('HSET', base .. 'rests', kind .. ':' .. port, reason .. ',' .. (now - rested))
   end
-  at = at + 3
+  at = at + 5
 end
 redis.call('SET', KEYS[1], layout)
 return 1

@@ -2,20 +2,27 @@
 -- Answers one 1 or 0 for each set, or {-1} when there is no index.
 if not built() then return {-1} end
 local ttl = tonumber(ARGV[3])
-local answers = {}
+local answers, ends = {}, {}
 for at = 4, #ARGV, 4 do
-  local owner, held = ARGV[at], true
-  for i, kind in ipairs(kinds) do
-    local port = ARGV[at + i]
-    local holder = redis.call('GET', lease_key(kind, port))
+  local owner, held, keys = ARGV[at], true, {}
+  for i, kind in ipairs(kinds) do keys[i] = lease_key(kind, ARGV[at + i]) end
+  local holders = redis.call('MGET', unpack(keys))
+  local set = redis.call('HGET', base .. 'sets', owner)
+  local ports = set and ports_of(set) or {}
+  for i = 1, 3 do
     -- A lease that ran out but was not swept is still nobody else's.
-    if not holder then holder = redis.call('HGET', base .. 'holders', kind .. ':' .. port) end
-    if holder ~= owner then held = false end
+    if (holders[i] or owner) ~= owner or ports[i] ~= ARGV[at + i] then held = false end
   end
   if held then
-    for i, kind in ipairs(kinds) do hold(kind, ARGV[at + i], owner, ttl) end
-    redis.call('HSET', base .. 'sets', owner, ARGV[at + 1] .. ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3])
+    for i = 1, 3 do
+      if holders[i] then redis.call('PEXPIRE', keys[i], ttl) else redis.call('SET', keys[i], owner, 'PX', ttl) end
+    end
+    ends[#ends + 1] = now + ttl
+    ends[#ends + 1] = owner
   end
   answers[#answers + 1] = held and 1 or 0
+end
+for at = 1, #ends, 1000 do
+  redis.call('ZADD', base .. 'ends', unpack(ends, at, math.min(at + 999, #ends)))
 end
 return answers

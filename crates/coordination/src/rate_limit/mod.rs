@@ -1,5 +1,10 @@
-//! Rate limits that hold over all replicas together: the generic cell rate algorithm, one Redis key a subject, on the
-//! clock of Redis. Without Redis `check` answers `Unreachable`; whether that lets a request pass is the caller's policy.
+//! Rate limits that hold over all replicas together: the generic cell rate algorithm, one Redis key for each tier and
+//! subject, on the clock of Redis. Without Redis `check` answers `Unreachable`; whether that lets a request pass is the
+//! caller's policy.
+//!
+//! A [`Decision`] knows its HTTP header fields, in two tongues: `RateLimit-Limit`, `RateLimit-Remaining` and
+//! `RateLimit-Reset`, which client libraries read today, and `RateLimit-Policy` and `RateLimit` of the IETF's draft, which
+//! can name several tiers at once. Their names do not collide, so an answer carries both.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -14,6 +19,7 @@ static CHECK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!(
 /// How many requests may come at once, and at which rate they are allowed again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
+    tier: &'static str,
     burst: u32,
     step: Duration,
 }
@@ -33,10 +39,16 @@ impl Limit {
     pub fn per(count: u32, period: Duration) -> Self {
         let count = count.max(1);
         Self {
+            tier: "default",
             burst: count,
             // Whole microseconds keep the arithmetic of the script exact.
             step: Duration::from_micros((period.as_micros() as u64 / u64::from(count)).max(1)),
         }
+    }
+
+    /// Names the limit, in letters, digits and `-`: a subject has a count of its own in each tier.
+    pub fn tier(self, tier: &'static str) -> Self {
+        Self { tier, ..self }
     }
 
     /// Changes how many may come at once, and leaves the rate.
@@ -59,9 +71,33 @@ pub struct Decision {
     pub remaining: u32,
     /// How long until the full burst is available again.
     pub reset: Duration,
-    /// The burst, for the headers of an answer.
+    /// How many may come at once.
     pub limit: u32,
+    /// In what time so many are allowed again.
+    pub window: Duration,
+    /// The name of the limit.
+    pub tier: &'static str,
 }
+
+impl Decision {
+    /// The header fields that tell a client where it stands. Times are whole seconds, rounded up.
+    pub fn headers(&self) -> [(&'static str, String); 5] {
+        let (tier, limit, remaining) = (self.tier, self.limit, self.remaining);
+        let (reset, window) = (seconds(self.reset), seconds(self.window).max(1));
+        [
+            ("ratelimit-limit", limit.to_string()),
+            ("ratelimit-remaining", remaining.to_string()),
+            ("ratelimit-reset", reset.to_string()),
+            (POLICY_HEADER, format!("\"{tier}\";q={limit};w={window}")),
+            (STATE_HEADER, format!("\"{tier}\";r={remaining};t={reset}")),
+        ]
+    }
+}
+
+/// The field of the draft that lists limits; one field may stand beside another.
+pub const POLICY_HEADER: &str = "ratelimit-policy";
+/// The field of the draft that says where a client stands; one field may stand beside another.
+pub const STATE_HEADER: &str = "ratelimit";
 
 /// Counts requests of all replicas together.
 #[derive(Clone, Debug)]
@@ -76,8 +112,8 @@ impl RateLimiter {
         Self { redis, keys }
     }
 
-    /// Asks for one request of a subject such as `login:203.0.113.7`. One round trip.
-    pub async fn check(&self, key: &str, limit: Limit) -> Result<Decision, StoreError> {
+    /// Asks for one request of a subject such as `203.0.113.7` in the limit's tier. One round trip.
+    pub async fn check(&self, subject: &str, limit: Limit) -> Result<Decision, StoreError> {
         let arguments = vec![
             limit.burst.to_string(),
             limit.step.as_micros().to_string(),
@@ -86,7 +122,7 @@ impl RateLimiter {
         let (allowed, wait, remaining, reset): (i64, i64, i64, i64) = script::run(
             &self.redis,
             &CHECK,
-            self.keys.rate(key),
+            self.keys.rate(&format!("{}:{subject}", limit.tier)),
             arguments,
             "check a rate limit",
         )
@@ -97,12 +133,18 @@ impl RateLimiter {
             remaining: u32::try_from(remaining.max(0)).unwrap_or(u32::MAX),
             reset: microseconds(reset),
             limit: limit.burst,
+            window: limit.step * limit.burst,
+            tier: limit.tier,
         })
     }
 }
 
 fn microseconds(count: i64) -> Duration {
     Duration::from_micros(count.max(0).unsigned_abs())
+}
+
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 #[cfg(test)]
@@ -116,5 +158,35 @@ mod tests {
         assert_eq!((limit.burst, limit.step), (200, Duration::from_millis(10)));
         assert_eq!(Limit::per_minute(5).step, Duration::from_secs(12));
         assert_eq!(Limit::per_minute(0), Limit::per_minute(1));
+    }
+
+    #[test]
+    fn an_answer_tells_its_limit_in_both_tongues() {
+        let decision = Decision {
+            allowed: true,
+            retry_after: Duration::ZERO,
+            remaining: 3,
+            reset: Duration::from_millis(23_001),
+            limit: 5,
+            window: Duration::from_secs(60),
+            tier: "login",
+        };
+
+        let fields = decision.headers();
+
+        let lines: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "ratelimit-limit: 5",
+                "ratelimit-remaining: 3",
+                "ratelimit-reset: 24",
+                "ratelimit-policy: \"login\";q=5;w=60",
+                "ratelimit: \"login\";r=3;t=24",
+            ]
+        );
     }
 }

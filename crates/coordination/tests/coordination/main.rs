@@ -14,6 +14,8 @@ mod invariants;
 mod lease;
 mod overlap;
 mod ports;
+mod ports_random;
+mod ports_rivals;
 mod rate_limit;
 mod redlock;
 mod registry;

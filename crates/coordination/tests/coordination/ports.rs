@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use coordination::{PortError, PortPool, PortRanges, PortSet};
+use coordination::port_pool::{RecordedRest, probe};
+use coordination::{PortError, PortKind, PortPool, PortRanges, PortSet, Recorded, RestReason};
 use futures::future::join_all;
 
 use crate::stores::{Stores, stores, until};
@@ -31,7 +32,9 @@ fn few(count: u16) -> PortRanges {
 async fn lease(pool: &PortPool, owner: &str, ttl: Duration) -> Result<PortSet, PortError> {
     loop {
         match pool.lease("n1", owner, ttl).await {
-            Err(PortError::IndexMissing { .. }) => pool.rebuild("n1", &[], &[]).await?,
+            Err(PortError::IndexMissing { .. }) => {
+                pool.rebuild("n1", &Recorded::default(), ttl).await?
+            }
             answer => return answer,
         };
     }
@@ -136,21 +139,160 @@ async fn foreign_ports_are_left_alone_and_leased_ones_are_not_touched() {
     let stores = stores().await;
     let pool = pool(&stores, PortRanges::default(), LONG);
     let first = lease(&pool, "a", LONG).await.unwrap();
+    let foreign = RestReason::ForeignProcess;
 
-    let foreign = PortSet {
-        adb: 5556,
-        webrtc: 8081,
-        scrcpy: 27184,
-    };
-    assert_eq!(pool.quarantine("n1", foreign).await.unwrap(), 3);
-    assert_eq!(pool.quarantine("n1", first).await.unwrap(), 0);
+    let unleased = [(PortKind::Adb, 5556), (PortKind::Webrtc, 8081)];
+    assert_eq!(
+        pool.quarantine("n1", &unleased, foreign, LONG)
+            .await
+            .unwrap(),
+        2
+    );
+    let leased = [(PortKind::Adb, first.adb), (PortKind::Adb, 1)];
+    assert_eq!(
+        pool.quarantine("n1", &leased, foreign, LONG).await.unwrap(),
+        0
+    );
 
-    assert_eq!(lease(&pool, "b", LONG).await.unwrap().adb, 5557);
+    let second = lease(&pool, "b", LONG).await.unwrap();
+    assert_eq!(
+        (second.adb, second.webrtc, second.scrcpy),
+        (5557, 8082, 27184)
+    );
     assert_eq!(
         pool.renew_many("n1", &[("a".into(), first)], LONG)
             .await
             .unwrap(),
         [true]
+    );
+}
+
+#[tokio::test]
+async fn a_set_with_a_foreign_listener_is_exchanged_and_only_that_port_rests() {
+    let stores = stores().await;
+    let address = "127.0.0.1".parse().unwrap();
+    let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+    let occupied = listener.local_addr().unwrap().port();
+    let ranges = PortRanges {
+        adb: occupied..=occupied.saturating_add(1),
+        ..PortRanges::default()
+    };
+    let pool = pool(&stores, ranges, LONG);
+    let first = lease(&pool, "a", LONG).await.unwrap();
+
+    let taken = probe(address, first).await;
+    assert!(taken.contains(&(PortKind::Adb, RestReason::ForeignProcess)));
+    let adb = [(PortKind::Adb, RestReason::ForeignProcess)];
+    pool.reject("n1", "a", first, &adb, LONG).await.unwrap();
+
+    let resting = pool.resting("n1").await.unwrap();
+    assert_eq!(resting.len(), 1, "{resting:?}");
+    assert_eq!(
+        (resting[0].port, resting[0].reason),
+        (occupied, RestReason::ForeignProcess)
+    );
+    let left = resting[0].until - resting[0].since;
+    assert_eq!(left.to_std().unwrap(), LONG);
+    let second = lease(&pool, "a", LONG).await.unwrap();
+    assert_eq!(
+        second,
+        PortSet {
+            adb: occupied + 1,
+            ..first
+        }
+    );
+}
+
+#[tokio::test]
+async fn operators_see_who_holds_what_and_what_rests_why() {
+    let stores = stores().await;
+    let pool = pool(&stores, PortRanges::default(), LONG);
+    let first = lease(&pool, "a", LONG).await.unwrap();
+    let second = lease(&pool, "b", LONG).await.unwrap();
+    lease(&pool, "c", SHORT).await.unwrap();
+    pool.release("n1", "a", first).await.unwrap();
+    until("the third lease has run out", async || {
+        pool.sweep("n1").await.unwrap().expired == 3
+    })
+    .await;
+
+    let leases = pool.leases("n1").await.unwrap();
+    let resting = pool.resting("n1").await.unwrap();
+
+    assert_eq!(leases.len(), 1);
+    assert_eq!((&*leases[0].owner, leases[0].ports), ("b", second));
+    let lease = leases[0].until - leases[0].since;
+    assert_eq!(lease.to_std().unwrap(), LONG);
+    let reasons: Vec<_> = resting
+        .iter()
+        .map(|rest| (rest.kind, rest.port, rest.reason))
+        .collect();
+    let of = |kind, low| {
+        [
+            (kind, low, RestReason::Returned),
+            (kind, low + 2, RestReason::Expired),
+        ]
+    };
+    let expected = [
+        of(PortKind::Adb, 5555),
+        of(PortKind::Scrcpy, 27183),
+        of(PortKind::Webrtc, 8080),
+    ];
+    assert_eq!(reasons, expected.concat());
+}
+
+#[tokio::test]
+async fn each_node_has_ports_of_its_own_and_one_owner_may_have_a_set_on_each() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(1), LONG);
+    for node in ["n1", "n2"] {
+        let recorded = Recorded::default();
+        pool.rebuild(node, &recorded, LONG).await.unwrap();
+    }
+
+    let first = pool.lease("n1", "a", LONG).await.unwrap();
+    let second = pool.lease("n2", "a", LONG).await.unwrap();
+    pool.release("n1", "a", first).await.unwrap();
+
+    assert_eq!(first, second);
+    assert_eq!(pool.usage("n1").await.unwrap().adb.used, 0);
+    let held = [("a".to_owned(), second)];
+    assert_eq!(pool.renew_many("n2", &held, LONG).await.unwrap(), [true]);
+    let full = pool.lease("n2", "b", LONG).await.unwrap_err();
+    assert_eq!(
+        full.to_string(),
+        "no free adb port on node n2: 1 of 1 leased"
+    );
+}
+
+#[tokio::test]
+async fn ports_that_are_due_all_at_once_are_leased_again_one_after_the_other() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(400), Duration::ZERO);
+    let recorded = Recorded::default();
+    pool.rebuild("n1", &recorded, LONG).await.unwrap();
+    let everything: Vec<_> = (5555..5955).map(|port| (PortKind::Adb, port)).collect();
+    let soon = Duration::from_millis(1);
+    let resting = pool.quarantine("n1", &everything, RestReason::Returned, soon);
+    assert_eq!(resting.await.unwrap(), 400);
+    until("they are due", async || {
+        let now = pool.resting("n1").await.unwrap();
+        now.iter()
+            .all(|rest| rest.until < std::time::SystemTime::now().into())
+    })
+    .await;
+
+    let mut sets = Vec::new();
+    for number in 0..400 {
+        let owner = format!("d{number}");
+        sets.push(pool.lease("n1", &owner, LONG).await.unwrap());
+    }
+
+    assert_eq!(distinct(&sets), 1200);
+    let none = pool.lease("n1", "one too many", LONG).await.unwrap_err();
+    assert!(
+        matches!(none, PortError::Exhausted { resting: 0, .. }),
+        "{none}"
     );
 }
 
@@ -186,6 +328,17 @@ async fn a_lost_index_is_rebuilt_once_while_leases_arrive() {
         held.push((owner.clone(), lease(&pool, &owner, LONG).await.unwrap()));
     }
     let returned = held.pop().unwrap().1;
+    let rest = |kind| RecordedRest {
+        kind,
+        port: returned.of(kind),
+        reason: RestReason::Returned,
+        rested: SHORT,
+        left: LONG,
+    };
+    let recorded = Recorded {
+        held: held.clone(),
+        resting: PortKind::ALL.map(rest).to_vec(),
+    };
 
     stores.lose_everything().await;
     let arrivals: Vec<String> = (0..40).map(|n| format!("new-{n}")).collect();
@@ -193,7 +346,7 @@ async fn a_lost_index_is_rebuilt_once_while_leases_arrive() {
         loop {
             match pool.lease("n1", owner, LONG).await {
                 Err(PortError::IndexMissing { .. }) => {
-                    pool.rebuild("n1", &held, &[returned]).await.unwrap();
+                    pool.rebuild("n1", &recorded, LONG).await.unwrap();
                 }
                 answer => return answer.unwrap(),
             }
@@ -207,7 +360,9 @@ async fn a_lost_index_is_rebuilt_once_while_leases_arrive() {
         .collect();
     assert_eq!(distinct(&all), 3 * 59);
     assert!(all.iter().all(|set| set.adb != returned.adb));
-    assert!(!pool.rebuild("n1", &[], &[]).await.unwrap());
+    assert!(!pool.rebuild("n1", &recorded, LONG).await.unwrap());
+    let resting = pool.resting("n1").await.unwrap();
+    assert!(resting[0].since < resting[0].until - LONG);
     assert!(
         pool.renew_many("n1", &held, LONG)
             .await
@@ -229,4 +384,51 @@ async fn other_ranges_ask_for_another_index_and_keep_the_leases() {
     assert_eq!(second.adb, first.adb + 1);
     assert_eq!(lease(&after, "a", LONG).await.unwrap(), first);
     assert_eq!(after.usage("n1").await.unwrap().adb.total, 3);
+}
+
+#[tokio::test]
+async fn what_the_database_says_stands_above_what_redis_says() {
+    let stores = stores().await;
+    let pool = pool(&stores, PortRanges::default(), LONG);
+    let granted = lease(&pool, "unheard of", LONG).await.unwrap();
+    let waiting = lease(&pool, "being created", LONG).await.unwrap();
+    let recorded = Recorded {
+        held: vec![("known".into(), granted)],
+        ..Recorded::default()
+    };
+
+    pool.reconcile("n1", &recorded, LONG).await.unwrap();
+
+    let held = [
+        ("unheard of".to_owned(), granted),
+        ("known".to_owned(), granted),
+        ("being created".to_owned(), waiting),
+    ];
+    assert_eq!(
+        pool.renew_many("n1", &held, LONG).await.unwrap(),
+        [false, true, true]
+    );
+    assert!(!pool.release("n1", "unheard of", granted).await.unwrap());
+    assert_eq!(pool.leases("n1").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_drops_a_part_of_the_index_is_found_out() {
+    let stores = stores().await;
+    let pool = pool(&stores, PortRanges::default(), LONG);
+    let held = vec![("a".to_owned(), lease(&pool, "a", LONG).await.unwrap())];
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+
+    stores
+        .delete(&(stores.keys.ports("n1") + "free:webrtc"))
+        .await;
+
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 999);
+    let recorded = Recorded {
+        held,
+        ..Recorded::default()
+    };
+    pool.reconcile("n1", &recorded, LONG).await.unwrap();
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+    assert_eq!(pool.usage("n1").await.unwrap().webrtc.free, 999);
 }

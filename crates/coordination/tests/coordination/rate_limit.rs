@@ -5,7 +5,7 @@ use std::time::Duration;
 use coordination::{Limit, RateLimiter};
 use futures::future::join_all;
 
-use crate::stores::{stores, until};
+use crate::stores::{connect, stores, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_passes_exactly_its_size() {
@@ -39,4 +39,44 @@ async fn tokens_come_back_at_the_rate() {
         limiter.check("a", limit).await.unwrap().allowed
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_waits_as_long_as_told_passes_however_many_asked_before() {
+    let stores = stores().await;
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        replicas.push(RateLimiter::new(connect().await, stores.keys.clone()));
+    }
+    let limit = Limit::per_second(5).burst(3);
+
+    for _ in 0..5 {
+        let asked = join_all((0..30).map(|n| replicas[n % 2].check("a", limit))).await;
+        let refused = asked.into_iter().map(Result::unwrap);
+        let refused: Vec<_> = refused.filter(|decision| !decision.allowed).collect();
+        assert!(refused.len() >= 25, "{} of 30", refused.len());
+        let latest = refused.iter().map(|decision| decision.retry_after).max();
+        assert!(latest.unwrap() <= Duration::from_millis(200));
+        tokio::time::sleep(latest.unwrap()).await;
+        let again = replicas[0].check("a", limit).await.unwrap();
+        assert!(again.allowed, "{again:?} after {latest:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_tier_counts_for_itself() {
+    let stores = stores().await;
+    let limiter = RateLimiter::new(stores.redis.clone(), stores.keys.clone());
+    let (free, paid) = (
+        Limit::per_minute(1).tier("free"),
+        Limit::per_minute(3).tier("paid"),
+    );
+
+    assert!(limiter.check("alice", free).await.unwrap().allowed);
+    assert!(!limiter.check("alice", free).await.unwrap().allowed);
+    let decision = limiter.check("alice", paid).await.unwrap();
+
+    assert!(decision.allowed);
+    assert_eq!((decision.tier, decision.remaining), ("paid", 2));
+    assert_eq!(decision.window, Duration::from_secs(60));
 }

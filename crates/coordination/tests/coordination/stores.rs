@@ -43,6 +43,11 @@ pub async fn stores_as(url: &str, prefix: &str) -> Stores {
     }
 }
 
+/// Connections of their own, as another process has them.
+pub async fn connect() -> Pool {
+    stores().await.redis
+}
+
 pub fn redis_url() -> String {
     std::env::var("REDIS_URL").expect("REDIS_URL names the Redis of the tests")
 }

@@ -174,12 +174,6 @@ pub async fn create_device(
     let device = body.into_new(owner, &state);
     for _ in 0..ATTEMPTS {
         let leased = state.ports.lease(&device.id).await?;
-        if let Err(taken) = port::probe(state.config.node_address, leased.ports).await {
-            warn!(device.id = %device.id, "port {} of {} is occupied by another program: {taken}", taken.port, state.config.node);
-            metrics::ports_contended("occupied");
-            state.ports.give_up(leased).await;
-            continue;
-        }
         match store(&state, &device, &leased, key.clone(), &scope).await {
             Ok(Stored::New(reply)) => {
                 info!(
@@ -198,7 +192,7 @@ pub async fn create_device(
                 warn!(device.id = %device.id, "ports {:?} were leased although another device holds one: rebuilding the index", leased.ports);
                 metrics::ports_contended("held");
                 state.ports.give_up(leased).await;
-                state.ports.rebuild_anew().await?;
+                state.ports.reconcile().await?;
             }
             // Whether the commit took effect may be unknown: the lease ends by itself.
             Err(error) => return Err(error),

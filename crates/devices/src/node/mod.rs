@@ -25,3 +25,11 @@ pub async fn announce(
         .await?;
     Ok(())
 }
+
+/// Whether there is a node of this name.
+pub async fn exists(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select 1 from devices.nodes where name = $1)")
+        .bind(name)
+        .fetch_one(conn)
+        .await
+}

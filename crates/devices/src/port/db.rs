@@ -1,7 +1,11 @@
 //! What PostgreSQL knows about ports.
 
-use contracts::{DeviceId, Timestamp};
-use coordination::PortSet;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use contracts::{DeviceId, Timestamp, UserId};
+use coordination::port_pool::RecordedRest;
+use coordination::{PortKind, PortSet, RestReason};
 use sqlx::PgConnection;
 
 use crate::device::port_set;
@@ -13,8 +17,12 @@ pub struct PortCount {
     pub nodes: i64,
     /// Sets that devices hold.
     pub held: i64,
-    /// Sets that rest.
-    pub resting: i64,
+    /// Ports that rest.
+    pub resting_adb: i64,
+    /// Ports that rest.
+    pub resting_webrtc: i64,
+    /// Ports that rest.
+    pub resting_scrcpy: i64,
 }
 
 /// Every device of a node that holds ports, with these.
@@ -53,34 +61,142 @@ pub async fn held_after(
         .collect())
 }
 
-/// Ports of a node that were released since a moment.
-pub async fn resting(
+/// Ports of a node that came back with their devices less than a quarantine ago.
+pub async fn returned(
     conn: &mut PgConnection,
     node: &str,
-    since: Timestamp,
-) -> sqlx::Result<Vec<PortSet>> {
-    let rows: Vec<(i32, i32, i32)> = sqlx::query_as(
-        "select adb_port, webrtc_port, scrcpy_port from devices.devices where node = $1 and released_at > $2",
+    now: Timestamp,
+    quarantine: Duration,
+) -> sqlx::Result<Vec<RecordedRest>> {
+    let since = now - TimeDelta::from_std(quarantine).unwrap_or_default();
+    let rows: Vec<(i32, i32, i32, Timestamp)> = sqlx::query_as(
+        "select adb_port, webrtc_port, scrcpy_port, released_at from devices.devices where node = $1 and released_at > $2",
     )
     .bind(node)
     .bind(since)
     .fetch_all(conn)
     .await?;
-    let rows = rows.into_iter();
-    Ok(rows
-        .map(|(adb, webrtc, scrcpy)| port_set(adb, webrtc, scrcpy))
-        .collect())
+    let rests = rows.into_iter().flat_map(|(adb, webrtc, scrcpy, at)| {
+        let (ports, rested) = (port_set(adb, webrtc, scrcpy), between(at, now));
+        PortKind::ALL.map(|kind| RecordedRest {
+            kind,
+            port: ports.of(kind),
+            reason: RestReason::Returned,
+            rested,
+            left: quarantine.saturating_sub(rested),
+        })
+    });
+    Ok(rests.collect())
 }
 
-/// Counts sets of ports. A set that rests and is held again counts as held.
-pub async fn count(conn: &mut PgConnection, since: Timestamp) -> sqlx::Result<PortCount> {
-    let count = sqlx::query_as(
-        "select (select count(*) from devices.nodes) as nodes,
-            (select count(*) from devices.devices where released_at is null) as held,
-            (select count(distinct (r.node, r.adb_port)) from devices.devices r where r.released_at > $1
-                and not exists (select 1 from devices.devices h where h.node = r.node and h.adb_port = r.adb_port and h.released_at is null)) as resting",
+/// Ports of a node on which other programs were found.
+pub async fn quarantined(
+    conn: &mut PgConnection,
+    node: &str,
+    now: Timestamp,
+) -> sqlx::Result<Vec<RecordedRest>> {
+    let rows: Vec<(String, i32, String, Timestamp, Timestamp)> = sqlx::query_as(
+        "select kind, port, reason, since, until from devices.port_quarantine where node = $1 and until > $2",
+    )
+    .bind(node)
+    .bind(now)
+    .fetch_all(conn)
+    .await?;
+    let rests = rows
+        .into_iter()
+        .filter_map(|(kind, port, reason, since, until)| {
+            Some(RecordedRest {
+                kind: PortKind::parse(&kind)?,
+                port: u16::try_from(port).ok()?,
+                reason: RestReason::parse(&reason)?,
+                rested: between(since, now),
+                left: between(now, until),
+            })
+        });
+    Ok(rests.collect())
+}
+
+/// Notes that a port of a node cannot be used for a while.
+pub async fn quarantine(
+    conn: &mut PgConnection,
+    node: &str,
+    (kind, port): (PortKind, u16),
+    reason: RestReason,
+    now: Timestamp,
+    until: Timestamp,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query(
+        "insert into devices.port_quarantine as q (node, kind, port, reason, since, until) values ($1, $2, $3, $4, $5, $6)
+        on conflict (node, kind, port) do update set reason = excluded.reason, since = excluded.since, until = excluded.until
+        where q.until < excluded.until",
     );
-    count.bind(since).fetch_one(conn).await
+    insert
+        .bind(node)
+        .bind(kind.as_str())
+        .bind(i32::from(port))
+        .bind(reason.as_str())
+        .bind(now)
+        .bind(until)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Forgets quarantines that are over, so many at a time.
+pub async fn forget_quarantine(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    batch: i64,
+) -> sqlx::Result<()> {
+    let delete = sqlx::query(
+        "delete from devices.port_quarantine where (node, kind, port) in (
+            select node, kind, port from devices.port_quarantine where until <= $1
+            order by until limit $2 for update skip locked)",
+    );
+    delete.bind(now).bind(batch).execute(conn).await?;
+    Ok(())
+}
+
+/// How many ports there are of each kind that devices hold, over all nodes: a set has one of each.
+pub async fn count_held(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    let count = "select count(*) from devices.devices where released_at is null";
+    sqlx::query_scalar(count).fetch_one(conn).await
+}
+
+/// Counts ports over all nodes. One that rests and is held again counts as held.
+pub async fn count(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    quarantine: Duration,
+) -> sqlx::Result<PortCount> {
+    let since = now - TimeDelta::from_std(quarantine).unwrap_or_default();
+    let count = sqlx::query_as(
+        "-- port::count
+        with ports as (
+            select d.node, p.kind, p.port, d.released_at from devices.devices d
+            cross join lateral (values ('adb', d.adb_port), ('webrtc', d.webrtc_port), ('scrcpy', d.scrcpy_port)) as p (kind, port)
+            where d.released_at is null or d.released_at > $1),
+        resting as (
+            select node, kind, port from ports where released_at is not null
+            union select node, kind, port from devices.port_quarantine where until > $2
+            except select node, kind, port from ports where released_at is null)
+        select (select count(*) from devices.nodes) as nodes,
+            (select count(*) from devices.devices where released_at is null) as held,
+            count(*) filter (where kind = 'adb') as resting_adb,
+            count(*) filter (where kind = 'webrtc') as resting_webrtc,
+            count(*) filter (where kind = 'scrcpy') as resting_scrcpy
+        from resting",
+    );
+    count.bind(since).bind(now).fetch_one(conn).await
+}
+
+/// Whose the devices of these ids are, and how they are. Owners that are no device are left out.
+pub async fn holders(
+    conn: &mut PgConnection,
+    owners: &[String],
+) -> sqlx::Result<Vec<(String, UserId, String)>> {
+    let select = "select id, user_id, status from devices.devices where id = any($1)";
+    sqlx::query_as(select).bind(owners).fetch_all(conn).await
 }
 
 /// Whether a device still holds its ports.
@@ -91,4 +207,8 @@ pub async fn holds(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<bool>
     .bind(id)
     .fetch_one(conn)
     .await
+}
+
+fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    (later.utc() - earlier.utc()).to_std().unwrap_or_default()
 }

@@ -15,14 +15,26 @@ impl Ports {
     /// replica may do it, at any time.
     pub async fn keep(&self) -> anyhow::Result<Tick> {
         if self.renew_all().await? > 0 {
-            self.rebuild_anew().await?;
+            self.reconcile().await?;
             let lost = self.renew_all().await?;
             anyhow::ensure!(lost == 0, "{lost} devices do not hold their ports in Redis");
         }
         // Only after every device has been renewed: what is expired now belongs to nobody.
         match self.pool.sweep(&self.node).await {
-            Ok(sweep) if sweep.more => Ok(Tick::More),
-            Ok(_) => Ok(Tick::Idle),
+            Ok(sweep) => {
+                if sweep.lost > 0 {
+                    warn!(
+                        "Redis dropped {} ports of node {} from its index: building it anew",
+                        sweep.lost, self.node
+                    );
+                    self.reconcile()
+                        .await
+                        .context("building the port index anew")?;
+                }
+                let mut conn = self.platform.db.acquire().await?;
+                db::forget_quarantine(&mut conn, self.platform.clock.now(), BATCH).await?;
+                Ok(if sweep.more { Tick::More } else { Tick::Idle })
+            }
             Err(PortError::IndexMissing { .. }) => {
                 self.rebuild().await.context("rebuilding the port index")?;
                 Ok(Tick::Idle)

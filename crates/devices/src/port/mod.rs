@@ -5,18 +5,21 @@ pub mod db;
 pub mod invariants;
 pub mod jobs;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use contracts::DeviceId;
-use coordination::{PortError, PortKind, PortPool, PortSet, Replication};
-use fred::interfaces::KeysInterface;
+use coordination::port_pool::{HeldSet, RestingPort, probe};
+use coordination::{PortError, PortPool, PortSet, Recorded, Replication};
 use platform::Platform;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::{Config, error::Result};
+use crate::{Config, Error, error::Result, metrics};
+
+/// How many sets one request leases and finds occupied before it gives up: some milliseconds' worth.
+const PROBES: u32 = 256;
+/// How often one call builds the index: another loss may come in between.
+const REBUILDS: u32 = 3;
 
 /// The ports of one node.
 #[derive(Clone, Debug)]
@@ -24,8 +27,10 @@ pub struct Ports {
     pool: PortPool,
     platform: Platform,
     node: String,
+    address: IpAddr,
     lease: Duration,
     quarantine: Duration,
+    foreign: Duration,
 }
 
 /// A set of ports that is leased to a device that may not exist yet.
@@ -35,17 +40,6 @@ pub struct Leased {
     pub owner: DeviceId,
     /// Which ports.
     pub ports: PortSet,
-}
-
-/// A port on which another program listens.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind}: {source}")]
-pub struct Occupied {
-    /// Its number.
-    pub port: u16,
-    /// What it would have been for.
-    pub kind: PortKind,
-    source: io::Error,
 }
 
 impl Ports {
@@ -61,34 +55,98 @@ impl Ports {
             .replicated(Replication::of(platform.settings.redis_wait_replicas)),
             platform: platform.clone(),
             node: config.node.clone(),
+            address: config.node_address,
             lease: config.port_lease,
             quarantine: config.port_quarantine,
+            foreign: config.port_foreign,
         }
     }
 
-    /// Leases the lowest free port of each kind to a device.
+    /// The ports of another node, to look at: only on the node itself can they be probed.
+    pub fn of_node(&self, node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Leases the lowest free port of each kind to a device. What another program listens on rests, and others are taken.
+    ///
+    /// # Errors
+    /// Where none is free, or the stores do not answer.
     pub async fn lease(&self, owner: &DeviceId) -> Result<Leased> {
-        // Another replica may lose the index again in between, hence not once but a few times.
-        let mut rebuilds = 0;
-        loop {
-            let leased = self
-                .pool
-                .lease(&self.node, owner.as_str(), self.lease)
-                .await;
-            match leased {
-                Ok(ports) => {
-                    return Ok(Leased {
-                        owner: owner.clone(),
-                        ports,
-                    });
-                }
-                Err(PortError::IndexMissing { .. }) if rebuilds < 3 => {
-                    rebuilds += 1;
-                    self.rebuild().await?;
-                }
-                Err(error) => return Err(error.into()),
+        for _ in 0..PROBES {
+            let ports = self.lease_unseen(owner).await?;
+            let taken = probe(self.address, ports).await;
+            if taken.is_empty() {
+                let owner = owner.clone();
+                return Ok(Leased { owner, ports });
+            }
+            self.pool
+                .reject(&self.node, owner.as_str(), ports, &taken, self.foreign)
+                .await?;
+            let now = self.platform.clock.now();
+            let until = now + chrono::TimeDelta::from_std(self.foreign).unwrap_or_default();
+            let mut conn = self.platform.db.acquire().await?;
+            for (kind, reason) in taken {
+                let port = ports.of(kind);
+                metrics::ports_contended("occupied");
+                warn!(device.id = %owner, "{kind} port {port} of node {} rests for {:?}: {reason}", self.node, self.foreign);
+                db::quarantine(&mut conn, &self.node, (kind, port), reason, now, until).await?;
             }
         }
+        Err(Error::PortsContended {
+            node: self.node.clone(),
+            attempts: PROBES,
+        })
+    }
+
+    async fn lease_unseen(&self, owner: &DeviceId) -> Result<PortSet> {
+        let mut rebuilds = 0;
+        loop {
+            let leased = self.pool.lease(&self.node, owner.as_str(), self.lease);
+            match leased.await {
+                Ok(ports) => return Ok(ports),
+                Err(error) => self.build_for(error, &mut rebuilds).await?,
+            }
+        }
+    }
+
+    /// Lists who holds ports in Redis, lowest first.
+    ///
+    /// # Errors
+    /// Where the stores do not answer.
+    pub async fn leases(&self) -> Result<Vec<HeldSet>> {
+        let mut rebuilds = 0;
+        loop {
+            match self.pool.leases(&self.node).await {
+                Ok(leases) => return Ok(leases),
+                Err(error) => self.build_for(error, &mut rebuilds).await?,
+            }
+        }
+    }
+
+    /// Lists what rests, and why.
+    ///
+    /// # Errors
+    /// Where the stores do not answer.
+    pub async fn resting(&self) -> Result<Vec<RestingPort>> {
+        let mut rebuilds = 0;
+        loop {
+            match self.pool.resting(&self.node).await {
+                Ok(resting) => return Ok(resting),
+                Err(error) => self.build_for(error, &mut rebuilds).await?,
+            }
+        }
+    }
+
+    /// Builds the index where it is missing, so that it can be asked again; every other error is given on.
+    async fn build_for(&self, error: PortError, rebuilds: &mut u32) -> Result<()> {
+        if matches!(error, PortError::IndexMissing { .. }) && *rebuilds < REBUILDS {
+            *rebuilds += 1;
+            return self.rebuild().await;
+        }
+        Err(error.into())
     }
 
     /// Gives back a set that no device took. Where that fails the lease ends by itself.
@@ -104,37 +162,43 @@ impl Ports {
     }
 
     /// Builds the index where it is missing, from what the database knows.
+    ///
+    /// # Errors
+    /// Where the stores do not answer.
     pub async fn rebuild(&self) -> Result<()> {
-        let now = self.platform.clock.now();
-        let since = now - chrono::TimeDelta::from_std(self.quarantine).unwrap_or_default();
-        let (held, resting) = {
-            let mut conn = self.platform.db.acquire().await?;
-            (
-                db::held(&mut conn, &self.node).await?,
-                db::resting(&mut conn, &self.node, since).await?,
-            )
-        };
-        if self.pool.rebuild(&self.node, &held, &resting).await? {
+        let recorded = self.recorded().await?;
+        if self.pool.rebuild(&self.node, &recorded, self.lease).await? {
             info!(
-                "built the port index of node {} anew: {} devices hold ports, {} sets rest",
+                "built the port index of node {} anew: {} devices hold ports, {} ports rest",
                 self.node,
-                held.len(),
-                resting.len()
+                recorded.held.len(),
+                recorded.resting.len()
             );
         }
         Ok(())
     }
 
-    /// Builds the index although there is one, because it contradicts the database. Living leases stay.
-    pub async fn rebuild_anew(&self) -> Result<()> {
-        let marker = self.platform.keys.port_index(&self.node);
-        let forgotten: Result<(), _> = self.platform.redis.del(marker).await;
-        forgotten.map_err(|error| {
-            PortError::Store(coordination::StoreError::redis("forget the port index")(
-                error,
-            ))
-        })?;
-        self.rebuild().await
+    /// Puts the index right although there is one, because it contradicts the database. Living leases stay.
+    ///
+    /// # Errors
+    /// Where the stores do not answer.
+    pub async fn reconcile(&self) -> Result<()> {
+        let recorded = self.recorded().await?;
+        self.pool
+            .reconcile(&self.node, &recorded, self.lease)
+            .await?;
+        Ok(())
+    }
+
+    async fn recorded(&self) -> Result<Recorded> {
+        let now = self.platform.clock.now();
+        let mut conn = self.platform.db.acquire().await?;
+        let mut resting = db::returned(&mut conn, &self.node, now, self.quarantine).await?;
+        resting.extend(db::quarantined(&mut conn, &self.node, now).await?);
+        Ok(Recorded {
+            held: db::held(&mut conn, &self.node).await?,
+            resting,
+        })
     }
 }
 
@@ -147,27 +211,4 @@ pub fn is_conflict(error: &sqlx::Error) -> bool {
         constraint,
         Some("devices_adb_port_key" | "devices_webrtc_port_key" | "devices_scrcpy_port_key")
     )
-}
-
-/// Looks whether nobody listens on the ports of a node that is this machine; of another machine nothing can be said.
-pub async fn probe(address: IpAddr, ports: PortSet) -> Result<(), Occupied> {
-    let all = [
-        (PortKind::Adb, ports.adb),
-        (PortKind::Webrtc, ports.webrtc),
-        (PortKind::Scrcpy, ports.scrcpy),
-    ];
-    for (kind, port) in all {
-        match TcpListener::bind(SocketAddr::new(address, port)).await {
-            Err(source)
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                return Err(Occupied { port, kind, source });
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok(())
 }

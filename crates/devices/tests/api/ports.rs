@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 
 use crate::app::{TestApp, id, ports, until};
 
@@ -103,9 +104,107 @@ async fn ports_are_shown_to_the_owner_and_counted_for_admins(db: PgPool) {
     assert_eq!(
         stats,
         json!({
-            "adb": { "total": 1000, "used": 1, "available": 999, "range": "5555-6554" },
-            "webrtc": { "total": 1000, "used": 1, "available": 999, "range": "8080-9079" },
-            "scrcpy": { "total": 1000, "used": 1, "available": 999, "range": "27183-28182" },
+            "adb": { "total": 1000, "used": 1, "resting": 0, "available": 999, "range": "5555-6554" },
+            "webrtc": { "total": 1000, "used": 1, "resting": 0, "available": 999, "range": "8080-9079" },
+            "scrcpy": { "total": 1000, "used": 1, "resting": 0, "available": 999, "range": "27183-28182" },
         })
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn admins_see_who_holds_which_ports_and_what_rests_why(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let foreign = TcpListener::bind((app.config.node_address, 5556))
+        .await
+        .unwrap();
+    let gone = alice.create(json!({ "name": "n" })).await;
+    let kept = alice.create(json!({ "name": "n" })).await;
+    alice.delete(&gone).await.expect(StatusCode::OK);
+    app.run_operations().await;
+    drop(foreign);
+
+    let leases = root.get("/ports/leases?pageSize=1").await;
+    let leases = leases.expect(StatusCode::OK).body;
+    let resting = root.get("/ports/resting?pageSize=100&node=local").await;
+    let resting = resting.expect(StatusCode::OK).body;
+
+    assert_eq!(
+        (&leases["total"], &leases["totalPages"]),
+        (&json!(1), &json!(1))
+    );
+    let mut lease = leases["data"][0].clone();
+    for moment in ["since", "until"] {
+        assert!(lease[moment].take().is_string(), "{moment}");
+    }
+    assert_eq!(
+        lease,
+        json!({ "node": "local", "deviceId": kept["id"], "userId": "alice", "status": "running",
+            "adbPort": 5557, "webrtcPort": 8081, "scrcpyPort": 27184, "since": null, "until": null })
+    );
+    let rests = resting["data"].as_array().unwrap().iter();
+    let rests: Vec<_> = rests
+        .map(|rest| json!([rest["kind"], rest["port"], rest["reason"]]))
+        .collect();
+    assert_eq!(
+        rests,
+        [
+            json!(["adb", 5555, "returned"]),
+            json!(["adb", 5556, "foreign-process"]),
+            json!(["scrcpy", 27183, "returned"]),
+            json!(["webrtc", 8080, "returned"]),
+        ]
+    );
+    let stats = root.get("/ports/stats").await.body;
+    assert_eq!(
+        (&stats["adb"]["resting"], &stats["webrtc"]["resting"]),
+        (&json!(2), &json!(1))
+    );
+    for path in ["/ports/leases", "/ports/resting"] {
+        let refused = alice.get(path).await;
+        refused.refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+        let nowhere = root.get(&format!("{path}?node=nowhere")).await;
+        nowhere.refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_rests_is_known_again_after_redis_lost_everything(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let foreign = TcpListener::bind((app.config.node_address, 5556))
+        .await
+        .unwrap();
+    let gone = alice.create(json!({ "name": "n" })).await;
+    alice.create(json!({ "name": "n" })).await;
+    alice.delete(&gone).await.expect(StatusCode::OK);
+    app.run_operations().await;
+    drop(foreign);
+    let known = async || {
+        let body = root.get("/ports/resting?pageSize=100").await.body;
+        let rests = body["data"].as_array().unwrap().iter();
+        rests
+            .map(|rest| (rest["port"].clone(), rest["reason"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let before = known().await;
+
+    app.lose_redis().await;
+    let root = app.user("root", &["admin"]).await;
+    let known = async || {
+        let body = root.get("/ports/resting?pageSize=100").await.body;
+        let rests = body["data"].as_array().unwrap().iter();
+        rests
+            .map(|rest| (rest["port"].clone(), rest["reason"].clone()))
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(known().await, before);
+    assert_eq!(before.len(), 4);
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use coordination::{Limit, RateLimiter};
+use coordination::{Decision, Limit, RateLimiter};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -20,14 +20,17 @@ pub struct AddressLimit {
 impl AddressLimit {
     /// Limits every address alike.
     pub fn new(limiter: RateLimiter, limit: Limit) -> Self {
-        Self { limiter, limit }
+        Self {
+            limiter,
+            limit: limit.tier("address"),
+        }
     }
 
-    /// How long the address has to wait, where it has to.
-    pub async fn ask(&self, address: IpAddr) -> Option<Duration> {
-        let key = format!("address:{}", counted(address));
-        match timeout(PATIENCE, self.limiter.check(&key, self.limit)).await {
-            Ok(Ok(decision)) => (!decision.allowed).then_some(decision.retry_after),
+    /// Where the address stands; nothing can be said without Redis.
+    pub async fn ask(&self, address: IpAddr) -> Option<Decision> {
+        let subject = counted(address).to_string();
+        match timeout(PATIENCE, self.limiter.check(&subject, self.limit)).await {
+            Ok(Ok(decision)) => Some(decision),
             Ok(Err(error)) => {
                 debug!("the rate limit could not be asked: {error}");
                 None

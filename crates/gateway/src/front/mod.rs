@@ -29,12 +29,13 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use coordination::RateLimiter;
+use coordination::{Decision, RateLimiter};
 use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::Clock;
+use platform::http::tell_limit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -124,9 +125,10 @@ impl Inner {
         let origin = self.config.origins.admit(request.headers());
         let (uri, version) = (request.uri().clone(), request.version());
 
+        let mut decision = None;
         let mut response = match cors::preflight(request.method(), request.headers()) {
             Some(preflight) => preflight,
-            None => match self.serve(request, &id).await {
+            None => match self.serve(request, &id, &mut decision).await {
                 Ok(response) => response,
                 Err(refusal) => {
                     let mut response = refusal.response(self.clock.now(), &id, uri.path());
@@ -139,6 +141,9 @@ impl Inner {
                 }
             },
         };
+        if let Some(decision) = decision {
+            tell_limit(&decision, response.headers_mut());
+        }
         cors::finish(response.headers_mut(), origin);
         response.headers_mut().insert(headers::REQUEST_ID, id);
         response
@@ -148,6 +153,7 @@ impl Inner {
         &self,
         request: Request<Incoming>,
         id: &HeaderValue,
+        decision: &mut Option<Decision>,
     ) -> Result<Response<BoxBody>, Refusal> {
         let peer = request
             .extensions()
@@ -162,7 +168,11 @@ impl Inner {
         if route.target == Target::Nowhere {
             return Err(Refusal::NotFound);
         }
-        self.ask_limits(&request, &route, &arrival).await?;
+        *decision = self.ask_limits(&request, &route, &arrival).await?;
+        if let Some(refused) = decision.filter(|decision| !decision.allowed) {
+            let wait = refused.retry_after;
+            return Err(Refusal::TooFast { wait });
+        }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
             Target::Local => self.local(request, route, id).await,
@@ -170,13 +180,13 @@ impl Inner {
         }
     }
 
-    /// The one place where a request is refused for being too much: too large, or too many.
+    /// The one place where a request is found to be too much: too large, which is refused, or too many, which is told.
     async fn ask_limits(
         &self,
         request: &Request<Incoming>,
         route: &Route,
         arrival: &Arrival,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Decision>, Refusal> {
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if route.kind != Kind::Upload
@@ -188,11 +198,10 @@ impl Inner {
         let own = route.path.path().starts_with("/health") || route.path.path() == "/metrics";
         if let Some(limit) = self.limit.as_ref().filter(|_| !own)
             && let Some(client) = arrival.client(request.headers())
-            && let Some(wait) = limit.ask(client).await
         {
-            return Err(Refusal::TooFast { wait });
+            return Ok(limit.ask(client).await);
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn local(

@@ -275,10 +275,12 @@ async fn a_page_of_this_machine_may_call_and_another_may_not() {
         reply.headers["access-control-allow-origin"],
         "http://localhost:5173"
     );
-    assert_eq!(
-        reply.headers["access-control-expose-headers"],
-        "X-Request-ID"
-    );
+    let exposed = reply.headers["access-control-expose-headers"]
+        .to_str()
+        .unwrap();
+    for header in ["X-Request-ID", "Retry-After", "RateLimit-Remaining"] {
+        assert!(exposed.contains(header), "{header}");
+    }
 
     for method in ["OPTIONS", "GET"] {
         let reply = door.send(ask(method, "https://evil.example")).await;

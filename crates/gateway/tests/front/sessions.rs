@@ -199,8 +199,11 @@ async fn an_address_is_limited_over_all_gateways() {
         if reply.status == 429 {
             reply.expect_problem(429, "RATE_LIMITED");
             assert_eq!(reply.headers["retry-after"], "1");
+            assert_eq!(reply.headers["ratelimit-remaining"], "0");
             refused += 1;
         }
+        assert_eq!(reply.headers["ratelimit-policy"], "\"address\";q=10;w=10");
+        assert_eq!(reply.headers["ratelimit-limit"], "10");
         assert_eq!(
             doors[round % 2].get("/health").await.status,
             200,

@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use super::client::RequestId;
+use super::limit;
 use crate::{Platform, Problem, health};
 
 /// Clients give up after 10 s; we answer before.
@@ -101,17 +102,18 @@ async fn around(
     let answer = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .instrument(span.clone());
-    let answer = if has_deadline(&path) {
-        tokio::time::timeout(DEADLINE, answer)
-            .await
-            .unwrap_or_else(|_| {
-                Ok(problem_response(Problem::not_ready(
-                    "the request took longer than 8 s; try again",
-                )))
-            })
-    } else {
-        answer.await
-    };
+    let (answer, decision) = limit::noted(async {
+        if !has_deadline(&path) {
+            return answer.await;
+        }
+        let answer = tokio::time::timeout(DEADLINE, answer).await;
+        answer.unwrap_or_else(|_| {
+            Ok(problem_response(Problem::not_ready(
+                "the request took longer than 8 s; try again",
+            )))
+        })
+    })
+    .await;
     let mut response = answer.unwrap_or_else(|_| {
         span.in_scope(|| error!("the handler of {method} {route} panicked"));
         problem_response(Problem::internal())
@@ -125,6 +127,9 @@ async fn around(
             }
         }
         response = reply;
+    }
+    if let Some(decision) = decision {
+        limit::tell(&decision, response.headers_mut());
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

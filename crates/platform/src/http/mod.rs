@@ -3,6 +3,7 @@
 mod body;
 mod client;
 mod layers;
+mod limit;
 mod page;
 mod params;
 mod repair;
@@ -11,5 +12,6 @@ pub use body::{FormOrJson, Json};
 pub(crate) use body::{bytes, parse};
 pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
 pub use layers::{Served, service};
+pub use limit::{limit, tell as tell_limit};
 pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};
 pub use params::{Path, Query};

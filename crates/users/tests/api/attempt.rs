@@ -209,6 +209,14 @@ async fn sign_ins_and_registrations_are_limited_over_all_instances(db: PgPool) {
                 .iter()
                 .all(|reply| reply.headers.contains_key(header::RETRY_AFTER))
         );
+        // Refused or not, an answer says where its caller stands.
+        for reply in &replies {
+            let field = |name: &str| reply.headers[name].to_str().unwrap();
+            assert_eq!(field("ratelimit-limit"), burst.to_string());
+            assert!(field("ratelimit-policy").ends_with(&format!(";q={burst};w=60")));
+            let left: usize = field("ratelimit-remaining").parse().unwrap();
+            assert!(left < burst && (left == 0 || reply.status.as_u16() != 429));
+        }
     }
     other
         .try_login("somebody", PASSWORD)

@@ -1,0 +1,67 @@
+//! Rate limits that a handler asks: refused with 429, and told to the client on whatever the answer is.
+
+use std::cell::Cell;
+use std::future::Future;
+
+use coordination::rate_limit::{Decision, Limit, POLICY_HEADER, RateLimiter, STATE_HEADER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tracing::debug;
+
+use crate::Problem;
+use crate::problem::causes;
+
+tokio::task_local! {
+    /// What the handler of this request was told last.
+    static DECIDED: Cell<Option<Decision>>;
+}
+
+/// Asks for one request of a subject. Without Redis it passes: a limit is comfort.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub async fn limit(limiter: &RateLimiter, subject: &str, limit: Limit) -> Result<(), Problem> {
+    let decision = match limiter.check(subject, limit).await {
+        Ok(decision) => decision,
+        Err(error) => {
+            debug!("a rate limit is not kept: {}", causes(&error));
+            return Ok(());
+        }
+    };
+    // Outside of a request there is nobody to tell.
+    let _ = DECIDED.try_with(|decided| decided.set(Some(decision)));
+    if decision.allowed {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "RATE_LIMITED",
+        "too many requests; try again later",
+    )
+    .retry_after(decision.retry_after))
+}
+
+/// Adds the fields of a decision to an answer. What is further in has spoken of a narrower limit: the fields that can
+/// name one alone stay as they are.
+pub fn tell(decision: &Decision, headers: &mut HeaderMap) {
+    for (name, value) in decision.headers() {
+        let (name, Ok(value)) = (HeaderName::from_static(name), HeaderValue::from_str(&value))
+        else {
+            continue;
+        };
+        if name == POLICY_HEADER || name == STATE_HEADER {
+            headers.append(name, value);
+        } else {
+            headers.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// Runs a handler, and gives what it was told by a limit beside what it answered.
+pub(super) async fn noted<T>(answer: impl Future<Output = T>) -> (T, Option<Decision>) {
+    DECIDED
+        .scope(Cell::new(None), async {
+            let answer = answer.await;
+            (answer, DECIDED.with(Cell::get))
+        })
+        .await
+}
