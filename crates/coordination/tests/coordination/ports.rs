@@ -1,7 +1,7 @@
 //! Ports: lowest first, never twice, at rest between two leases, and back after a loss.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use coordination::port_pool::{RecordedRest, probe};
 use coordination::{PortError, PortKind, PortPool, PortRanges, PortSet, Recorded, RestReason};
@@ -278,7 +278,7 @@ async fn ports_that_are_due_all_at_once_are_leased_again_one_after_the_other() {
     until("they are due", async || {
         let now = pool.resting("n1").await.unwrap();
         now.iter()
-            .all(|rest| rest.until < std::time::SystemTime::now().into())
+            .all(|rest| rest.until < chrono::DateTime::<chrono::Utc>::from(SystemTime::now()))
     })
     .await;
 

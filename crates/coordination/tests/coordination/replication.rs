@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coordination::{Leases, PortError, PortPool, PortRanges, Replication, StoreError};
+use coordination::{Leases, PortError, PortPool, PortRanges, Recorded, Replication, StoreError};
 use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
 use sqlx::PgPool;
@@ -100,7 +100,9 @@ async fn ports_that_no_replica_confirms_are_not_given_out_and_not_lost() {
     master.has_replicas(redis.next(), 1).await;
     let ranges = PortRanges::default();
     let pool = PortPool::new(redis, bare(), ranges, Duration::from_secs(60)).replicated(ONE);
-    pool.rebuild("n1", &[], &[]).await.unwrap();
+    pool.rebuild("n1", &Recorded::default(), Duration::from_secs(60))
+        .await
+        .unwrap();
     let first = pool.lease("n1", "a", TTL).await.unwrap();
 
     replica.signal("STOP");
