@@ -1,3 +1,7 @@
+-- Waits for nobody for long, for whoever comes after waits behind it; a migration that failed is tried again. Replicas of
+-- the version before ignore pauses, jitter and overlap policies until they are gone.
+set local lock_timeout = '5s';
+
 alter table coordination.cron_jobs
     add column time_zone text not null default 'UTC',
     add column overlap text not null default 'queue-one',
@@ -28,10 +32,16 @@ alter table coordination.cron_runs
     drop constraint cron_runs_started,
     add constraint cron_runs_state_check check (
         state in ('requested', 'running', 'succeeded', 'failed', 'abandoned', 'cancelled', 'skipped')
-    ),
+    ) not valid,
     add constraint cron_runs_started check (
         state in ('requested', 'skipped') or (token is not null and instance is not null and started_at is not null)
-    );
+    ) not valid;
+
+-- One open request of a job is enough: who asks again is told of it.
+delete from coordination.cron_runs r where state = 'requested' and exists (
+    select from coordination.cron_runs l where l.job = r.job and l.state = 'requested' and l.slot > r.slot
+);
+create unique index cron_runs_requested on coordination.cron_runs (job) where state = 'requested';
 
 create index cron_runs_finished on coordination.cron_runs (job, finished_at);
 
@@ -45,7 +55,8 @@ create table coordination.cron_attempts (
     instance text not null,
     started_at timestamptz not null default clock_timestamp(),
     finished_at timestamptz,
-    outcome text check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled', 'late')),
+    outcome text check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
+    accepted boolean,
     primary key (job, slot, token),
     foreign key (job, slot) references coordination.cron_runs (job, slot) on delete cascade
 );
@@ -53,7 +64,9 @@ create table coordination.cron_attempts (
 create index cron_attempts_finished on coordination.cron_attempts (finished_at);
 
 comment on table coordination.cron_attempts is
-    'What every holder of a run says became of it, so that duplicates are seen by other means than those that prevent them. late: another had taken the run over before it ended, and its end was refused. Null: it never said.';
+    'What every holder of a run says its body did, so that duplicates are seen by other means than those that prevent them. Null: it never said.';
+comment on column coordination.cron_attempts.accepted is
+    'Whether the end counted; where another had taken the run over before, it did not.';
 
 create table coordination.findings (
     invariant text not null,
@@ -62,6 +75,7 @@ create table coordination.findings (
     first_seen_at timestamptz not null default clock_timestamp(),
     last_seen_at timestamptz not null default clock_timestamp(),
     looks integer not null default 1,
+    counted_at timestamptz not null default clock_timestamp(),
     confirmed_at timestamptz,
     primary key (invariant, subject)
 );
@@ -79,7 +93,9 @@ create table coordination.invariant_checks (
 );
 
 comment on column coordination.findings.looks is
-    'How many looks in a row have seen it, with no longer pause between two of them than an outage of the checks makes.';
+    'How many looks in a row have seen it, with no longer pause between two of them than an outage of the checks makes; one that comes soon after another is not counted.';
+comment on column coordination.findings.counted_at is
+    'When a look was last counted.';
 
 comment on table coordination.invariant_checks is
     'When each invariant was last looked at, and why that failed: a zero that nobody has checked is none.';

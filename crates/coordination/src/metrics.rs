@@ -11,7 +11,8 @@ pub fn lease(result: &'static str) {
 /// Counts a write that was refused because its fencing token is not the latest.
 pub fn fenced_write(name: &str) {
     // The name before the first colon is the kind; whole names would be without bound.
-    let kind = name.split(':').next().unwrap_or_default().to_owned();
+    let kind = name.split_once(':').map_or("other", |(kind, _)| kind);
+    let kind = kind.to_owned();
     *untold().entry(kind.clone()).or_default() += 1;
     metrics::counter!("fenced_writes_total", "kind" => kind).increment(1);
 }
@@ -23,6 +24,14 @@ static UNTOLD: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
 /// The fenced writes by kind that nobody has stored.
 pub fn untold() -> MutexGuard<'static, BTreeMap<String, i64>> {
     UNTOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes stored writes off those that are not.
+pub fn told(stored: &BTreeMap<String, i64>) {
+    untold().retain(|kind, count| {
+        *count -= stored.get(kind).copied().unwrap_or_default();
+        *count > 0
+    });
 }
 
 /// Tells a number that the database keeps for the whole cluster.
@@ -59,6 +68,18 @@ pub fn ports_rebuilt(built: bool) {
 /// Counts a run of a job by how it ended, and a run that began as `started`.
 pub fn cron_run(job: &str, state: &'static str) {
     metrics::counter!("cron_runs_total", "job" => job.to_owned(), "state" => state).increment(1);
+}
+
+/// Counts a run of a job that was given up, by the state it was left in.
+pub fn cron_state(job: &str, state: &str) {
+    metrics::counter!("cron_runs_total", "job" => job.to_owned(), "state" => state.to_owned())
+        .increment(1);
+}
+
+/// Says when an invariant was last looked at with success, in seconds of Unix time.
+pub fn invariant_checked(invariant: &str, at: i64) {
+    metrics::gauge!("invariant_checked_timestamp_seconds", "invariant" => invariant.to_owned())
+        .set(at as f64);
 }
 
 /// Measures how many milliseconds after its slot a run began.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
-use super::job::Job;
+use super::job::{Job, Overlap};
 use crate::lease::Fence;
 
 /// Attempts at one slot before it is left abandoned: a run that kills its process does not do so for ever.
@@ -85,7 +85,8 @@ pub async fn announce(db: &PgPool, jobs: &[(&Job, String)]) -> sqlx::Result<Date
             set schedule = excluded.schedule, time_zone = excluded.time_zone, catch_up = excluded.catch_up,
                 overlap = excluded.overlap, jitter_ms = excluded.jitter_ms, timeout_ms = excluded.timeout_ms,
                 pause_after = excluded.pause_after, seen_at = clock_timestamp(),
-                owes_since = case when (j.schedule, j.time_zone) = (excluded.schedule, excluded.time_zone)
+                owes_since = case when (j.schedule, j.time_zone, j.catch_up)
+                        = (excluded.schedule, excluded.time_zone, excluded.catch_up)
                     then j.owes_since else clock_timestamp() end
         )
         select clock_timestamp()",
@@ -144,7 +145,7 @@ pub async fn look(db: &PgPool, silence: Duration) -> sqlx::Result<Look> {
 
 /// How some jobs stand; those that nobody announced are missing.
 pub async fn situations(
-    db: &PgPool,
+    db: impl PgExecutor<'_>,
     jobs: &[&str],
     silence: Duration,
 ) -> sqlx::Result<Vec<Situation>> {
@@ -165,7 +166,11 @@ pub async fn situations(
 }
 
 /// Runs of a job that wait for somebody, oldest first.
-pub async fn open_runs(db: &PgPool, job: &str, silence: Duration) -> sqlx::Result<Vec<Open>> {
+pub async fn open_runs(
+    conn: &mut PgConnection,
+    job: &str,
+    silence: Duration,
+) -> sqlx::Result<Vec<Open>> {
     let query = sqlx::query_as(
         "-- cron::open_runs
         select slot, state, manual, attempt from coordination.cron_runs
@@ -178,19 +183,57 @@ pub async fn open_runs(db: &PgPool, job: &str, silence: Duration) -> sqlx::Resul
         .bind(job)
         .bind(silence.as_secs_f64())
         .bind(MOST_ATTEMPTS)
-        .fetch_all(db)
+        .fetch_all(conn)
         .await
 }
 
-/// Slots of the schedule after a moment that were begun or skipped already.
+/// Locks the row of a job, which everything that begins a run, pauses or resumes does first: until the transaction ends
+/// what it reads of these stays true.
+pub async fn hold(conn: &mut PgConnection, job: &str) -> sqlx::Result<()> {
+    let query = sqlx::query(
+        "-- cron::hold
+        select from coordination.cron_jobs where job = $1 for update",
+    );
+    query.bind(job).execute(conn).await?;
+    Ok(())
+}
+
+/// Slots of the schedule after `from` up to `to` that were begun or skipped already.
 pub async fn begun(
-    db: &PgPool,
+    conn: &mut PgConnection,
     job: &str,
     from: DateTime<Utc>,
+    to: DateTime<Utc>,
 ) -> sqlx::Result<Vec<DateTime<Utc>>> {
-    let query =
-        sqlx::query_scalar("select slot from coordination.cron_runs where job = $1 and slot > $2");
-    query.bind(job).bind(from).fetch_all(db).await
+    let query = sqlx::query_scalar(
+        "-- cron::begun
+        select slot from coordination.cron_runs where job = $1 and slot > $2 and slot <= $3 and not manual",
+    );
+    let query = query.bind(job).bind(from).bind(to);
+    query.fetch_all(conn).await
+}
+
+/// Takes the token for a run: higher than every one of its key, and than that of an earlier attempt at the slot, whose
+/// key another overlap policy may have chosen; that one is made late, too.
+pub async fn token(conn: &mut PgConnection, job: &Job, slot: DateTime<Utc>) -> sqlx::Result<Fence> {
+    let own = job.fence_key(slot);
+    let other = match job.overlap {
+        Overlap::Allow => Job::key_of_all(job.name),
+        Overlap::Skip | Overlap::QueueOne | Overlap::CancelOther => Job::key_of_one(job.name, slot),
+    };
+    let query = sqlx::query_scalar(
+        "-- cron::token
+        with earlier as (
+            select coalesce(max(token), 0) as token from coordination.cron_runs where job = $1 and slot = $2
+        ), other as (
+            update coordination.fences f set token = f.token + 1
+            from earlier where f.key = $4 and f.token = earlier.token
+        )
+        insert into coordination.fences as f (key, token) select $3, token + 1 from earlier
+        on conflict (key) do update set token = greatest(f.token + 1, excluded.token) returning token",
+    );
+    let query = query.bind(job.name).bind(slot).bind(own).bind(other);
+    query.fetch_one(conn).await.map(Fence)
 }
 
 /// Begins a slot and answers its lag in milliseconds; `None` where it was begun before. The primary key decides.
@@ -226,7 +269,7 @@ pub async fn begin(
 
 /// Marks a slot as skipped, where an earlier run went on when it fell due; `false` where none did, or it was begun.
 pub async fn skip(
-    db: &PgPool,
+    conn: &mut PgConnection,
     job: &str,
     slot: DateTime<Utc>,
     due: DateTime<Utc>,
@@ -250,17 +293,17 @@ pub async fn skip(
         .bind(slot)
         .bind(due)
         .bind(silence.as_secs_f64());
-    Ok(insert.execute(db).await?.rows_affected() == 1)
+    Ok(insert.execute(conn).await?.rows_affected() == 1)
 }
 
 /// Asks the holders of earlier runs of a job to cancel them.
-pub async fn ask_stop(db: &PgPool, job: &str, slot: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn ask_stop(conn: &mut PgConnection, job: &str, slot: DateTime<Utc>) -> sqlx::Result<()> {
     let update = sqlx::query(
         "-- cron::ask_stop
         update coordination.cron_runs set stop_asked = true
         where job = $1 and slot < $2 and state = 'running' and not stop_asked",
     );
-    update.bind(job).bind(slot).execute(db).await?;
+    update.bind(job).bind(slot).execute(conn).await?;
     Ok(())
 }
 
@@ -281,7 +324,7 @@ pub async fn take_over(
                 token = $3, instance = $4, started_at = clock_timestamp(), alive_at = clock_timestamp(), finished_at = null,
                 lag_ms = greatest(0, extract(epoch from clock_timestamp() - slot) * 1000)::bigint, error = null,
                 stop_asked = false
-            where job = $1 and slot = $2 and (token is null or token < $3)
+            where job = $1 and slot = $2
                 and (state in ('requested', 'abandoned')
                     or (state = 'running' and alive_at < clock_timestamp() - make_interval(secs => $5)))
             returning attempt, lag_ms
@@ -299,27 +342,32 @@ pub async fn take_over(
     update.fetch_optional(conn).await
 }
 
-/// Marks a silent run as abandoned for good; `false` where it is none any more.
+/// Gives an open run up for good and answers its state: `abandoned` where its attempts are used up, `cancelled` where it
+/// is not wanted any more, `skipped` where it was only asked for. `None` where it is open no more.
 pub async fn give_up(
-    db: &PgPool,
+    conn: &mut PgConnection,
     job: &str,
     slot: DateTime<Utc>,
+    wanted: bool,
     silence: Duration,
-) -> sqlx::Result<bool> {
-    let update = sqlx::query(
+) -> sqlx::Result<Option<String>> {
+    let update = sqlx::query_scalar(
         "-- cron::give_up
         update coordination.cron_runs
-        set state = 'abandoned', attempt = greatest(attempt, $4), finished_at = clock_timestamp(),
-            error = coalesce(error, 'its holder vanished')
-        where job = $1 and slot = $2 and (state = 'abandoned'
-            or (state = 'running' and alive_at < clock_timestamp() - make_interval(secs => $3)))",
+        set state = case when state = 'requested' then 'skipped' when $5 then 'abandoned' else 'cancelled' end,
+            attempt = case when $5 then greatest(attempt, $4) else attempt end, finished_at = clock_timestamp(),
+            error = coalesce(error, case when state = 'requested' then 'nobody took it in time' else 'its holder vanished' end)
+        where job = $1 and slot = $2 and (state in ('requested', 'abandoned')
+            or (state = 'running' and alive_at < clock_timestamp() - make_interval(secs => $3)))
+        returning state",
     );
     let update = update
         .bind(job)
         .bind(slot)
         .bind(silence.as_secs_f64())
-        .bind(MOST_ATTEMPTS);
-    Ok(update.execute(db).await?.rows_affected() == 1)
+        .bind(MOST_ATTEMPTS)
+        .bind(wanted);
+    update.fetch_optional(conn).await
 }
 
 /// Says that a run goes on, and answers whether it was asked to stop; `None` where another has taken it over.
@@ -350,6 +398,9 @@ pub async fn finish(
     token: Fence,
     ended: &Ended<'_>,
 ) -> sqlx::Result<Recorded> {
+    // The row of the job first, as everybody who needs it and the run's does; what is read then is no older than this.
+    let mut tx = db.begin().await?;
+    hold(&mut tx, job).await?;
     let update = sqlx::query_as(
         "-- cron::finish
         with told as (
@@ -361,24 +412,25 @@ pub async fn finish(
             returning 1
         ), attempt as (
             update coordination.cron_attempts
-            set finished_at = clock_timestamp(), outcome = case when exists (select from run) then $4 else 'late' end
-            where job = $1 and slot = $2 and token = $3 and not exists (select from told)
+            set finished_at = clock_timestamp(), outcome = $4,
+                accepted = exists (select from run) or exists (select from told)
+            where job = $1 and slot = $2 and token = $3 and accepted is null
         ), before as (
-            select paused_at as was from coordination.cron_jobs where job = $1 and exists (select from run) for update
+            select job, paused_at as was from coordination.cron_jobs where job = $1
         ), job as (
-            update coordination.cron_jobs
+            update coordination.cron_jobs j
             set failures = case $4 when 'failed' then failures + 1 when 'succeeded' then 0 else failures end,
                 paused_at = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7
                     then coalesce(paused_at, clock_timestamp()) else paused_at end,
                 pause_reason = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7 and paused_at is null
                     then (failures + 1) || ' failed runs in a row, the last: ' || coalesce($5, '') else pause_reason end
-            from before where job = $1
+            from before where j.job = before.job and exists (select from run)
             returning before.was is null and paused_at is not null as paused
         )
         select exists (select from run) or exists (select from told) as accepted,
             coalesce((select paused from job), false) as paused",
     );
-    update
+    let recorded = update
         .bind(job)
         .bind(slot)
         .bind(token.0)
@@ -386,6 +438,8 @@ pub async fn finish(
         .bind(ended.error)
         .bind(i32::from(!ended.counts))
         .bind(ended.pause_after)
-        .fetch_one(db)
-        .await
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(recorded)
 }

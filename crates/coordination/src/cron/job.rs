@@ -58,7 +58,7 @@ pub enum Overlap {
     /// It is skipped, and the history says so.
     Skip,
     /// It waits for the end of the run; of several that wait only the latest is run, unless [`CatchUp::All`] wants
-    /// every one.
+    /// every one. With [`CatchUp::None`] it waits for a minute.
     QueueOne,
     /// The earlier run is cancelled, and the slot begins when it has ended: after the second within which the holder
     /// hears of it and the grace that its body has.
@@ -129,7 +129,9 @@ impl Run {
     }
 }
 
-/// A periodic job. Unless [`Overlap::Allow`] says otherwise runs of one job never overlap.
+/// A periodic job. Unless [`Overlap::Allow`] says otherwise no two runs of a job are begun whose holders are both known
+/// to live. What a body does without its [`Run::guard`] may still overlap with the next run, where its process was
+/// stopped and goes on, or where it does not end when it is cancelled.
 #[derive(Clone)]
 pub struct Job {
     /// Unique in the cluster, and the same in every replica.
@@ -221,11 +223,19 @@ impl Job {
     /// The key of the tokens that a run's writes are fenced by. Runs that may overlap have one each.
     pub fn fence_key(&self, slot: DateTime<Utc>) -> String {
         match self.overlap {
-            Overlap::Allow => format!("cron:{}:{}", self.name, slot.timestamp_micros()),
-            Overlap::Skip | Overlap::QueueOne | Overlap::CancelOther => {
-                format!("cron:{}", self.name)
-            }
+            Overlap::Allow => Self::key_of_one(self.name, slot),
+            Overlap::Skip | Overlap::QueueOne | Overlap::CancelOther => Self::key_of_all(self.name),
         }
+    }
+
+    /// The key that all runs of a job share.
+    pub(super) fn key_of_all(name: &str) -> String {
+        format!("cron:{name}")
+    }
+
+    /// The key of one slot's runs.
+    pub(super) fn key_of_one(name: &str, slot: DateTime<Utc>) -> String {
+        format!("cron:{name}:{}", slot.timestamp_micros())
     }
 
     /// Starts the body.

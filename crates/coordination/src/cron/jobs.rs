@@ -110,22 +110,31 @@ impl Jobs {
         Self { db, nudge }
     }
 
-    /// Asks for a run now, whoever takes it, and answers its slot. A paused job is run, too; one that runs already is
-    /// run again after that.
+    /// Asks for a run now, whoever takes it, and answers its slot; that of a request which nobody has taken yet, where
+    /// there is one. A paused job is run, too; one that runs already is run again after that. Fails where no replica
+    /// runs the job by now. A request that nobody takes within an hour is given up.
     pub async fn trigger(&self, job: &str) -> Result<DateTime<Utc>, CronError> {
+        let tried = "ask for a run";
         let insert = sqlx::query_scalar(
             "-- cron::trigger
             insert into coordination.cron_runs (job, slot, manual, state)
-            select job, clock_timestamp(), true, 'requested' from coordination.cron_jobs where job = $1
+            select job, clock_timestamp(), true, 'requested' from coordination.cron_jobs
+            where job = $1 and seen_at > clock_timestamp() - interval '90 seconds'
+            on conflict (job) where state = 'requested' do update set manual = true
             returning slot",
         );
-        let slot = insert
-            .bind(job)
-            .fetch_optional(&self.db)
-            .await
-            .map_err(StoreError::postgres("ask for a run"))?;
-        self.nudge.notify_one();
-        slot.ok_or_else(|| unknown(job))
+        let slot = insert.bind(job).fetch_optional(&self.db).await;
+        if let Some(slot) = slot.map_err(StoreError::postgres(tried))? {
+            self.nudge.notify_one();
+            return Ok(slot);
+        }
+        let seen = sqlx::query_scalar("select seen_at from coordination.cron_jobs where job = $1");
+        let seen = seen.bind(job).fetch_optional(&self.db).await;
+        let seen_at = seen.map_err(StoreError::postgres(tried))?;
+        Err(CronError::Unheard {
+            job: job.to_owned(),
+            seen_at: seen_at.ok_or_else(|| unknown(job))?,
+        })
     }
 
     /// Pauses a job, and says whether it was not paused before. A run that goes on is not disturbed.
@@ -236,33 +245,48 @@ impl Jobs {
             .collect())
     }
 
-    /// Deletes up to `limit` ended runs older than `keep` with their attempts and tokens, never the latest of a job,
-    /// which says what is owed.
+    /// Deletes up to `limit` runs older than `keep` with their attempts and tokens; never the latest of a job's schedule,
+    /// which says what is owed. Slots up to the newest that is deleted are nobody's debt from then on, whatever the window
+    /// of [`CatchUp::All`](super::CatchUp::All).
     pub async fn purge_history(&self, keep: TimeDelta, limit: i64) -> Result<u64, CronError> {
+        let tried = StoreError::postgres("delete old runs");
+        let deleted = self.purge(keep, limit).await.map_err(tried)?;
+        Ok(u64::try_from(deleted).unwrap_or_default())
+    }
+
+    async fn purge(&self, keep: TimeDelta, limit: i64) -> sqlx::Result<i64> {
+        let mut tx = self.db.begin().await?;
+        // As whoever begins a run does, before the rows of runs.
+        sqlx::query("select from coordination.cron_jobs order by job for update")
+            .execute(&mut *tx)
+            .await?;
         let delete = sqlx::query_scalar(
             "-- cron::purge_history
             with gone as (
                 delete from coordination.cron_runs where (job, slot) in (
                     select job, slot from coordination.cron_runs r
                     where scheduled_at < clock_timestamp() - make_interval(secs => $1)
-                        and state not in ('requested', 'running')
-                        and exists (select 1 from coordination.cron_runs l
-                            where l.job = r.job and l.slot > r.slot and not l.manual)
+                        and (state <> 'running' or alive_at < clock_timestamp() - make_interval(secs => $1))
+                        and (manual or exists (select 1 from coordination.cron_runs l
+                            where l.job = r.job and l.slot > r.slot and not l.manual))
                     order by scheduled_at limit $2
-                ) returning job, slot
+                ) returning job, slot, manual
             ), fences as (
                 delete from coordination.fences where key in (
                     select 'cron:' || job || ':' || (extract(epoch from slot) * 1000000)::bigint from gone
                 )
+            ), owed as (
+                update coordination.cron_jobs j
+                set owes_since = greatest(j.owes_since, newest + make_interval(secs => j.jitter_ms / 1000.0))
+                from (select job, max(slot) as newest from gone where not manual group by job) past
+                where j.job = past.job
             )
             select count(*) from gone",
         );
         let delete = delete.bind(keep.as_seconds_f64()).bind(limit);
-        let deleted: i64 = delete
-            .fetch_one(&self.db)
-            .await
-            .map_err(StoreError::postgres("delete old runs"))?;
-        Ok(u64::try_from(deleted).unwrap_or_default())
+        let deleted = delete.fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(deleted)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Periodic jobs that run once a slot in the whole cluster, whichever replicas are alive.
 //!
 //! The slot is computed from the schedule and the clock of the database. Every replica that sees it due tries the
-//! Redlock `cron:{job}`; the winner inserts `(job, slot)` under the primary key and runs. So the lock keeps replicas out
-//! of each other's way, and the database decides. The holder says in its row that it is alive; when it falls silent for
+//! Redlock `cron:{job}`; the winner locks the row of the job, decides again, and inserts `(job, slot)` under the primary
+//! key, in one transaction. So the lock keeps replicas out of each other's way, and the database decides: also where a
+//! replica slept between the two. The holder says in its row that it is alive; when it falls silent for
 //! longer than the lock lives, the next replica takes the run over with a higher fencing token. A body may thus be
 //! *begun* twice for a slot, after a crash, and guards its writes with [`Run::guard`]: then a holder that was stopped and
 //! goes on after another has run the slot changes nothing. Without Redis or PostgreSQL no job begins; what was missed is
@@ -41,6 +42,7 @@ mod scheduler;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,7 @@ use crate::redlock::Redlock;
 use crate::{Keys, StoreError};
 
 pub use chrono_tz::Tz as TimeZone;
+pub(crate) use db::MOST_ATTEMPTS;
 pub use job::{CatchUp, Job, MOST_AT_ONCE, Overlap, Run, UnknownPolicy};
 pub use jobs::{JobOverview, Jobs, PastRun, Told};
 pub use schedule::Schedule;
@@ -78,6 +81,14 @@ pub enum CronError {
     UnknownJob {
         /// The name.
         job: String,
+    },
+    /// A replica announced this job once, and none runs it now.
+    #[error("no replica runs job {job}: the last one that did was heard of at {seen_at}")]
+    Unheard {
+        /// The name.
+        job: String,
+        /// When a replica last said that it runs the job.
+        seen_at: DateTime<Utc>,
     },
     /// A store did not answer.
     #[error(transparent)]

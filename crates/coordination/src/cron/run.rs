@@ -16,6 +16,8 @@ use crate::redlock::Held;
 
 const LEAVING: &str = "the replica stopped";
 const TIMED_OUT: &str = "it took longer than it may";
+const LOST: &str = "the lock was lost";
+const TAKEN_OVER: &str = "another replica took the run over";
 const SUPERSEDED: &str = "a later slot came first";
 
 /// How soon a run hears that a later slot wants it cancelled.
@@ -81,15 +83,28 @@ impl Watch {
             Ok(done) => done,
             Err(reason) => {
                 cancelled.cancel();
-                match timeout(self.cron.grace, &mut body).await {
+                // Whose run may be another's already has no grace.
+                let mut ended = match reason {
+                    LOST | TAKEN_OVER => None,
+                    _ => timeout(self.cron.grace, &mut body).await.ok(),
+                };
+                if ended.is_none() {
+                    body.abort();
+                    // The next run begins when this one is dropped, or hangs where nothing can drop it.
+                    ended = timeout(self.cron.grace, &mut body).await.ok();
+                }
+                match ended {
                     // It saw the cancellation and ended as it saw fit.
-                    Ok(Ok(Ok(()))) => End::Done(Ok(())),
-                    Ok(Ok(Err(error))) if reason == TIMED_OUT => {
+                    Some(Ok(Ok(()))) => End::Done(Ok(())),
+                    Some(Ok(Err(error))) if reason == TIMED_OUT => {
                         End::Done(Err(error.context(TIMED_OUT)))
                     }
-                    Ok(_) => End::Stopped(reason),
-                    Err(_) => {
-                        body.abort();
+                    Some(_) => End::Stopped(reason),
+                    None => {
+                        warn!(
+                            job = name,
+                            "job {name} does not end: what it still does may overlap with its next run"
+                        );
                         End::Stopped(reason)
                     }
                 }
@@ -119,7 +134,7 @@ impl Watch {
                     Err(error) => Err(anyhow::Error::new(error).context("the job broke off")),
                 })),
                 () = self.stop.cancelled() => return Err(LEAVING),
-                () = lost.cancelled() => return Err("the lock was lost"),
+                () = lost.cancelled() => return Err(LOST),
                 () = sleep_until(begun + self.job.timeout) => return Err(TIMED_OUT),
                 () = asked => next = Instant::now(),
                 () = sleep_until(next) => {
@@ -129,7 +144,7 @@ impl Watch {
                     match said.await {
                         Ok(Ok(Some(true))) => return Err(SUPERSEDED),
                         Ok(Ok(Some(false))) => heard = start,
-                        Ok(Ok(None)) => return Err("another replica took the run over"),
+                        Ok(Ok(None)) => return Err(TAKEN_OVER),
                         // Silent for too long we may be taken over, without knowing.
                         Ok(Err(_)) | Err(_) if start > heard + silence * 3 / 4 => return Err("the database is away"),
                         Ok(Err(_)) | Err(_) => next = Instant::now() + Duration::from_millis(200),
@@ -141,8 +156,9 @@ impl Watch {
 
     async fn record(&self, end: End, took: Duration) {
         let (name, slot) = (self.job.name, self.won.slot);
-        // However many replicas are restarted one after the other, a run is handed on until it has ended.
-        let counts = !matches!(end, End::Stopped(LEAVING));
+        // However many replicas are restarted or lose their lock one after the other, a run is handed on until it has
+        // ended: only a body that failed, or a holder that vanished, uses an attempt up.
+        let counts = matches!(end, End::Done(_));
         let (state, error) = match end {
             End::Done(Ok(())) => ("succeeded", None),
             End::Done(Err(error)) => ("failed", Some(format!("{error:#}"))),
@@ -164,14 +180,33 @@ impl Watch {
             counts,
             pause_after: db::pause_after(&self.job),
         };
-        for pause in [100, 400, 1600, 0] {
-            let finish = db::finish(&self.cron.db, name, slot, self.won.token, &ended);
-            match timeout(Duration::from_secs(2), finish).await {
-                Ok(Ok(recorded)) => return self.told(recorded, error.as_deref()),
-                Ok(Err(_)) | Err(_) => sleep(Duration::from_millis(pause)).await,
+        self.write_down(&ended).await;
+    }
+
+    /// Tells the database how the run ended until it has answered, with the lock in hand: a body that succeeded must not
+    /// be run again because the database was away at its end. Only a replica that stops gives up, after its grace.
+    async fn write_down(&self, ended: &db::Ended<'_>) {
+        let (name, slot) = (self.job.name, self.won.slot);
+        let mut left = None;
+        for attempt in 0_u32.. {
+            let finish = db::finish(&self.cron.db, name, slot, self.won.token, ended);
+            let why = match timeout(Duration::from_secs(2), finish).await {
+                Ok(Ok(recorded)) => return self.told(recorded, ended.error),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            if attempt == 3 {
+                warn!(job = name, %slot, "cannot write down yet that job {name} for {slot} {}: {why}", ended.state);
             }
+            if self.stop.is_cancelled() {
+                let until = *left.get_or_insert_with(|| Instant::now() + self.cron.grace);
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+            sleep(Duration::from_millis(100 << attempt.min(3))).await;
         }
-        warn!(job = name, %slot, "could not write down that job {name} for {slot} {state}");
+        warn!(job = name, %slot, "could not write down that job {name} for {slot} {}", ended.state);
     }
 
     fn told(&self, recorded: db::Recorded, error: Option<&str>) {

@@ -40,7 +40,9 @@ pub struct Scheduler {
     /// Those that have it.
     deciding: JoinSet<(usize, anyhow::Result<Next>)>,
     runs: TaskTracker,
-    announced: Option<DateTime<Utc>>,
+    announced: bool,
+    /// Since when this replica runs its jobs.
+    since: Option<DateTime<Utc>>,
     told: Instant,
     last_look: Option<DateTime<Utc>>,
 }
@@ -86,7 +88,8 @@ impl Scheduler {
             queue: VecDeque::new(),
             deciding: JoinSet::new(),
             runs,
-            announced: None,
+            announced: false,
+            since: None,
             told: Instant::now(),
             last_look: None,
         })
@@ -125,7 +128,7 @@ impl Scheduler {
                 () = nudged, if trouble == 0 => next = next.min(soon),
                 Some(decided) = self.deciding.join_next() => {
                     self.note(decided);
-                    self.give_turns(self.announced.unwrap_or_default());
+                    self.give_turns();
                     if trouble == 0 && self.queue.is_empty() {
                         next = next.min(soon);
                     }
@@ -185,7 +188,7 @@ impl Scheduler {
                 .context("could not look at jobs that are due")?;
             if known.len() < names.len() {
                 // Somebody deleted jobs that exist.
-                self.announced = None;
+                self.announced = false;
             }
             known.sort_by(|a, b| a.job.cmp(&b.job));
             for place in asked {
@@ -208,12 +211,15 @@ impl Scheduler {
             self.desks[place].attended = true;
             self.queue.push_back(place);
         }
-        self.give_turns(since);
+        self.give_turns();
         Ok(self.pause(look.now))
     }
 
     /// Has as many of the queue attended to as may be at the same time.
-    fn give_turns(&mut self, since: DateTime<Utc>) {
+    fn give_turns(&mut self) {
+        let Some(since) = self.since else {
+            return;
+        };
         while self.deciding.len() < AT_ONCE
             && let Some(place) = self.queue.pop_front()
         {
@@ -227,7 +233,7 @@ impl Scheduler {
     }
 
     async fn announce(&mut self) -> anyhow::Result<DateTime<Utc>> {
-        if let Some(since) = self.announced {
+        if let Some(since) = self.since.filter(|_| self.announced) {
             if self.told.elapsed() >= STILL_HERE {
                 let names: Vec<&str> = self.desks.iter().map(|desk| desk.post.job.name).collect();
                 timeout(DEADLINE, db::still_here(&self.cron.db, &names))
@@ -248,7 +254,8 @@ impl Scheduler {
             .context("no answer in time")?
             .context("could not announce the jobs")?;
         self.told = Instant::now();
-        Ok(*self.announced.insert(since))
+        self.announced = true;
+        Ok(*self.since.get_or_insert(since))
     }
 
     /// A clock that was put back makes every moment that was computed from it wrong.
@@ -311,6 +318,10 @@ impl Scheduler {
                 desk.trouble = 0;
                 match next {
                     Next::Look => None,
+                    Next::Idle(now) => {
+                        desk.due = desk.post.schedule.next_due(now);
+                        (desk.due.is_none()).then(|| Instant::now() + STILL_HERE)
+                    }
                     Next::Later(pause) => Some(Instant::now() + pause),
                 }
             }

@@ -59,7 +59,7 @@ pub async fn while_running<R: Future<Output = bool>>(
 }
 
 #[sqlx::test(migrations = "../../migrations")]
-async fn three_instances_run_each_slot_once_and_miss_none(db: PgPool) {
+async fn three_instances_run_each_slot_once_and_in_order(db: PgPool) {
     let stores = stores().await;
     let seen = Seen::default();
     let instances = ["a", "b", "c"]
@@ -72,13 +72,9 @@ async fn three_instances_run_each_slot_once_and_miss_none(db: PgPool) {
     .await;
 
     let seen = seen.lock().unwrap().clone();
+    // Each later than the one before; on a slow machine a second may be passed over, as the policy says.
     for pair in seen.windows(2) {
-        assert_eq!(
-            pair[1].0 - pair[0].0,
-            chrono::TimeDelta::seconds(1),
-            "{seen:?}"
-        );
-        assert!(pair[1].1 > pair[0].1, "{seen:?}");
+        assert!(pair[1].0 > pair[0].0 && pair[1].1 > pair[0].1, "{seen:?}");
     }
     let history = cron(&stores, &db, "d")
         .jobs()
@@ -91,7 +87,10 @@ async fn three_instances_run_each_slot_once_and_miss_none(db: PgPool) {
             .all(|run| run.state == "succeeded" && run.attempt == 1),
         "{history:?}"
     );
-    assert_eq!(history.len(), seen.len());
+    let mut slots: Vec<_> = history.iter().map(|run| run.slot).collect();
+    slots.reverse();
+    let run: Vec<_> = seen.iter().map(|(slot, _)| *slot).collect();
+    assert_eq!(slots, run);
 }
 
 #[sqlx::test(migrations = "../../migrations")]
@@ -200,18 +199,21 @@ async fn missed_slots_are_made_good_as_the_job_says(db: PgPool) {
     let stores = stores().await;
     let admin = cron(&stores, &db, "admin").jobs();
     let known = "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since)
-        values ('note', '0 * * * *', 'last', date_trunc('hour', now()) - interval '3 hours 30 minutes')";
-    sqlx::query(known).execute(&db).await.unwrap();
+        values ('note', '0 * * * *', $1, date_trunc('hour', now()) - interval '3 hours 30 minutes')";
 
     for (catch_up, expected) in [
         (CatchUp::None, 0),
         (CatchUp::Last, 1),
         (CatchUp::All(chrono::TimeDelta::hours(24)), 4),
     ] {
-        sqlx::query("delete from coordination.cron_runs")
-            .execute(&db)
-            .await
-            .unwrap();
+        for table in [
+            "delete from coordination.cron_runs",
+            "delete from coordination.cron_jobs",
+        ] {
+            sqlx::query(table).execute(&db).await.unwrap();
+        }
+        let known = sqlx::query(known).bind(catch_up.to_string());
+        known.execute(&db).await.unwrap();
         let seen = Seen::default();
         let instance = vec![(
             cron(&stores, &db, "a"),

@@ -8,6 +8,7 @@
 mod children;
 mod cron;
 mod cron_process;
+mod cron_races;
 mod fencing;
 mod idempotency;
 mod invariants;

@@ -109,7 +109,7 @@ pub async fn list_runs(
 /// Asks for a run now, on whichever replica takes it within five seconds; of a paused job, too.
 #[utoipa::path(post, path = "/gateway/cron/{job}/trigger", tag = "gateway", params(("job" = String, Path)), responses(
     (status = 202, body = Triggered), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-    (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
+    (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody)))]
 pub async fn trigger_job(
     State(local): State<Local>,
     Admin(admin): Admin,
@@ -160,6 +160,7 @@ pub async fn resume_job(
 fn refused(error: CronError) -> Response {
     let problem = match &error {
         CronError::UnknownJob { job } => Problem::not_found(&format!("job {job}")),
+        CronError::Unheard { .. } => Problem::conflict("JOB_NOT_RUN", error.to_string()),
         CronError::Store(store) if store.is_unreachable() => {
             Problem::not_ready("the database does not answer; try again")
         }
