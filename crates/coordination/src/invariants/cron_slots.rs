@@ -1,4 +1,7 @@
-//! The promise of cron, checked by other means than those that keep it.
+//! The promise of cron, checked by other means than those that keep it: by what each holder says its body did, and by the
+//! schedule laid over the history.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -7,22 +10,21 @@ use sqlx::{FromRow, PgPool};
 use super::Finding;
 use crate::cron::{CatchUp, Told};
 
-/// A slot is not missed before it is late by this much.
+/// A slot is not missed before it is late by this much, and a holder not gone before it was silent for as long.
 const LATE: TimeDelta = TimeDelta::seconds(60);
 /// A job that no replica has spoken of for this long is run by none, and misses nothing.
 const UNHEARD: TimeDelta = TimeDelta::seconds(90);
-/// Most slots of one job that are compared.
-const MOST_SLOTS: usize = 1000;
 
 #[derive(FromRow)]
 struct Twice {
     job: String,
     slot: DateTime<Utc>,
-    accepted: i64,
-    rows: i64,
+    times: i64,
+    instances: Vec<String>,
 }
 
-/// Slots of which more than one run was accepted as done, by the account each holder gave.
+/// Slots whose body came to a good end more than once, by the account each holder gave, whether it counted or not. A late
+/// body that writes by its guard fails, and is not among them.
 pub async fn duplicates(db: PgPool) -> anyhow::Result<Vec<Finding>> {
     let query = sqlx::query_as(
         "-- invariants::duplicates
@@ -30,23 +32,19 @@ pub async fn duplicates(db: PgPool) -> anyhow::Result<Vec<Finding>> {
             -- What was looked at once is not looked at again; an hour more, for ends that were told late.
             select coalesce(min(checked_at), '-infinity') - interval '1 hour' as at
             from coordination.invariant_checks where invariant = 'cron_slot_duplicates'
-        ), accepted as (
+        )
+        select job, slot, count(*) as times, array_agg(instance order by token) as instances
+        from coordination.cron_attempts
+        where outcome = 'succeeded' and (job, slot) in (
             select job, slot from since, coordination.cron_attempts
             where finished_at > since.at and outcome = 'succeeded'
         )
-        select job, slot, max(accepted) as accepted, max(rows) as rows from (
-            select job, slot, count(*) as accepted, 1::bigint as rows from coordination.cron_attempts
-            where outcome = 'succeeded' and (job, slot) in (select job, slot from accepted)
-            group by job, slot having count(*) > 1
-            union all
-            select job, slot, 0, count(*) from since, coordination.cron_runs
-            where scheduled_at > since.at group by job, slot having count(*) > 1
-        ) twice group by job, slot order by slot desc limit 1000",
+        group by job, slot having count(*) > 1 order by slot desc limit 1000",
     );
     let twice: Vec<Twice> = query.fetch_all(&db).await?;
     let found = twice.into_iter().map(|each| Finding {
         subject: format!("{} {}", each.job, each.slot.to_rfc3339()),
-        detail: json!({ "job": each.job, "slot": each.slot, "accepted": each.accepted, "rows": each.rows }),
+        detail: json!({ "job": each.job, "slot": each.slot, "times": each.times, "instances": each.instances }),
         certain: true,
     });
     Ok(found.collect())
@@ -59,11 +57,12 @@ struct Standing {
     now: DateTime<Utc>,
     owes_since: DateTime<Utc>,
     last_slot: Option<DateTime<Utc>>,
+    /// Runs whose holder was heard of lately.
     running: i64,
 }
 
-/// Slots that a policy owes and nobody has begun, although the job is not paused, some replica runs it, and no other
-/// run is in the way.
+/// Slots that a policy owes and that came to nothing: nobody has begun them although the job is not paused, some replica
+/// runs it and no other run is in the way; their attempts are used up; or their holder has gone and nobody takes over.
 pub async fn gaps(db: PgPool) -> anyhow::Result<Vec<Finding>> {
     let query = sqlx::query_as(
         "-- invariants::standing
@@ -71,55 +70,122 @@ pub async fn gaps(db: PgPool) -> anyhow::Result<Vec<Finding>> {
             paused_at, pause_reason, seen_at, clock_timestamp() as now, owes_since,
             (select max(slot) from coordination.cron_runs r
                 where r.job = j.job and not manual and slot <= clock_timestamp()) as last_slot,
-            (select count(*) from coordination.cron_runs r where r.job = j.job and state = 'running') as running
-        from coordination.cron_jobs j where paused_at is null order by job",
+            (select count(*) from coordination.cron_runs r where r.job = j.job and state = 'running'
+                and alive_at > clock_timestamp() - make_interval(secs => $1)) as running
+        from coordination.cron_jobs j
+        where paused_at is null and seen_at > clock_timestamp() - make_interval(secs => $2) order by job",
     );
-    let jobs: Vec<Standing> = query.fetch_all(&db).await?;
-    let mut found = Vec::new();
+    let query = query.bind(LATE.as_seconds_f64());
+    let jobs: Vec<Standing> = query.bind(UNHEARD.as_seconds_f64()).fetch_all(&db).await?;
+    let mut found = come_to_nothing(&db).await?;
     for standing in jobs {
-        for slot in missing(&db, &standing).await? {
-            let (job, policy) = (&standing.told.job, &standing.told.catch_up);
-            found.push(Finding {
-                subject: format!("{job} {}", slot.to_rfc3339()),
-                detail: json!({ "job": job, "slot": slot, "catchUp": policy, "lastSlot": standing.last_slot }),
-                certain: false,
-            });
-        }
+        found.extend(missing(&db, &standing).await?);
     }
     Ok(found)
 }
 
-async fn missing(db: &PgPool, standing: &Standing) -> anyhow::Result<Vec<DateTime<Utc>>> {
+#[derive(FromRow)]
+struct Dead {
+    job: String,
+    slot: DateTime<Utc>,
+    token: i64,
+    state: String,
+    error: Option<String>,
+}
+
+/// Runs whose attempts are used up, which is for sure; and runs of silent holders.
+async fn come_to_nothing(db: &PgPool) -> anyhow::Result<Vec<Finding>> {
+    let query = sqlx::query_as(
+        "-- invariants::come_to_nothing
+        with since as (
+            select coalesce(min(checked_at), '-infinity') - interval '1 hour' as at
+            from coordination.invariant_checks where invariant = 'cron_slot_gaps'
+        )
+        select job, slot, token, state, error from since, coordination.cron_runs
+        where state = 'abandoned' and attempt >= $3 and not manual and finished_at > since.at
+        union all
+        select job, slot, token, state, error from coordination.cron_runs
+        join coordination.cron_jobs using (job)
+        where state = 'running' and alive_at <= clock_timestamp() - make_interval(secs => $1)
+            and paused_at is null and seen_at > clock_timestamp() - make_interval(secs => $2)
+        order by slot desc limit 1000",
+    );
+    let query = query
+        .bind(LATE.as_seconds_f64())
+        .bind(UNHEARD.as_seconds_f64())
+        .bind(crate::cron::MOST_ATTEMPTS);
+    let dead: Vec<Dead> = query.fetch_all(db).await?;
+    let found = dead.into_iter().map(|each| {
+        let (job, slot) = (&each.job, each.slot);
+        let detail = json!({ "job": job, "slot": slot, "state": each.state, "error": each.error });
+        let slot = slot.to_rfc3339();
+        match each.state.as_str() {
+            "abandoned" => Finding {
+                subject: format!("{job} {slot} abandoned"),
+                detail,
+                certain: true,
+            },
+            _ => Finding {
+                subject: format!("{job} {slot} silent since token {}", each.token),
+                detail,
+                certain: false,
+            },
+        }
+    });
+    Ok(found.collect())
+}
+
+/// The oldest slot that a job owes and nobody has begun. While a debt is worked off that is another one at each look, and
+/// so it is not confirmed.
+async fn missing(db: &PgPool, standing: &Standing) -> anyhow::Result<Option<Finding>> {
     let (told, now) = (&standing.told, standing.now);
-    let unheard = now - told.seen_at > UNHEARD;
     let in_the_way = standing.running > 0 && told.overlap != "allow";
     let (Some(schedule), Ok(policy)) = (told.schedule(), told.catch_up.parse()) else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
-    if unheard || in_the_way {
-        return Ok(Vec::new());
+    if in_the_way {
+        return Ok(None);
     }
-    Ok(match policy {
-        CatchUp::None => Vec::new(),
+    let job = &told.job;
+    let is_owed = |slot: &DateTime<Utc>| schedule.due_at(*slot) > standing.owes_since;
+    let (subject, slot, missing) = match policy {
+        CatchUp::None => return Ok(None),
         CatchUp::Last => {
-            let late = schedule.latest_due(now - LATE);
-            let owed = late.filter(|slot| *slot > standing.owes_since);
-            owed.filter(|slot| standing.last_slot.is_none_or(|last| *slot > last))
-                .into_iter()
-                .collect()
+            let late = schedule.latest_due(now - LATE).filter(is_owed);
+            let unbegun = late.filter(|slot| standing.last_slot.is_none_or(|last| *slot > last));
+            let Some(slot) = unbegun else {
+                return Ok(None);
+            };
+            // The slot that is owed is another one soon; that none was begun since the last one stays.
+            let last = standing.last_slot.map(|last| last.to_rfc3339());
+            let last = last.unwrap_or_else(|| "the beginning".to_owned());
+            (format!("{job} after {last}"), slot, 1)
         }
         CatchUp::All(window) => {
-            let from = standing.owes_since.max(now - window + LATE);
+            let jitter = TimeDelta::milliseconds(told.jitter_ms);
+            let from = (standing.owes_since - jitter).max(now - window + LATE);
             let begun: Vec<DateTime<Utc>> = sqlx::query_scalar(
-                "select slot from coordination.cron_runs where job = $1 and slot > $2",
+                "-- invariants::begun
+                select slot from coordination.cron_runs where job = $1 and slot > $2 and not manual",
             )
-            .bind(&told.job)
+            .bind(job)
             .bind(from)
             .fetch_all(db)
             .await?;
-            let mut slots = schedule.between(from, now - LATE, MOST_SLOTS);
-            slots.retain(|slot| !begun.contains(slot));
-            slots
+            let begun: HashSet<_> = begun.into_iter().collect();
+            let mut slots = schedule.between(from, now - LATE, usize::MAX);
+            slots.retain(|slot| is_owed(slot) && !begun.contains(slot));
+            // The newest comes first.
+            let Some(slot) = slots.last().copied() else {
+                return Ok(None);
+            };
+            (format!("{job} {}", slot.to_rfc3339()), slot, slots.len())
         }
-    })
+    };
+    let policy = &told.catch_up;
+    Ok(Some(Finding {
+        subject,
+        detail: json!({ "job": job, "slot": slot, "missing": missing, "catchUp": policy, "lastSlot": standing.last_slot }),
+        certain: false,
+    }))
 }

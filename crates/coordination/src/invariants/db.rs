@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{FencedWrites, Finding, Found};
 
@@ -12,6 +12,8 @@ use super::{FencedWrites, Finding, Found};
 const LOOKS: i32 = 3;
 /// Looks further apart than this are not in a row: nobody looked in between, or nobody could do better.
 const IN_A_ROW: &str = "150 seconds";
+/// Looks closer together than this count as one, however often somebody asks for them.
+const APART: &str = "45 seconds";
 
 /// When an invariant was last looked at.
 #[derive(Clone, Debug, FromRow)]
@@ -32,7 +34,7 @@ pub async fn now(db: &PgPool) -> sqlx::Result<DateTime<Utc>> {
 /// Writes down what a look that began at `begun` found, forgets what it no longer found and was never confirmed, and
 /// answers the subjects that are confirmed by it.
 pub async fn record(
-    db: &PgPool,
+    conn: &mut PgConnection,
     invariant: &str,
     found: &[Finding],
     begun: DateTime<Utc>,
@@ -45,7 +47,6 @@ pub async fn record(
     let subjects: Vec<&str> = found.keys().copied().collect();
     let details: Vec<&Value> = found.values().map(|each| &each.detail).collect();
     let certain: Vec<bool> = found.values().map(|each| each.certain).collect();
-    let mut tx = db.begin().await?;
     let insert = sqlx::query_as(
         "-- invariants::record
         insert into coordination.findings as f (invariant, subject, detail, confirmed_at)
@@ -53,10 +54,15 @@ pub async fn record(
         from unnest($2::text[], $3::jsonb[], $4::boolean[]) as found (subject, detail, certain)
         on conflict (invariant, subject) do update
         set detail = case when f.confirmed_at is null then excluded.detail else f.detail end,
-            looks = case when f.last_seen_at < clock_timestamp() - $5::interval then 1 else f.looks + 1 end,
+            looks = case when f.last_seen_at < clock_timestamp() - $5::interval then 1
+                when f.counted_at > clock_timestamp() - $8::interval then f.looks else f.looks + 1 end,
+            counted_at = case when f.last_seen_at >= clock_timestamp() - $5::interval
+                    and f.counted_at > clock_timestamp() - $8::interval
+                then f.counted_at else clock_timestamp() end,
             last_seen_at = clock_timestamp(),
             confirmed_at = coalesce(f.confirmed_at, excluded.confirmed_at,
-                case when f.last_seen_at >= clock_timestamp() - $5::interval and f.looks + 1 >= $6
+                case when f.last_seen_at >= clock_timestamp() - $5::interval
+                    and f.counted_at <= clock_timestamp() - $8::interval and f.looks + 1 >= $6
                     then clock_timestamp() end)
         returning subject, confirmed_at >= $7 as confirmed",
     );
@@ -68,21 +74,21 @@ pub async fn record(
         .bind(IN_A_ROW)
         .bind(LOOKS)
         .bind(begun)
-        .fetch_all(&mut *tx)
+        .bind(APART)
+        .fetch_all(&mut *conn)
         .await?;
     let delete = sqlx::query(
         "-- invariants::forget
         delete from coordination.findings
         where invariant = $1 and confirmed_at is null and last_seen_at < $2",
     );
-    delete.bind(invariant).bind(begun).execute(&mut *tx).await?;
-    tx.commit().await?;
+    delete.bind(invariant).bind(begun).execute(conn).await?;
     let confirmed = rows.into_iter().filter(|(_, new)| *new == Some(true));
     Ok(confirmed.map(|(subject, _)| subject).collect())
 }
 
 pub async fn checked(
-    db: &PgPool,
+    conn: &mut PgConnection,
     invariant: &str,
     instance: &str,
     error: Option<&str>,
@@ -98,7 +104,7 @@ pub async fn checked(
         .bind(invariant)
         .bind(instance)
         .bind(error)
-        .execute(db)
+        .execute(conn)
         .await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 //!
 //! A check is a cron job that reads the stores and reports what it finds. A finding that is certain (two rows that
 //! contradict each other) counts at once. What two stores may say for a moment in passing counts when three looks
-//! in a row, a minute apart, have seen it. What is confirmed stays, also when its cause is gone.
+//! in a row have seen it; looks that follow each other within 45 seconds are one. What is confirmed stays, also when its cause is gone.
 //!
 //! This module brings the checks of cron itself ([`Invariants::checks`]); a service hands in its own as a [`Check`].
 
@@ -22,7 +22,8 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 
-use crate::cron::{CatchUp, Job, Overlap};
+use crate::cron::{CatchUp, Job, Overlap, Run};
+use crate::lease::Guard;
 use crate::{StoreError, metrics};
 
 /// Every minute; three looks in a row then confirm a finding within two to three minutes.
@@ -175,9 +176,9 @@ impl Invariants {
     pub fn job(&self, check: Check) -> Job {
         let invariants = self.clone();
         let job = check.job;
-        Job::new(job, SCHEDULE, move |_run| {
+        Job::new(job, SCHEDULE, move |run: Run| {
             let (invariants, check) = (invariants.clone(), check.clone());
-            async move { invariants.look(&check).await }
+            async move { invariants.look_as(&check, Some(&run.guard())).await }
         })
         .jitter(JITTER)
         .timeout(TIMEOUT)
@@ -187,22 +188,33 @@ impl Invariants {
 
     /// Looks once and writes down what is found, confirmed or not.
     pub async fn look(&self, check: &Check) -> anyhow::Result<()> {
+        self.look_as(check, None).await
+    }
+
+    /// Looks once in the name of a run: one that is late writes down nothing.
+    async fn look_as(&self, check: &Check, guard: Option<&Guard>) -> anyhow::Result<()> {
         let begun = db::now(&self.db).await?;
         let found = (check.look)().await;
         let error = found.as_ref().err().map(|error| format!("{error:#}"));
+        let mut tx = self.db.begin().await?;
+        if let Some(guard) = guard {
+            guard.prove(&mut tx).await?;
+        }
+        let mut confirmed = Vec::new();
         if let Ok(found) = &found {
             let kept = &found[..found.len().min(MOST_FINDINGS)];
-            let confirmed = db::record(&self.db, check.invariant, kept, begun).await?;
-            for subject in confirmed {
-                tracing::error!(
-                    invariant = check.invariant,
-                    subject,
-                    "invariant {} is violated: {subject}",
-                    check.invariant
-                );
-            }
+            confirmed = db::record(&mut tx, check.invariant, kept, begun).await?;
         }
-        db::checked(&self.db, check.invariant, &self.instance, error.as_deref()).await?;
+        db::checked(&mut tx, check.invariant, &self.instance, error.as_deref()).await?;
+        tx.commit().await?;
+        for subject in confirmed {
+            tracing::error!(
+                invariant = check.invariant,
+                subject,
+                "invariant {} is violated: {subject}",
+                check.invariant
+            );
+        }
         found.map(|_| ())
     }
 
@@ -233,23 +245,21 @@ impl Invariants {
         })
     }
 
-    /// Adds this replica's fenced writes to the stored totals, and sets the metrics `<invariant>_total` and
-    /// `cluster_fenced_writes_total` to what the database says. To be called every few seconds.
+    /// Adds this replica's fenced writes to the stored totals, and sets the metrics `<invariant>_total`,
+    /// `invariant_checked_timestamp_seconds` and `cluster_fenced_writes_total` to what the database says. To be called
+    /// every few seconds, by one task.
     pub async fn publish(&self) -> Result<(), StoreError> {
         let tried = "publish the invariants";
-        let told = std::mem::take(&mut *metrics::untold());
-        if let Err(error) = db::add_fenced(&self.db, &told).await {
-            // Whether it was added is unknown: rather too many than none.
-            let mut untold = metrics::untold();
-            for (kind, count) in told {
-                *untold.entry(kind).or_default() += count;
-            }
-            return Err(StoreError::postgres(tried)(error));
-        }
+        // Taken off when they are added for sure: rather too many than none.
+        let told = metrics::untold().clone();
+        let added = db::add_fenced(&self.db, &told).await;
+        added.map_err(StoreError::postgres(tried))?;
+        metrics::told(&told);
         let report = self.report(0).await?;
         for each in report.invariants {
             let total = u64::try_from(each.total).unwrap_or_default();
             metrics::stored_total(format!("{}_total", each.invariant), total);
+            metrics::invariant_checked(&each.invariant, each.checked_at.timestamp());
         }
         for each in report.fenced_writes {
             let total = u64::try_from(each.total).unwrap_or_default();

@@ -16,6 +16,9 @@ async fn a_port_in_two_hands_is_found_by_rows_at_once_and_by_leases_when_it_last
     let second = alice.create(json!({ "name": "two" })).await;
     let invariants = Invariants::new(db.clone(), "here".into());
     let look = async || {
+        // A minute passes between two looks.
+        let aged = "update coordination.findings set counted_at = counted_at - interval '1 minute'";
+        sqlx::query(aged).execute(&db).await.unwrap();
         for check in app.devices.invariants() {
             invariants.look(&check).await.unwrap();
         }
