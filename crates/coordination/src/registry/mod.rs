@@ -20,6 +20,7 @@ use std::time::Duration;
 use fred::clients::Pool;
 use fred::types::scripts::Script;
 use tokio::sync::{Notify, watch as channel};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{Keys, StoreError, script};
@@ -75,6 +76,8 @@ struct Inner {
     watching: OnceLock<()>,
     /// Whether news are heard.
     pushed: AtomicBool,
+    /// Ends the watch, before the stores may go.
+    left: CancellationToken,
 }
 
 impl Registry {
@@ -97,6 +100,7 @@ impl Registry {
             beating: OnceLock::new(),
             watching: OnceLock::new(),
             pushed: AtomicBool::new(false),
+            left: CancellationToken::new(),
         };
         Self {
             inner: Arc::new(inner),
@@ -117,8 +121,10 @@ impl Registry {
         Ok(Membership::new(self.clone(), id, member))
     }
 
-    /// Gives every slot of this process back.
+    /// Gives every slot of this process back and ends the watch, whose last snapshot stays: for the end of a process,
+    /// before its stores go.
     pub async fn leave_all(&self) -> Result<(), StoreError> {
+        self.inner.left.cancel();
         let members: Vec<_> = self
             .inner
             .members()

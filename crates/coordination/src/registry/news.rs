@@ -20,23 +20,24 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the registry still exists.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
-/// Hears news until the registry is dropped.
+/// Hears news until the registry is left or dropped.
 pub async fn run(registry: Weak<Inner>) {
     loop {
-        let Some((client, channel)) = registry.upgrade().map(|inner| {
+        let Some((client, channel, left)) = registry.upgrade().map(|inner| {
             let client = inner.redis.next().clone_new();
-            (client, inner.keys.registry_news())
+            (client, inner.keys.registry_news(), inner.left.clone())
         }) else {
             return;
         };
-        if let Err(error) = hear(&registry, &client, &channel).await {
+        let heard = left.run_until_cancelled(hear(&registry, &client, &channel));
+        if let Some(Err(error)) = heard.await {
             debug!("news of the registry are not heard, the poll goes on: {error}");
         }
         if let Some(inner) = registry.upgrade() {
             inner.pushed.store(false, Ordering::Relaxed);
         }
         let _ = timeout(DEADLINE, client.quit()).await;
-        if registry.strong_count() == 0 {
+        if registry.strong_count() == 0 || left.is_cancelled() {
             return;
         }
         sleep(RETRY).await;

@@ -57,8 +57,15 @@ impl Inner {
     }
 }
 
-/// Reads until the registry is dropped.
+/// Reads until the registry is left or dropped.
 pub async fn run(registry: Weak<Inner>, pace: Pace) {
+    let Some(left) = registry.upgrade().map(|inner| inner.left.clone()) else {
+        return;
+    };
+    left.run_until_cancelled(follow(registry, pace)).await;
+}
+
+async fn follow(registry: Weak<Inner>, pace: Pace) {
     let mut memory = Memory::new(pace.ttl);
     while let Some(inner) = registry.upgrade() {
         match timeout(Duration::from_secs(2), inner.read()).await {
