@@ -3,8 +3,15 @@
 create function coordination.prove_fence(wanted_key text, wanted_token bigint) returns bigint
 language plpgsql as $$
 declare
+    proven_key constant text := nullif(current_setting('coordination.fence_key', true), '');
     highest bigint;
 begin
+    if proven_key <> wanted_key then
+        raise exception 'this transaction has proven lease % and cannot prove % as well', proven_key, wanted_key
+            using errcode = 'ZF002', hint = 'write for each lease in a transaction of its own';
+    end if;
+    -- A holder that falls silent does not keep its successor out.
+    perform set_config('idle_in_transaction_session_timeout', '5s', true);
     -- Until this transaction ends a successor cannot record its token, and so does not have the lease yet.
     select token into highest from coordination.fences where key = wanted_key for share;
     if highest = wanted_token then
@@ -16,7 +23,7 @@ end
 $$;
 
 comment on function coordination.prove_fence is
-    'Proves the token of a key for the rest of the transaction where it is the highest known one. Answers the highest.';
+    'Proves the token of a key for the rest of the transaction where it is the highest known one. Answers the highest. A transaction proves one key, and may be silent for five seconds.';
 
 create function coordination.require_fence() returns trigger
 language plpgsql as $$
@@ -36,6 +43,10 @@ begin
         when 'DELETE' then array[to_jsonb(old) ->> tg_argv[1]]
         else array[to_jsonb(old) ->> tg_argv[1], to_jsonb(new) ->> tg_argv[1]]
     end loop
+        if wanted_key is null then
+            raise exception 'a row of % has nothing in its column %, which names its lease', tg_relid::regclass, tg_argv[1]
+                using errcode = 'ZF002', hint = 'where the column was renamed, put the table under fencing again';
+        end if;
         wanted_key := prefix || wanted_key;
         if proven_key is null then
             raise exception 'a row of % is written by the holder of lease % alone', tg_relid::regclass, wanted_key
@@ -53,10 +64,7 @@ begin
         raise exception 'token % of lease % is late: % is known', proven_token, proven_key, highest
             using errcode = 'ZF003';
     end if;
-    if tg_op = 'DELETE' then
-        return old;
-    end if;
-    return new;
+    return null;
 end
 $$;
 
@@ -66,8 +74,19 @@ comment on function coordination.require_fence is
 create function coordination.fence_table(fenced regclass, key_prefix text, key_column name) returns void
 language plpgsql as $$
 begin
+    if not exists (
+        select from pg_attribute where attrelid = fenced and attname = key_column and attnum > 0 and not attisdropped
+    ) then
+        raise exception '% has no column %', fenced, key_column using errcode = 'undefined_column';
+    end if;
+    if exists (select from pg_class where oid = fenced and (relkind <> 'r' or relispartition or relhassubclass))
+        or exists (select from pg_inherits where inhrelid = fenced) then
+        raise exception '% is no plain table: triggers do not see all writes to partitions, heirs and views', fenced
+            using errcode = 'wrong_object_type';
+    end if;
+    -- After the write: it sees what other triggers and generated columns made of the row, and undoes it all the same.
     execute format(
-        'create trigger fenced_rows before insert or update or delete on %s for each row execute function coordination.require_fence(%L, %L)',
+        'create trigger fenced_rows after insert or update or delete on %s for each row execute function coordination.require_fence(%L, %L)',
         fenced, key_prefix, key_column);
     execute format(
         'create trigger fenced_table before truncate on %s for each statement execute function coordination.require_fence(%L, %L)',

@@ -34,6 +34,11 @@ impl Keys {
         self.key(&format!("lease:{{{name}}}:token"))
     }
 
+    /// Says that an owner is gone, whose request for a lease may still be on its way.
+    pub fn lease_farewell(&self, name: &str, owner: &str) -> String {
+        self.key(&format!("lease:{{{name}}}:gone:{owner}"))
+    }
+
     /// What all port keys of a node begin with; `adb:5555` behind it is the lease of that port.
     pub fn ports(&self, node: &str) -> String {
         self.key(&format!("port:{{{node}}}:"))

@@ -16,7 +16,8 @@ use crate::StoreError;
 
 /// How many replicas of Redis must have a write before it counts (`WAIT`). A write that fewer confirm in time is an
 /// error: a failover could forget it. It makes the loss rare, not impossible: the replica that is promoted may be
-/// another one, and whoever needs proof has the fencing token.
+/// another one, and while a slot of a cluster moves the old server may answer for a write that it sent on (`ASK`).
+/// Whoever needs proof has the fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replication {
     /// How many of the replicas; 0 asks none.
@@ -70,7 +71,7 @@ pub async fn run<R: FromValue>(
         .map_err(StoreError::redis(tried))
 }
 
-/// Runs a script many times in one round trip, in the order of the calls. With replicas to wait for, one `WAIT` covers all
+/// Runs a script many times in one round trip to each server, in the order of the calls. With replicas to wait for, one `WAIT` covers all
 /// calls of a server, and answers [`StoreError::NotReplicated`] where too few confirm what was written; the caller then
 /// takes it back. The script must write whenever it answers that something is held.
 pub async fn run_each<R: FromValue>(
@@ -81,30 +82,43 @@ pub async fn run_each<R: FromValue>(
     tried: &'static str,
 ) -> Vec<Result<R, StoreError>> {
     let client = redis.next();
-    let routing = client.cached_cluster_state();
-    // Without a `WAIT` the client splits what goes to different servers by itself.
-    let mut groups: BTreeMap<Option<Server>, Vec<usize>> = BTreeMap::new();
-    for (index, call) in calls.iter().enumerate() {
-        let server = (replication.replicas > 0)
-            .then(|| server(routing.as_ref(), &call.keys[0]))
-            .flatten();
-        groups.entry(server).or_default().push(index);
-    }
-    let answered = join_all(groups.into_iter().map(|(server, indexes)| async move {
-        let group: Vec<&Call> = indexes.iter().map(|index| &calls[*index]).collect();
-        let mut answers = run_group::<R>(client, script, &group, replication, tried).await;
-        // A slot that moved meanwhile took the writes elsewhere than the `WAIT`.
-        if let Some(server) = server
-            && self::server(client.cached_cluster_state().as_ref(), &group[0].keys[0])
-                != Some(server)
-        {
-            unconfirmed(&mut answers, replication, 0, tried);
+    let before = client.cached_cluster_state();
+    let indexes = (0..calls.len()).collect();
+    let groups = by_server(client, indexes, |index| calls[*index].keys[0].clone());
+    let answered = join_all(groups.into_iter().map(|indexes| {
+        let before = before.as_ref();
+        async move {
+            let group: Vec<&Call> = indexes.iter().map(|index| &calls[*index]).collect();
+            let mut answers = run_group::<R>(client, script, &group, replication, tried).await;
+            if replication.replicas > 0 {
+                let after = client.cached_cluster_state();
+                // A slot that moved meanwhile took the write elsewhere than the `WAIT`.
+                for (call, answer) in group.iter().zip(&mut answers) {
+                    let key = &call.keys[0];
+                    if server(before, key) != server(after.as_ref(), key) {
+                        unconfirmed(std::slice::from_mut(answer), replication, 0, tried);
+                    }
+                }
+            }
+            indexes.into_iter().zip(answers).collect::<Vec<_>>()
         }
-        indexes.into_iter().zip(answers).collect::<Vec<_>>()
     }));
     let mut answers: Vec<_> = answered.await.into_iter().flatten().collect();
     answers.sort_by_key(|(index, _)| *index);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// Parts what goes to different servers of a cluster, by its first keys.
+pub fn by_server<T>(client: &Client, all: Vec<T>, key: impl Fn(&T) -> String) -> Vec<Vec<T>> {
+    let Some(routing) = client.cached_cluster_state() else {
+        return vec![all];
+    };
+    let mut groups: BTreeMap<Option<Server>, Vec<T>> = BTreeMap::new();
+    for one in all {
+        let server = server(Some(&routing), &key(&one));
+        groups.entry(server).or_default().push(one);
+    }
+    groups.into_values().collect()
 }
 
 fn server(routing: Option<&ClusterRouting>, key: &str) -> Option<Server> {

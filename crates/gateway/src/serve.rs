@@ -342,7 +342,9 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow
         job.pause_after = job.pause_after.or(usual);
     }
     let mut urls = settings.redlock_urls.clone();
+    let mut setting = "REDLOCK_URLS";
     if urls.is_empty() {
+        setting = "REDIS_URL, as the lock master in place of REDLOCK_URLS";
         let is_single = ["redis://", "rediss://"]
             .iter()
             .any(|scheme| platform.redis_url.starts_with(scheme));
@@ -351,7 +353,7 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow
         }
         urls.push(platform.redis_url.to_string());
     }
-    let redlock = Redlock::new(urls, CRON_LOCK).context("REDLOCK_URLS")?;
+    let redlock = Redlock::new(urls, CRON_LOCK).context(setting)?;
     let cron = Cron::new(platform.db.clone(), redlock, process()).with_keys(platform.keys.clone());
     let cron = cron.with_time_zone(settings.cron_time_zone);
     let history = cron.jobs();

@@ -1,6 +1,8 @@
--- Takes a lease and its fencing token. KEYS: lease, token counter.
+-- Takes a lease and its fencing token. KEYS: lease, token counter, the owner's farewell.
 -- ARGV: owner (never used twice), ms to live, highest token the database knows ('' where it was not asked).
 -- Answers {1, token}, {0, 0} when another holds it, {-1, 0} when the counter is gone and the floor is needed.
+-- A request that arrives after its owner has gone takes nothing.
+if redis.call('EXISTS', KEYS[3]) == 1 then return {0, 0} end
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {0, 0} end
 

@@ -17,7 +17,8 @@ impl fmt::Display for Fence {
     }
 }
 
-/// Takes the next token of a key that has no counter in Redis, such as that of a cron job or a Redlock.
+/// Takes the next token of a key that has no counter in Redis, such as that of a cron job. In a transaction that
+/// also decides who the holder is: taken later, it would be above that of the holder who came meanwhile.
 pub async fn next_fence(conn: &mut PgConnection, key: &str) -> Result<Fence, StoreError> {
     let query = sqlx::query_scalar(
         "insert into coordination.fences as f (key, token) values ($1, 1)
@@ -27,6 +28,25 @@ pub async fn next_fence(conn: &mut PgConnection, key: &str) -> Result<Fence, Sto
     token
         .map(Fence)
         .map_err(StoreError::postgres("take a fencing token"))
+}
+
+/// The highest token of a key; 0 before the first.
+pub async fn known_fence(db: &PgPool, key: &str) -> Result<Fence, StoreError> {
+    let known = highest(db, vec![key.to_owned()]).await?;
+    Ok(Fence(known.get(key).copied().unwrap_or_default()))
+}
+
+/// Takes the token after `known`, or none where another has taken one since `known` was read.
+pub async fn step_fence(db: &PgPool, key: &str, known: Fence) -> Result<Option<Fence>, StoreError> {
+    let query = sqlx::query_scalar(
+        "-- lease::step_fence
+        insert into coordination.fences as f (key, token) values ($1, $2 + 1)
+        on conflict (key) do update set token = excluded.token where f.token = $2
+        returning token",
+    );
+    let token = query.bind(key).bind(known.0).fetch_optional(db).await;
+    let token = token.map_err(StoreError::postgres("take a fencing token"))?;
+    Ok(token.map(Fence))
 }
 
 /// Records tokens and answers the keys for which it did; where one as high is known Redis has gone back in time.

@@ -11,8 +11,9 @@
 //! the guard of another lease with `ZF002` ([`OTHER_FENCE`]), a claim with an old token with `ZF003` ([`STALE_FENCE`]).
 //! [`Guard::begin`] opens a transaction that has proven it. Reading needs no guard.
 //!
-//! It guards against holders that are late, not against malice: whoever may alter the table, or disable triggers, can
-//! lift it. Effects outside of the database carry the token and refuse lower ones themselves, as a container's label does.
+//! It guards against holders that are late, not against malice: whoever may alter the table, disable triggers or set
+//! `session_replication_role` can lift it. Tables with partitions or heirs cannot be put under fencing, and what is made to
+//! inherit from a fenced one later is not. The trigger reads each written row whole: keep large columns elsewhere. Effects outside of the database carry the token and refuse lower ones themselves, as a container's label does.
 
 use std::ops::{Deref, DerefMut};
 
@@ -23,7 +24,7 @@ use crate::{StoreError, metrics};
 
 /// SQLSTATE of a write to a fenced row in a transaction that has proven nothing.
 pub const UNFENCED: &str = "ZF001";
-/// SQLSTATE of a write to a fenced row of another lease than the proven one.
+/// SQLSTATE of a write to a fenced row of another lease than the proven one, and of the proof of a second one.
 pub const OTHER_FENCE: &str = "ZF002";
 /// SQLSTATE of a write to a fenced row with a token that is not the highest.
 pub const STALE_FENCE: &str = "ZF003";
@@ -69,30 +70,21 @@ impl Guard {
     pub async fn begin(&self, db: &PgPool) -> Result<FencedTx, FenceError> {
         let tried = "begin a guarded transaction";
         let mut tx = db.begin().await.map_err(StoreError::postgres(tried))?;
-        let prove = "select set_config('idle_in_transaction_session_timeout', '5s', true), coordination.prove_fence($1, $2)";
-        self.prove_by(prove, &mut tx).await?;
+        self.prove(&mut tx).await?;
         Ok(FencedTx { tx })
     }
 
-    /// Proves the token for the rest of a transaction that was begun elsewhere; it must be short, and be rolled back
-    /// where this fails. A savepoint that is rolled back takes a proof within it along.
-    pub async fn prove(&self, conn: &mut PgConnection) -> Result<(), FenceError> {
-        self.prove_by("select null, coordination.prove_fence($1, $2)", conn)
-            .await
-    }
-
-    async fn prove_by(
-        &self,
-        statement: &'static str,
-        conn: &mut PgConnection,
-    ) -> Result<(), FenceError> {
-        let query = sqlx::query_as::<_, (Option<String>, i64)>(statement);
+    /// Proves the token for the rest of a transaction that was begun elsewhere, with the same bound on silence as
+    /// [`Self::begin`]; it must be rolled back where this fails. A savepoint that is rolled back takes a proof within it
+    /// along. A transaction proves one key: the proof of another one after it is refused ([`OTHER_FENCE`]).
+    pub async fn prove(&self, tx: &mut Transaction<'_, Postgres>) -> Result<(), FenceError> {
+        let query = sqlx::query_scalar("select coordination.prove_fence($1, $2)");
         let proven = query
             .bind(&self.name)
             .bind(self.fence.0)
-            .fetch_one(conn)
+            .fetch_one(&mut **tx)
             .await;
-        let (_, highest) = proven.map_err(StoreError::postgres("prove a fencing token"))?;
+        let highest: i64 = proven.map_err(StoreError::postgres("prove a fencing token"))?;
         if highest == self.fence.0 {
             return Ok(());
         }

@@ -65,13 +65,14 @@ impl Lease {
         self.token
     }
 
-    /// Fires before another can have taken the lease, as far as this process gets to run at all.
+    /// Fires before another can have taken the lease, except where nothing could ([`crate::lease`]): this process or its
+    /// machine was stopped, or Redis lost its data or set its clock.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
     /// How long the lease is certainly held if nothing renews it; zero once it is lost. Unlike [`Self::lost`] it needs no
-    /// timer to have fired, so it is right also in the first instruction after a pause.
+    /// timer to have fired, so it is right also in the first instruction after a pause of this process.
     pub fn remaining(&self) -> Duration {
         let until = self.leases.inner.keeper.valid_until(self.id);
         until.map_or(Duration::ZERO, |until| {

@@ -1,5 +1,5 @@
-//! The one task behind all leases of a process: renews those that are due in one round trip, says which are lost, gives
-//! back what nobody wants any more.
+//! The one task behind all leases of a process: renews those that are due in one round trip to each server, says which
+//! are lost, gives back what nobody wants any more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,10 @@ const BATCH: usize = 512;
 /// How long a lease that nobody wants any more is tried to be given back; after that it expires.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long a request of which nothing was heard may still reach Redis, and is tried to be taken back: clients send again
+/// what they could not send to a server that was away.
+const DOUBT: Duration = Duration::from_secs(60);
+
 /// The pause before another try to give back.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -31,7 +35,8 @@ const ROUND_TRIP: Duration = Duration::from_secs(5);
 /// The most by which a renewal is brought forward so that it goes with others.
 const EARLIEST: Duration = Duration::from_secs(1);
 
-/// What is held and what is to be given back. Bounded by the leases of the process: each is here once.
+/// What is held and what is to be given back. Bounded by the leases of the process, and those it asked for in the last
+/// minute.
 #[derive(Debug, Default)]
 pub struct Keeper {
     state: Mutex<State>,
@@ -56,13 +61,14 @@ struct Held {
     since: Instant,
     /// Its place in the agenda.
     at: Instant,
-    under_way: bool,
     lost: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Parting {
     holder: Arc<Holder>,
+    /// How long a request for the lease may still be on its way.
+    doubt: Option<Duration>,
     not_before: Instant,
     until: Instant,
 }
@@ -117,7 +123,6 @@ impl Keeper {
                 ttl,
                 since,
                 at,
-                under_way: false,
                 lost,
             },
         );
@@ -147,13 +152,23 @@ impl Keeper {
 
     /// Gives a lease back in the background, for a bounded time.
     pub fn part(leases: &Leases, holder: Arc<Holder>) {
+        Self::say_farewell(leases, holder, None);
+    }
+
+    /// Like [`Self::part`], where a request for the lease may still be on its way.
+    pub fn part_in_doubt(leases: &Leases, holder: Arc<Holder>) {
+        Self::say_farewell(leases, holder, Some(DOUBT));
+    }
+
+    fn say_farewell(leases: &Leases, holder: Arc<Holder>, doubt: Option<Duration>) {
         let now = Instant::now();
         let keeper = &leases.inner.keeper;
         let mut state = keeper.state();
         state.parting.push(Parting {
             holder,
+            doubt,
             not_before: now,
-            until: now + LAST_WORDS,
+            until: now + doubt.unwrap_or(LAST_WORDS),
         });
         drop(state);
         start(leases);
@@ -205,17 +220,17 @@ impl Keeper {
                     let Some(held) = state.held.get_mut(&id) else {
                         continue;
                     };
-                    held.under_way = false;
                     let at = match answer {
                         Some(true) => {
-                            held.since = start;
-                            start + held.ttl / 3
+                            // An earlier request may be answered later.
+                            held.since = held.since.max(start);
+                            held.since + held.ttl / 3
                         }
                         Some(false) => {
                             lost.extend(state.remove(id));
                             continue;
                         }
-                        None => (now + held.ttl / 10).min(held.valid_until()),
+                        None => held.at.min(now + held.ttl / 10),
                     };
                     state.look_again(id, at);
                 }
@@ -232,17 +247,16 @@ impl State {
         let valid_until = held.valid_until();
         if now >= valid_until {
             work.lost.extend(self.remove(id));
-        } else if !held.under_way && held.at <= now + (held.ttl / 12).min(EARLIEST) {
+        } else if held.at <= now + (held.ttl / 12).min(EARLIEST) {
             work.renew.push(Renewal {
                 id,
                 holder: held.holder.clone(),
                 ttl: held.ttl,
                 valid_until,
             });
-            self.look_again(id, valid_until);
-            if let Some(held) = self.held.get_mut(&id) {
-                held.under_way = true;
-            }
+            // Without an answer by then it is sent again, over another connection, while the first is still waited for.
+            let patience = ((valid_until - now) / 3).max(held.ttl / 20);
+            self.look_again(id, (now + patience).min(valid_until));
         }
     }
 
@@ -315,8 +329,11 @@ async fn run(mut running: Running) {
         if work.finished {
             return;
         }
-        for batch in batches(work.renew) {
-            under_way.push(Box::pin(renew(&leases, batch)));
+        // A server that does not answer holds up no renewal on another one.
+        for group in leases.by_server(work.renew, |renewal| &renewal.holder) {
+            for batch in batches(group) {
+                under_way.push(Box::pin(renew(&leases, batch)));
+            }
         }
         for batch in batches(work.part) {
             under_way.push(Box::pin(part(&leases, batch)));
@@ -375,7 +392,9 @@ async fn renew(leases: &Leases, batch: Vec<Renewal>) -> Outcome {
 
 async fn part(leases: &Leases, batch: Vec<Parting>) -> Outcome {
     let deadline = Instant::now() + ROUND_TRIP;
-    let holders = batch.iter().map(|parting| &*parting.holder);
+    let holders = batch
+        .iter()
+        .map(|parting| (&*parting.holder, parting.doubt));
     let answers = timeout_at(deadline, leases.give_back(holders.collect())).await;
     let mut answers = answers.unwrap_or_default().into_iter();
     let again = Instant::now() + PAUSE;

@@ -6,19 +6,22 @@
 //! * **One at a time.** Redis gives a name to one owner until its time to live is over. The holder counts that time from
 //!   *before* it asked, on its own monotonic clock and with a margin, so that [`Lease::lost`] fires before another can
 //!   have the name. No clock is compared with another machine's.
-//! * **Except when it may not.** A process that is stopped is told nothing until it goes on; a Redis that lost its data, or
-//!   a failover to a replica that had not heard of it, gives the name to a second holder while the first still believes
-//!   in it. [`Replication`](crate::Replication) makes the latter rare.
+//! * **Except when it may not.** A process that is stopped is told nothing until it goes on, and one whose whole *machine*
+//!   is suspended (a snapshot, a laptop) not even then: the monotonic clock stood still as well. Redis ends a time to live
+//!   by its wall clock: set forward, that gives the name away early. A Redis that lost its data, or a failover to a replica
+//!   that had not heard of it, gives the name to a second holder while the first still believes in it;
+//!   [`Replication`](crate::Replication) makes the latter rare.
 //! * **Never in the database.** Every acquisition has a [`Fence`] that is higher than all before it of that name, also
-//!   after Redis lost its data. It is recorded in PostgreSQL before the caller gets the lease. A row in a table that is put
+//!   after Redis lost its data. It is recorded in PostgreSQL before the caller gets the lease, and holds in all the cases
+//!   above. A row in a table that is put
 //!   under `coordination.fence_table` is written through [`Guard::begin`] or not at all, and a late holder's transaction
 //!   answers [`FenceError::Fenced`].
 //!
 //! # What it costs
 //!
 //! Taking a lease, or many with [`Leases::acquire_many`], is one round trip to each store; giving it back is one to
-//! Redis. Renewals go out at a third of the time to live, all of a process that are due about then in one round trip. One
-//! task serves all leases of a [`Leases`] and its clones: keep one for a process.
+//! Redis. Renewals go out at a third of the time to live, all of a process that are due about then in one round trip to each
+//! server; one that is not answered soon is sent again over another connection. One task serves all leases of a [`Leases`] and its clones: keep one for a process.
 //!
 //! # Under faults
 //!
@@ -77,6 +80,7 @@ use crate::script::{self, Call, Replication};
 use crate::{Keys, Store, StoreError, metrics};
 
 pub use fence::{Fence, next_fence};
+pub(crate) use fence::{known_fence, step_fence};
 pub use guard::{FenceError, FencedTx, Guard, OTHER_FENCE, STALE_FENCE, UNFENCED};
 use held::Holder;
 pub use held::Lease;
@@ -85,6 +89,10 @@ use keeper::Keeper;
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("release.lua")));
+
+/// How often Redis is asked for one acquisition: again with the floor when its counter is gone, and once more when the
+/// database knows better.
+const MOST_ROUNDS: u32 = 4;
 
 /// The longest a call waits for one answer of a store.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -168,6 +176,12 @@ impl Leases {
             .unwrap_or_else(|_| Err(StoreError::late(Store::Redis, "acquire leases")))
     }
 
+    /// Parts what is to be asked of different servers.
+    fn by_server<T>(&self, all: Vec<T>, holder: impl Fn(&T) -> &Holder) -> Vec<Vec<T>> {
+        let key = |one: &T| self.inner.keys.lease(&holder(one).name);
+        script::by_server(self.inner.redis.next(), all, key)
+    }
+
     async fn renew(
         &self,
         holders: Vec<(&Holder, Option<Duration>)>,
@@ -188,10 +202,23 @@ impl Leases {
         .await
     }
 
-    async fn give_back(&self, holders: Vec<&Holder>) -> Vec<Result<i64, StoreError>> {
+    /// Gives leases back. Where a request may still be on its way, with the time for which it could be, it will take
+    /// nothing when it arrives.
+    async fn give_back(
+        &self,
+        holders: Vec<(&Holder, Option<Duration>)>,
+    ) -> Vec<Result<i64, StoreError>> {
         let calls: Vec<Call> = holders
             .into_iter()
-            .map(|holder| self.call(holder, None))
+            .map(|(holder, doubt)| {
+                let mut call = self.call(holder, doubt);
+                if doubt.is_some() {
+                    let keys = &self.inner.keys;
+                    let farewell = keys.lease_farewell(&holder.name, &holder.owner);
+                    call.keys.push(farewell);
+                }
+                call
+            })
             .collect();
         script::run_each(
             &self.inner.redis,
@@ -205,7 +232,7 @@ impl Leases {
 
     async fn release(&self, holder: &Holder) -> Result<bool, StoreError> {
         let tried = "release a lease";
-        let answers = self.give_back(vec![holder]);
+        let answers = self.give_back(vec![(holder, None)]);
         let mut answers = answer_of(Store::Redis, tried, PATIENCE, answers).await?;
         let answer = answers.pop().expect("an answer for each call")?;
         Ok(answer == 1)
@@ -251,19 +278,18 @@ enum Progress {
 
 impl Acquisition {
     async fn run(mut self, ttl: Duration) -> Result<Vec<Option<Lease>>, StoreError> {
-        // The floor is asked for when the counter is gone, and once more when the database knows better than Redis.
-        for _ in 0..4 {
-            if !self.round(ttl).await? {
-                break;
+        let mut rounds = 0;
+        while self.round(ttl).await? {
+            rounds += 1;
+            if rounds == MOST_ROUNDS {
+                let tried = "record a fencing token above one that grows meanwhile";
+                return Err(StoreError::late(Store::PostgreSql, tried));
             }
         }
         let leases = std::mem::take(&mut self.wanted).into_iter().map(|wanted| {
             let holder = wanted.holder;
             let Progress::Granted(token, since) = wanted.state else {
                 metrics::lease("held");
-                if wanted.state == Progress::Asking {
-                    Keeper::part(&self.leases, holder);
-                }
                 return None;
             };
             metrics::lease("acquired");
@@ -294,7 +320,10 @@ impl Acquisition {
             .map(|(_, wanted)| {
                 let floor = wanted.floor.map(|floor| floor.to_string());
                 let mut call = self.leases.call(&wanted.holder, Some(ttl));
-                call.keys.push(inner.keys.lease_token(&wanted.holder.name));
+                let holder = &wanted.holder;
+                call.keys.push(inner.keys.lease_token(&holder.name));
+                let farewell = inner.keys.lease_farewell(&holder.name, &holder.owner);
+                call.keys.push(farewell);
                 call.arguments.push(floor.unwrap_or_default());
                 call
             })
@@ -354,8 +383,11 @@ impl Acquisition {
 impl Drop for Acquisition {
     fn drop(&mut self) {
         for wanted in self.wanted.drain(..) {
-            if wanted.state != Progress::Elsewhere {
-                Keeper::part(&self.leases, wanted.holder);
+            match wanted.state {
+                Progress::Elsewhere => {}
+                Progress::Granted(..) => Keeper::part(&self.leases, wanted.holder),
+                // Its request may wait in the client, or on its way, and arrive after what takes it back.
+                Progress::Asking => Keeper::part_in_doubt(&self.leases, wanted.holder),
             }
         }
     }

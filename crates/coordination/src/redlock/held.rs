@@ -1,19 +1,28 @@
 //! A Redlock in our hands, and the task that renews it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use rslock::{Lock, LockManager};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use super::master::Master;
+use super::renewal::{Said, Tally};
 
 /// How long a release may take; afterwards the keys expire.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// The pause before another try to renew.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A lock that is held: renewed at a third of its time to live, released when dropped.
 #[derive(Debug)]
 pub struct Held {
+    owned: Arc<Owned>,
     lost: CancellationToken,
     stop: CancellationToken,
     valid_until: watch::Receiver<Instant>,
@@ -21,23 +30,40 @@ pub struct Held {
     _drop: tokio_util::sync::DropGuard,
 }
 
+/// A lock as its masters know it.
+#[derive(Debug)]
+pub struct Owned {
+    pub manager: LockManager,
+    pub masters: Vec<Master>,
+    pub lock: Lock,
+    pub ttl: Duration,
+}
+
+impl Owned {
+    fn renewal(&self) -> impl futures::Stream<Item = Option<bool>> + '_ {
+        let (key, owner) = (&self.lock.resource, &self.lock.val);
+        super::renewal::ask(&self.masters, key, owner, self.ttl)
+    }
+}
+
 impl Held {
-    pub fn start(manager: LockManager, lock: Lock, since: Instant, ttl: Duration) -> Self {
+    /// Keeps a lock that was asked for at `since`.
+    pub fn start(owned: Owned, since: Instant) -> Self {
+        let owned = Arc::new(owned);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let (done, released) = oneshot::channel();
-        let (valid, valid_until) = watch::channel(validity(&lock, since, ttl));
+        let (valid, valid_until) = watch::channel(validity(since, owned.ttl));
         let watched = Watched {
-            manager,
-            lock,
+            owned: owned.clone(),
             since,
-            ttl,
             valid,
             lost: lost.clone(),
             stop: stop.clone(),
             _done: done,
         };
-        crate::task::spawn(watched.renew());
+        crate::task::spawn(watched.keep());
         Self {
+            owned,
             lost,
             stop: stop.clone(),
             valid_until,
@@ -46,13 +72,14 @@ impl Held {
         }
     }
 
-    /// Fires before another can have taken the lock, as far as this process gets to run at all.
+    /// Fires before another can have taken the lock, except where nothing could: this process or its machine was stopped,
+    /// or a quorum of the masters lost its data or set its clock.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
     /// How long the lock is certainly held if nothing renews it; zero once it is lost. Right also in the first
-    /// instruction after a pause.
+    /// instruction after a pause of this process.
     pub fn remaining(&self) -> Duration {
         if self.lost.is_cancelled() {
             return Duration::ZERO;
@@ -60,6 +87,19 @@ impl Held {
         self.valid_until
             .borrow()
             .saturating_duration_since(Instant::now())
+    }
+
+    /// Asks the masters whether the lock is still ours.
+    pub async fn confirm(&self) -> Said {
+        let mut tally = Tally::of(&self.owned.masters);
+        let renewal = self.owned.renewal();
+        futures::pin_mut!(renewal);
+        while tally.said() == Said::Unknown
+            && let Some(answer) = renewal.next().await
+        {
+            tally.count(answer);
+        }
+        tally.said()
     }
 
     /// Releases the lock and waits until that is done, or has been tried for long enough.
@@ -71,10 +111,9 @@ impl Held {
 
 /// What the task behind a lock works with.
 struct Watched {
-    manager: LockManager,
-    lock: Lock,
+    owned: Arc<Owned>,
+    /// From before the last renewal that a quorum confirmed.
     since: Instant,
-    ttl: Duration,
     valid: watch::Sender<Instant>,
     lost: CancellationToken,
     stop: CancellationToken,
@@ -83,35 +122,71 @@ struct Watched {
 }
 
 impl Watched {
-    async fn renew(mut self) {
+    async fn keep(mut self) {
+        let stop = self.stop.clone();
+        let why = tokio::select! {
+            () = stop.cancelled() => None,
+            why = self.renew() => Some(why),
+        };
+        // The holder hears of it before any master gives the lock to another.
+        if let Some(why) = why {
+            self.lost.cancel();
+            let key = String::from_utf8_lossy(&self.owned.lock.resource);
+            warn!(lock = %key, "lost lock {key}: {why}");
+        }
+        let unlocked = self.owned.manager.unlock(&self.owned.lock);
+        let _ = timeout(LAST_WORDS, unlocked).await;
+    }
+
+    /// Renews until the lock is lost, and says why it is.
+    async fn renew(&mut self) -> &'static str {
+        let mut next = self.since + self.owned.ttl / 3;
         loop {
-            let valid_until = validity(&self.lock, self.since, self.ttl);
-            self.valid.send_replace(valid_until);
-            tokio::select! {
-                () = self.stop.cancelled() => break,
-                () = sleep_until((self.since + self.ttl / 3).into()) => {}
+            let valid_until = *self.valid.borrow();
+            sleep_until(next.min(valid_until).into()).await;
+            if Instant::now() >= valid_until {
+                return "no quorum of the masters could be asked in time";
             }
-            let start = Instant::now();
-            // A renewal that failed has deleted the key on the masters it reached: there is no second try.
-            let extended = self.manager.extend(&self.lock, self.ttl);
-            match timeout_at(valid_until.into(), extended).await {
-                Ok(Ok(renewed)) => {
-                    self.lock = renewed;
-                    self.since = start;
-                }
-                Ok(Err(_)) | Err(_) => {
-                    self.lost.cancel();
-                    let key = String::from_utf8_lossy(&self.lock.resource).into_owned();
-                    warn!(lock = key, "lost lock {key}");
-                    break;
-                }
+            match self.round(valid_until).await {
+                Said::Held => next = self.since + self.owned.ttl / 3,
+                Said::Gone => return "too few masters still know it",
+                Said::Unknown => sleep(PAUSE).await,
             }
         }
-        let _ = timeout(LAST_WORDS, self.manager.unlock(&self.lock)).await;
+    }
+
+    /// Asks each master once. What a quorum says counts at once; the others are still waited for, so that a master that
+    /// comes back has the lock as well.
+    async fn round(&mut self, valid_until: Instant) -> Said {
+        let start = Instant::now();
+        let owned = self.owned.clone();
+        let mut tally = Tally::of(&owned.masters);
+        let renewal = owned.renewal();
+        futures::pin_mut!(renewal);
+        loop {
+            let undecided = tally.said() == Said::Unknown;
+            let answer = tokio::select! {
+                answer = renewal.next() => answer,
+                () = sleep_until(valid_until.into()), if undecided => None,
+            };
+            let Some(answer) = answer else {
+                return tally.said();
+            };
+            tally.count(answer);
+            match tally.said() {
+                Said::Held if undecided => {
+                    self.since = start;
+                    self.valid.send_replace(validity(start, owned.ttl));
+                }
+                Said::Gone => return Said::Gone,
+                Said::Held | Said::Unknown => {}
+            }
+        }
     }
 }
 
-fn validity(lock: &Lock, since: Instant, ttl: Duration) -> Instant {
-    let validity = Duration::from_millis(u64::try_from(lock.validity_time).unwrap_or_default());
-    since + validity.min(ttl)
+/// Until when a lock that was asked for at `since` is certainly held: less than its time to live, for clocks that run at
+/// different speeds and timers that fire late.
+fn validity(since: Instant, ttl: Duration) -> Instant {
+    since + ttl.saturating_sub(ttl / 100 + Duration::from_millis(2))
 }

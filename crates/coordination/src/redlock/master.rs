@@ -1,16 +1,23 @@
-//! One lock master, asked by itself why a lock was not taken: to the lock client silence, a refusal and a lock in other
-//! hands are the same.
+//! One lock master, asked by itself: to the lock client silence, a refusal and a lock in other hands are the same.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, RedisError, cmd};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, cmd};
 use tokio::time::timeout;
+
+use crate::script;
 
 /// How long a master may take to say why.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it may take for one command, or to be connected to.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Lets a lock live longer for its owner alone.
+const RENEW: &str = include_str!("../lease/renew.lua");
 
 /// What a master said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,30 +108,65 @@ impl Master {
 
     /// Asks about a lock.
     pub async fn ask(&self, key: &str) -> MasterAnswer {
-        let known = self.connection().take();
+        let known = self.connection().clone();
         let asking = async {
             // A connection that has gone since says nothing about the master.
             if let Some(mut connection) = known
                 && let Ok(answer) = answer(&mut connection, key).await
             {
-                return Ok((answer, connection));
+                return Ok(answer);
             }
-            let mut connection = self.client.get_multiplexed_async_connection().await?;
-            let answer = answer(&mut connection, key).await?;
-            Ok((answer, connection))
+            answer(&mut self.connect().await?, key).await
         };
         let answer = match timeout(PATIENCE, asking).await {
-            Ok(Ok((answer, connection))) => {
-                *self.connection() = Some(connection);
-                answer
-            }
+            Ok(Ok(answer)) => answer,
             Ok(Err(error)) => Answer::of(&error),
             Err(_) => Answer::TimedOut,
         };
+        if !answer.serves() {
+            *self.connection() = None;
+        }
         MasterAnswer {
             master: self.place(),
             answer,
         }
+    }
+
+    /// Lets a lock live for its whole time again and says whether it is this owner's; `None` without an answer.
+    pub async fn renew(&self, key: &[u8], owner: &[u8], ttl: Duration) -> Option<bool> {
+        let renewing = async {
+            let known = self.connection().clone();
+            let mut connection = match known {
+                Some(known) => known,
+                None => self.connect().await?,
+            };
+            let mut eval = cmd("EVAL");
+            eval.arg(RENEW).arg(1).arg(key);
+            eval.arg(owner).arg(script::milliseconds(ttl));
+            eval.query_async::<i64>(&mut connection).await
+        };
+        let answer = timeout(ANSWER, renewing).await;
+        match answer {
+            Ok(Ok(renewed)) => Some(renewed == 1),
+            // The next one is asked over a new connection: this one may be to a machine that is no more.
+            Ok(Err(_)) | Err(_) => {
+                *self.connection() = None;
+                None
+            }
+        }
+    }
+
+    /// Connects anew, for whoever asks next as well.
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER))
+            .set_response_timeout(Some(ANSWER));
+        let connecting = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        let connection = connecting.await?;
+        *self.connection() = Some(connection.clone());
+        Ok(connection)
     }
 
     fn place(&self) -> String {

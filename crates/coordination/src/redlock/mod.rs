@@ -17,25 +17,29 @@
 //! # Masters
 //!
 //! `redis://user:password@host:port/database`, or `rediss://` with the certificates that the machine trusts
-//! (`SSL_CERT_FILE` names others). Sentinel and Cluster are no masters: a failover forgets locks.
+//! (`SSL_CERT_FILE` names others, `?sslrootcert=/path/ca.pem` those for one URL). Sentinel and Cluster are no masters: a
+//! failover forgets locks.
 
 mod held;
 mod master;
+mod renewal;
+mod url;
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use redis::Client;
 use rslock::LockManager;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 pub use held::Held;
+use held::Owned;
 use master::Master;
 pub use master::{Answer, MasterAnswer};
+use renewal::Said;
 
-use crate::lease::{Guard, next_fence};
+use crate::lease::{self, Guard};
 use crate::{Store, StoreError};
 
 /// The shortest time to live that survives the slow answers of a frozen master.
@@ -44,8 +48,11 @@ pub const SHORTEST_TTL: Duration = Duration::from_secs(10);
 /// How long a caller waits for an answer at most.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// How long the database may take to give a fencing token.
+/// How long the database may take for one step to a fencing token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a token is tried that another took first.
+const TOKEN_TRIES: u32 = 5;
 
 /// How often a lock is tried that nobody holds on most of the masters.
 const TRIES: u32 = 3;
@@ -56,8 +63,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// Why a lock could neither be taken nor be seen in other hands.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// A URL is none that a lock master can have; sentinel and cluster URLs are not.
-    #[error("lock master {position} has no usable redis:// URL")]
+    /// A URL is none that a lock master can have, as those of Sentinel and Cluster, or names a file of authorities that
+    /// cannot be trusted.
+    #[error("lock master {position} has no usable redis:// or rediss:// URL")]
     Url {
         /// Its place in the list, from 1; the URL itself may hold a password.
         position: usize,
@@ -109,7 +117,7 @@ impl Redlock {
         }
         let mut clients = Vec::with_capacity(urls.len());
         for (index, url) in urls.into_iter().enumerate() {
-            clients.push(Client::open(url).map_err(|source| LockError::Url {
+            clients.push(url::open(&url).map_err(|source| LockError::Url {
                 position: index + 1,
                 source,
             })?);
@@ -151,29 +159,33 @@ impl Redlock {
 
     /// Takes the lock and a fencing token of the key `redlock:{key}`, higher than that of every earlier holder, with which
     /// the holder writes ([`Guard::begin`]). A row of a fenced table belongs to it when its key begins with `redlock:`.
+    /// Whoever is stopped on the way, for however long, takes no token above that of a later holder.
     pub async fn lock_fenced(
         &self,
         key: &str,
         db: &PgPool,
     ) -> Result<Option<(Held, Guard)>, LockError> {
+        let name = format!("redlock:{key}");
+        // Read while no later holder can exist, so that the step from it fails once there was one.
+        let mut known = token(lease::known_fence(db, &name)).await?;
         let Some(held) = self.lock(key).await? else {
             return Ok(None);
         };
-        let name = format!("redlock:{key}");
-        let tried = "take a fencing token";
-        let taking = async {
-            let mut conn = db.acquire().await.map_err(StoreError::postgres(tried))?;
-            next_fence(&mut conn, &name).await
-        };
-        let fence = timeout(TOKEN_PATIENCE, taking)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::late(Store::PostgreSql, tried)))
-            .map_err(LockError::Fence)?;
-        // Lost meanwhile, the token may be higher than that of the next holder, who must be the one to take another.
-        if held.remaining().is_zero() {
-            return Ok(None);
+        for _ in 0..TOKEN_TRIES {
+            if let Some(fence) = token(lease::step_fence(db, &name, known)).await? {
+                let lost = held.remaining().is_zero();
+                return Ok((!lost).then_some((held, Guard { name, fence })));
+            }
+            // An earlier holder took its token late, or a later one has the lock: the masters know.
+            known = token(lease::known_fence(db, &name)).await?;
+            match held.confirm().await {
+                Said::Held => {}
+                Said::Gone => return Ok(None),
+                Said::Unknown => return Err(LockError::Deadline),
+            }
         }
-        Ok(Some((held, Guard { name, fence })))
+        let tried = "take a fencing token that others take as well";
+        Err(LockError::Fence(StoreError::late(Store::PostgreSql, tried)))
     }
 
     async fn attempts(&self, key: &str) -> Result<Option<Held>, LockError> {
@@ -181,8 +193,13 @@ impl Redlock {
             let since = Instant::now();
             match self.manager.lock(key.as_bytes(), self.ttl).await {
                 Ok(lock) => {
-                    let manager = self.manager.clone();
-                    return Ok(Some(Held::start(manager, lock, since, self.ttl)));
+                    let owned = Owned {
+                        manager: self.manager.clone(),
+                        masters: self.masters.clone(),
+                        lock,
+                        ttl: self.ttl,
+                    };
+                    return Ok(Some(Held::start(owned, since)));
                 }
                 Err(rslock::LockError::Unavailable | rslock::LockError::TtlExceeded) => {}
                 Err(error) => return Err(LockError::Client(error)),
@@ -204,6 +221,15 @@ impl Redlock {
         }
         unreachable!("the last attempt returns")
     }
+}
+
+/// Waits for one step to a token.
+async fn token<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T, LockError> {
+    let late = || StoreError::late(Store::PostgreSql, "take a fencing token");
+    let answer = timeout(TOKEN_PATIENCE, step).await;
+    answer
+        .unwrap_or_else(|_| Err(late()))
+        .map_err(LockError::Fence)
 }
 
 #[cfg(test)]

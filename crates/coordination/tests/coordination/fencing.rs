@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coordination::lease::{OTHER_FENCE, STALE_FENCE, UNFENCED, next_fence};
-use coordination::{FenceError, Guard, Leases};
-use sqlx::{PgConnection, PgPool};
+use coordination::{FenceError, Guard, Leases, StoreError};
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::stores::{Stores, stores, until};
 
@@ -180,34 +180,133 @@ async fn a_proof_ends_with_its_transaction_and_a_forged_one_with_an_old_token_is
         fence,
     };
 
-    let begin = async |conn: &mut PgConnection| sqlx::query("begin").execute(conn).await.unwrap();
-    let rollback =
-        async |conn: &mut PgConnection| sqlx::query("rollback").execute(conn).await.unwrap();
-    begin(&mut conn).await;
-    guard(fence).prove(&mut conn).await.unwrap();
-    assert_eq!(write(&mut conn, 1, "proven").await, Ok(1));
-    rollback(&mut conn).await;
+    let mut tx = conn.begin().await.unwrap();
+    guard(fence).prove(&mut tx).await.unwrap();
+    assert_eq!(write(&mut tx, 1, "proven").await, Ok(1));
+    tx.rollback().await.unwrap();
     assert_eq!(write(&mut conn, 1, "later").await, Err(UNFENCED.to_owned()));
 
-    begin(&mut conn).await;
-    assert!(guard(old).prove(&mut conn).await.unwrap_err().is_fenced());
-    assert_eq!(write(&mut conn, 1, "late").await, Err(UNFENCED.to_owned()));
-    rollback(&mut conn).await;
+    let mut tx = conn.begin().await.unwrap();
+    assert!(guard(old).prove(&mut tx).await.unwrap_err().is_fenced());
+    assert_eq!(write(&mut tx, 1, "late").await, Err(UNFENCED.to_owned()));
+    tx.rollback().await.unwrap();
 
-    begin(&mut conn).await;
+    let mut tx = conn.begin().await.unwrap();
     let forged = sqlx::query(
         "select set_config('coordination.fence_key', 'report:1', true), set_config('coordination.fence_token', $1, true)",
     );
     forged
         .bind(old.to_string())
-        .execute(&mut *conn)
+        .execute(&mut *tx)
         .await
         .unwrap();
     assert_eq!(
-        write(&mut conn, 1, "forged").await,
+        write(&mut tx, 1, "forged").await,
         Err(STALE_FENCE.to_owned())
     );
-    rollback(&mut conn).await;
+    tx.rollback().await.unwrap();
 
     assert_eq!(text(&db, 1).await, "");
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_transaction_proves_one_lease_and_may_not_fall_silent(db: PgPool) {
+    reports(&db).await;
+    let mut conn = db.acquire().await.unwrap();
+    let mut guards = Vec::new();
+    for name in ["report:1", "report:2"] {
+        let fence = next_fence(&mut conn, name).await.unwrap();
+        let name = name.to_owned();
+        guards.push(Guard { name, fence });
+    }
+
+    let mut tx = db.begin().await.unwrap();
+    guards[0].prove(&mut tx).await.unwrap();
+    guards[0].prove(&mut tx).await.unwrap();
+    let query = sqlx::query_scalar("show idle_in_transaction_session_timeout");
+    let bound: String = query.fetch_one(&mut *tx).await.unwrap();
+    assert_eq!(bound, "5s");
+    let second = guards[1].prove(&mut tx).await.unwrap_err();
+
+    let FenceError::Store(StoreError::Refused { source, .. }) = second else {
+        panic!("{second}");
+    };
+    assert!(source.to_string().contains("report:2"), "{source}");
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn the_row_that_counts_is_the_one_that_is_stored(db: PgPool) {
+    reports(&db).await;
+    // A trigger that moves a row to another lease, and a key that is computed.
+    for statement in [
+        "create function shop.move() returns trigger language plpgsql as 'begin new.id := 3; return new; end'",
+        "create trigger later before update on shop.reports for each row when (new.text = 'moved') execute function shop.move()",
+        "create table shop.totals (id bigint, kind text generated always as ('t' || id) stored)",
+        "select coordination.fence_table('shop.totals', 'total:', 'kind')",
+    ] {
+        sqlx::query(statement).execute(&db).await.unwrap();
+    }
+    let mut conn = db.acquire().await.unwrap();
+    let fence = next_fence(&mut conn, "report:1").await.unwrap();
+    let name = "report:1".to_owned();
+    let mut tx = Guard { name, fence }.begin(&db).await.unwrap();
+    assert_eq!(write(&mut tx, 1, "mine").await, Ok(1));
+    let delete = sqlx::query("delete from shop.reports where id = 1");
+    delete.execute(&mut *tx).await.unwrap();
+    let insert = sqlx::query("insert into shop.reports (id) values (1)");
+    insert.execute(&mut *tx).await.unwrap();
+    assert_eq!(
+        write(&mut tx, 1, "moved").await,
+        Err(OTHER_FENCE.to_owned())
+    );
+    tx.rollback().await.unwrap();
+
+    let fence = next_fence(&mut conn, "total:t1").await.unwrap();
+    let name = "total:t1".to_owned();
+    let mut tx = Guard { name, fence }.begin(&db).await.unwrap();
+    let insert = sqlx::query("insert into shop.totals (id) values (1)");
+    insert.execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn what_cannot_be_fenced_whole_is_not_fenced_at_all(db: PgPool) {
+    for statement in [
+        "create schema shop",
+        "create table shop.days (day date) partition by range (day)",
+        "create table shop.may partition of shop.days for values from ('2026-05-01') to ('2026-06-01')",
+        "create table shop.base (id bigint)",
+        "create table shop.heir () inherits (shop.base)",
+        "create view shop.seen as select 1 as id",
+    ] {
+        sqlx::query(statement).execute(&db).await.unwrap();
+    }
+    for (fence, code) in [
+        (
+            "select coordination.fence_table('shop.days', 'd:', 'day')",
+            "42809",
+        ),
+        (
+            "select coordination.fence_table('shop.may', 'd:', 'day')",
+            "42809",
+        ),
+        (
+            "select coordination.fence_table('shop.base', 'b:', 'id')",
+            "42809",
+        ),
+        (
+            "select coordination.fence_table('shop.heir', 'b:', 'id')",
+            "42809",
+        ),
+        (
+            "select coordination.fence_table('shop.seen', 's:', 'id')",
+            "42809",
+        ),
+        (
+            "select coordination.fence_table('shop.base', 'b:', 'name')",
+            "42703",
+        ),
+    ] {
+        assert_eq!(refusal(&db, fence).await, code, "{fence}");
+    }
 }

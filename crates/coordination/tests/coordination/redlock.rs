@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use coordination::redlock::{Answer, SHORTEST_TTL};
-use coordination::{LockError, Redlock};
+use coordination::{Held, LockError, Redlock};
+use fred::interfaces::ClientLike;
+use fred::types::CustomCommand;
 use futures::future::join_all;
 use sqlx::PgPool;
 
@@ -59,7 +61,13 @@ async fn the_holder_is_told_when_the_lock_is_gone() {
 
     stores.delete(&key).await;
 
-    held.lost().cancelled().await;
+    told(&held).await;
+}
+
+/// Waits until a holder is told that its lock is lost.
+async fn told(held: &Held) {
+    let lost = held.lost();
+    until("the holder is told", async || lost.is_cancelled()).await;
 }
 
 /// Three masters of a test's own, and locks on them.
@@ -74,6 +82,51 @@ async fn three(settings: &[&str]) -> (Vec<RedisServer>, Redlock) {
 
 fn on(urls: impl Iterator<Item = String>) -> Redlock {
     Redlock::new(urls.collect(), SHORTEST_TTL).unwrap()
+}
+
+#[tokio::test]
+async fn a_holder_is_told_before_any_master_gives_its_lock_to_another() {
+    let (servers, redlock) = three(&[]).await;
+    let held = redlock.lock("job").await.unwrap().unwrap();
+    let third = servers[2].pool().await;
+
+    // One master lost its data, one is frozen: no quorum renews, and the third still has the lock.
+    servers[0].run(&["FLUSHALL"]);
+    servers[1].signal("STOP");
+
+    until("the third gives it up", async || {
+        let exists = CustomCommand::new_static("EXISTS", None::<u16>, false);
+        let exists: i64 = third.custom(exists, vec!["job"]).await.unwrap();
+        let told = held.remaining().is_zero();
+        exists == 0 && {
+            assert!(
+                told,
+                "the lock was free on a master while its holder believed in it"
+            );
+            true
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn renewals_that_a_frozen_master_did_not_answer_are_repeated_once_it_goes_on() {
+    let server = RedisServer::start(&[]).await;
+    let redlock = on(std::iter::once(server.url()));
+    let held = redlock.lock("job").await.unwrap().unwrap();
+
+    server.signal("STOP");
+    // The first renewal was due a while ago.
+    let late = SHORTEST_TTL * 2 / 3 - Duration::from_millis(1200);
+    until("renewals failed", async || held.remaining() < late).await;
+    assert!(!held.lost().is_cancelled());
+    server.signal("CONT");
+
+    until("it was renewed", async || {
+        held.remaining() > SHORTEST_TTL * 2 / 3
+    })
+    .await;
+    assert!(!held.lost().is_cancelled());
 }
 
 fn answers(refused: LockError) -> Vec<Answer> {
@@ -102,7 +155,7 @@ async fn with_one_of_three_masters_down_it_works_and_with_two_down_it_names_each
             "no quorum of the lock masters: 127.0.0.1:{a} refused, 127.0.0.1:{b} refused, 127.0.0.1:{c} held by another"
         )
     );
-    held.lost().cancelled().await;
+    told(&held).await;
     assert_eq!(held.remaining(), Duration::ZERO);
 }
 
@@ -189,7 +242,86 @@ async fn each_holder_has_a_higher_token_and_the_late_one_writes_nothing(db: PgPo
     assert!(guard.fence > late.fence);
     assert!(late.begin(&db).await.unwrap_err().is_fenced());
     assert!(guard.begin(&db).await.is_ok());
-    first.lost().cancelled().await;
+    told(&first).await;
+}
+
+/// Waits until so many wait for the row of a token.
+async fn waiting(db: &PgPool, count: i64) {
+    let query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+        and datname = current_database() and query like '%lease::step_fence%'";
+    until("the token is waited for", async || {
+        let waiting: i64 = sqlx::query_scalar(query).fetch_one(db).await.unwrap();
+        waiting == count
+    })
+    .await;
+}
+
+async fn highest(db: &PgPool) -> i64 {
+    let query = "select token from coordination.fences where key = 'redlock:job'";
+    sqlx::query_scalar(query).fetch_one(db).await.unwrap()
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_holder_that_comes_for_its_token_after_its_successor_gets_none(db: PgPool) {
+    let (servers, redlock) = three(&[]).await;
+    let (first, _) = redlock.lock_fenced("job", &db).await.unwrap().unwrap();
+    first.release().await;
+
+    // Between the lock and the token: the row is in other hands.
+    let mut successor = db.begin().await.unwrap();
+    let step = "update coordination.fences set token = token + 1 where key = 'redlock:job'";
+    sqlx::query(step).execute(&mut *successor).await.unwrap();
+    let late = redlock.lock_fenced("job", &db);
+    let meanwhile = async {
+        waiting(&db, 1).await;
+        for server in &servers {
+            server.run(&["FLUSHALL"]);
+        }
+        let other = on(servers.iter().map(RedisServer::url));
+        let held = other.lock("job").await.unwrap().unwrap();
+        successor.commit().await.unwrap();
+        held
+    };
+    let (late, held) = tokio::join!(late, meanwhile);
+
+    assert!(late.unwrap().is_none());
+    assert_eq!(
+        highest(&db).await,
+        2,
+        "the successor's token is the highest"
+    );
+    assert!(!held.remaining().is_zero());
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_holder_whose_predecessor_takes_a_token_late_takes_a_higher_one(db: PgPool) {
+    let (servers, redlock) = three(&[]).await;
+    let (first, _) = redlock.lock_fenced("job", &db).await.unwrap().unwrap();
+    first.release().await;
+
+    let mut row = db.begin().await.unwrap();
+    let query = "select from coordination.fences where key = 'redlock:job' for update";
+    sqlx::query(query).execute(&mut *row).await.unwrap();
+    let late = redlock.lock_fenced("job", &db);
+    let other = on(servers.iter().map(RedisServer::url));
+    let successor = async {
+        waiting(&db, 1).await;
+        for server in &servers {
+            server.run(&["FLUSHALL"]);
+        }
+        other.lock_fenced("job", &db).await
+    };
+    let release = async {
+        waiting(&db, 2).await;
+        row.rollback().await.unwrap();
+    };
+    let (late, successor, ()) = tokio::join!(late, successor, release);
+
+    let (_, guard) = successor.unwrap().unwrap();
+    assert_eq!(guard.fence.0, highest(&db).await);
+    if let Ok(Some((_, late))) = late {
+        assert!(late.fence < guard.fence);
+    }
 }
 
 #[sqlx::test(migrations = "../../migrations")]
@@ -247,7 +379,11 @@ async fn a_master_behind_tls_is_used_where_its_certificate_is_trusted_and_only_t
     let refused = stranger.lock("job").await.unwrap_err().to_string();
     assert!(refused.contains("certificate"), "{refused}");
 
-    // The trusted certificates are named by the environment, and so for a process.
+    let named = format!("{url}?sslrootcert={certificate}");
+    let trusting = on(std::iter::once(named));
+    trusting.lock("job").await.unwrap().unwrap().release().await;
+
+    // The environment names trusted certificates for a whole process.
     let locked = Command::new(std::env::current_exe().unwrap())
         .args([
             "redlock::a_lock_is_taken_behind_tls",
