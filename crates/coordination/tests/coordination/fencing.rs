@@ -149,7 +149,7 @@ async fn a_guard_writes_the_rows_of_its_own_key_alone(db: PgPool) {
     for statement in [
         "update shop.reports set text = 'mine' where id = 2",
         "update shop.reports set id = 3 where id = 1",
-        "update shop.reports set id = 1 where id = 2",
+        "update shop.reports set id = 4 where id = 2",
         "delete from shop.reports",
     ] {
         let mut tx = guard.begin(&db).await.unwrap();
