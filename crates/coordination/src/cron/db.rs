@@ -379,7 +379,7 @@ pub async fn keep_alive(
 ) -> sqlx::Result<Option<bool>> {
     let update = sqlx::query_scalar(
         "update coordination.cron_runs set alive_at = clock_timestamp()
-        where job = $1 and slot = $2 and token = $3 and state = 'running' returning stop_asked",
+        where job = $1 and slot = $2 and token = $3 and state in ('running', 'succeeded') returning stop_asked",
     );
     update
         .bind(job)
@@ -387,6 +387,26 @@ pub async fn keep_alive(
         .bind(token.0)
         .fetch_optional(db)
         .await
+}
+
+/// Marks a run as succeeded and answers the highest token known of it, that of another where it was taken over.
+pub async fn complete(
+    conn: &mut PgConnection,
+    job: &str,
+    slot: DateTime<Utc>,
+    token: Fence,
+) -> sqlx::Result<Fence> {
+    let update = sqlx::query_scalar(
+        "-- cron::complete
+        with run as (
+            update coordination.cron_runs set state = 'succeeded', error = null, finished_at = clock_timestamp()
+            where job = $1 and slot = $2 and token = $3 and state in ('running', 'succeeded') returning token
+        )
+        select coalesce((select token from run),
+            (select token from coordination.cron_runs where job = $1 and slot = $2 and token > $3), 0)",
+    );
+    let highest = update.bind(job).bind(slot).bind(token.0);
+    highest.fetch_one(conn).await.map(Fence)
 }
 
 /// Ends a run, counts failures in a row, and pauses a job that had too many; bears being sent again. The account of
@@ -404,7 +424,11 @@ pub async fn finish(
     let update = sqlx::query_as(
         "-- cron::finish
         with told as (
-            select from coordination.cron_runs where job = $1 and slot = $2 and token = $3 and state = $4
+            -- By an earlier call, or in the transaction of the effect.
+            select state from coordination.cron_runs
+            where job = $1 and slot = $2 and token = $3 and state in ($4, 'succeeded')
+        ), ended as (
+            select coalesce((select state from told), $4) as state
         ), run as (
             update coordination.cron_runs
             set state = $4, error = $5, attempt = attempt - $6, finished_at = clock_timestamp()
@@ -412,19 +436,20 @@ pub async fn finish(
             returning 1
         ), attempt as (
             update coordination.cron_attempts
-            set finished_at = clock_timestamp(), outcome = $4,
+            set finished_at = clock_timestamp(), outcome = (select state from ended),
                 accepted = exists (select from run) or exists (select from told)
             where job = $1 and slot = $2 and token = $3 and accepted is null
+            returning accepted
         ), before as (
             select job, paused_at as was from coordination.cron_jobs where job = $1
         ), job as (
             update coordination.cron_jobs j
-            set failures = case $4 when 'failed' then failures + 1 when 'succeeded' then 0 else failures end,
-                paused_at = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7
+            set failures = case ended.state when 'failed' then failures + 1 when 'succeeded' then 0 else failures end,
+                paused_at = case when ended.state = 'failed' and $7 > 0 and failures + 1 >= $7
                     then coalesce(paused_at, clock_timestamp()) else paused_at end,
-                pause_reason = case when $4 = 'failed' and $7 > 0 and failures + 1 >= $7 and paused_at is null
+                pause_reason = case when ended.state = 'failed' and $7 > 0 and failures + 1 >= $7 and paused_at is null
                     then (failures + 1) || ' failed runs in a row, the last: ' || coalesce($5, '') else pause_reason end
-            from before where j.job = before.job and exists (select from run)
+            from before, ended where j.job = before.job and exists (select from attempt where accepted)
             returning before.was is null and paused_at is not null as paused
         )
         select exists (select from run) or exists (select from told) as accepted,

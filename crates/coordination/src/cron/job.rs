@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::{Fence, Guard};
+use super::db;
+use crate::lease::{Fence, FenceError, Guard};
+use crate::{StoreError, metrics};
 
 type Body = dyn Fn(Run) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> + Send + Sync;
 
@@ -126,6 +129,23 @@ impl Run {
             name: self.fence_key.clone(),
             fence: self.fence,
         }
+    }
+
+    /// Marks the run as succeeded in the transaction of its effect, which must be short: with its commit both are true, and
+    /// the slot is not run again though the process is killed in the next instant. Fails where another has taken the
+    /// run over; nothing may be committed then.
+    pub async fn complete(&self, tx: &mut PgConnection) -> Result<(), FenceError> {
+        let highest = db::complete(tx, self.job, self.slot, self.fence).await;
+        let highest = highest.map_err(StoreError::postgres("complete a run"))?;
+        if highest == self.fence {
+            return Ok(());
+        }
+        metrics::fenced_write(&self.fence_key);
+        Err(FenceError::Fenced {
+            key: self.fence_key.clone(),
+            token: self.fence,
+            highest,
+        })
     }
 }
 

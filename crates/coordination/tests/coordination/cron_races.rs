@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use coordination::{CatchUp, CronError, Job, Overlap};
+use coordination::{CatchUp, CronError, Job, Overlap, Run};
 use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
 use sqlx::PgPool;
@@ -159,6 +159,129 @@ async fn a_run_that_succeeded_is_not_run_again_because_the_database_was_away_at_
     assert_eq!(number(&db, "select last_value from tries").await, 11);
     let run = admin.history("note", 1).await.unwrap().remove(0);
     assert_eq!((run.attempt, seen.lock().unwrap().len()), (1, 1));
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_run_completed_with_its_effect_is_not_run_again_though_its_process_died_right_after(
+    db: PgPool,
+) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin").jobs();
+    // A process of its own, as it were: shut down, none of its tasks gets to say goodbye.
+    let process = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let other = PgPool::connect_lazy_with((*db.connect_options()).clone());
+    let effects = other.clone();
+    let job = Job::new("effect", NEVER, move |run: Run| {
+        let effects = effects.clone();
+        async move {
+            let mut tx = run.guard().begin(&effects).await?;
+            run.complete(&mut tx).await?;
+            tx.commit().await?;
+            std::future::pending().await
+        }
+    });
+    let doomed = cron(&stores, &other, "doomed").run(vec![job], CancellationToken::new());
+    let task = process.handle().spawn(doomed);
+    until("the effect is there", async || {
+        let _ = match admin.history("effect", 1).await.unwrap().first() {
+            None => admin.trigger("effect").await.is_ok(),
+            Some(run) => return run.state == "succeeded",
+        };
+        false
+    })
+    .await;
+    process.shutdown_background();
+    drop(task);
+    stores.delete(&stores.keys.cron("effect")).await;
+    let silence = "update coordination.cron_runs set alive_at = alive_at - interval '1 minute'";
+    change(&db, silence).await;
+
+    let (again, other) = (Arc::new(AtomicUsize::new(0)), Seen::default());
+    let counted = again.clone();
+    let job = Job::new("effect", NEVER, move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok(()) }
+    });
+    let heir = vec![(
+        cron(&stores, &db, "heir"),
+        vec![job, noting(&other, "* * * * * *")],
+    )];
+    while_running(heir, "another job has run three times", async || {
+        other.lock().unwrap().len() >= 3
+    })
+    .await;
+
+    assert_eq!(again.load(Ordering::SeqCst), 0);
+    let run = admin.history("effect", 9).await.unwrap().remove(0);
+    assert_eq!((run.state.as_str(), run.attempt), ("succeeded", 1));
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_completed_run_stays_so_whatever_its_body_says_and_a_late_one_cannot_complete(
+    db: PgPool,
+) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin").jobs();
+    let pool = db.clone();
+    let fails = Job::new("fails", NEVER, move |run: Run| {
+        let pool = pool.clone();
+        async move {
+            let mut tx = pool.begin().await?;
+            run.complete(&mut tx).await?;
+            tx.commit().await?;
+            anyhow::bail!("after all")
+        }
+    })
+    .pause_after(1);
+    let pool = db.clone();
+    let late = Job::new("late", NEVER, move |run: Run| {
+        let pool = pool.clone();
+        async move {
+            sqlx::query("update coordination.cron_runs set token = token + 1 where job = 'late'")
+                .execute(&pool)
+                .await?;
+            let mut tx = pool.begin().await?;
+            let refused = run.complete(&mut tx).await.unwrap_err();
+            assert!(refused.is_fenced(), "{refused}");
+            anyhow::bail!("late")
+        }
+    });
+    while_running(
+        vec![(cron(&stores, &db, "a"), vec![fails, late])],
+        "both have given their account",
+        async || {
+            for job in ["fails", "late"] {
+                if admin.history(job, 1).await.unwrap().is_empty() {
+                    let _ = admin.trigger(job).await;
+                }
+            }
+            number(
+                &db,
+                "select count(*) from coordination.cron_attempts where accepted is not null",
+            )
+            .await
+                == 2
+        },
+    )
+    .await;
+
+    let outcomes: Vec<(String, String, bool)> = sqlx::query_as(
+        "select job, outcome, accepted from coordination.cron_attempts order by job",
+    )
+    .fetch_all(&db)
+    .await
+    .unwrap();
+    let expected = [
+        ("fails".to_owned(), "succeeded".to_owned(), true),
+        ("late".to_owned(), "failed".to_owned(), false),
+    ];
+    assert_eq!(outcomes, expected);
+    let told = admin.overview(1).await.unwrap().remove(0).told;
+    assert_eq!((told.failures, told.paused_at), (0, None));
 }
 
 #[sqlx::test(migrations = "../../migrations")]
