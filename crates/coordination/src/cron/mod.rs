@@ -3,11 +3,12 @@
 //! The slot is computed from the schedule and the clock of the database. Every replica that sees it due tries the
 //! Redlock `cron:{job}`; the winner locks the row of the job, decides again, and inserts `(job, slot)` under the primary
 //! key, in one transaction. So the lock keeps replicas out of each other's way, and the database decides: also where a
-//! replica slept between the two. The holder says in its row that it is alive; when it falls silent for
-//! longer than the lock lives, the next replica takes the run over with a higher fencing token. A body may thus be
-//! *begun* twice for a slot, after a crash, and guards its writes with [`Run::guard`]: then a holder that was stopped and
-//! goes on after another has run the slot changes nothing. Without Redis or PostgreSQL no job begins; what was missed is
-//! made good as its [`CatchUp`] says, and what falls due while the job runs is treated as its [`Overlap`] says.
+//! replica slept between the two. The holder says in its row that it is alive; when it falls silent for longer than the
+//! lock lives, the next replica takes the run over with a higher fencing token. A body may thus be *begun* twice for a
+//! slot, after a crash, and guards its writes with [`Run::guard`]: then a holder that was stopped and goes on after another
+//! has run the slot changes nothing. A body that also ends in the transaction of its effect ([`Run::complete`]) has it
+//! exactly once. Without Redis or PostgreSQL no job begins; what was missed is made good as its [`CatchUp`] says, and what
+//! falls due while the job runs is treated as its [`Overlap`] says.
 //!
 //! ```
 //! use std::time::Duration;
