@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use contracts::Timestamp;
+use sqlx::PgConnection;
 
 /// Tells the time. Clones tell the same one.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,21 @@ impl Clock {
                 .unwrap_or_default()
                 .into(),
         }
+    }
+
+    /// The current moment by the database's clock, which all replicas share, however wrong their own are: for whatever
+    /// one replica decides by a moment that another one has stored.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn shared(&self, conn: &mut PgConnection) -> sqlx::Result<Timestamp> {
+        if self.held.is_some() {
+            return Ok(self.now());
+        }
+        let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+            .fetch_one(conn)
+            .await?;
+        Ok(now.into())
     }
 
     /// Moves a held clock; the system's goes its own way.

@@ -28,7 +28,7 @@ pub struct Platform {
     pub redis: Pool,
     /// The URL of Redis, for clients that block or subscribe.
     pub redis_url: Arc<str>,
-    /// When another server becomes the master of Redis.
+    /// Which server is the master of Redis.
     pub redis_switches: Switches,
     /// The names of Redis keys.
     pub keys: Keys,

@@ -1,6 +1,10 @@
 //! Replicas that do not agree on the time.
 
-use testkit::{RedisServers, shifted};
+use anyhow::Context as _;
+use chrono::{DateTime, Duration, Utc};
+use cluster_tests::{all_instances, call};
+use reqwest::Method;
+use testkit::{Cluster, RedisServers, shifted};
 
 use crate::audit::all_holds;
 use crate::load::{Load, replicas};
@@ -10,15 +14,53 @@ async fn a_clock_five_minutes_ahead_and_one_five_minutes_behind() -> anyhow::Res
     let redis = RedisServers::start(1, &[]).await?;
     let mut cluster = replicas()
         .redis(redis.server(0).url())
+        // Nobody is so slow that an order is late; each of five minutes' error would make it so.
+        .env("BILLING_ORDER_MINUTES", "0.4")
         .replicas(1)
         .start()
         .await?;
     cluster.add_replica_with(&[], shifted("+5m")?).await?;
     cluster.add_replica_with(&[], shifted("-5m")?).await?;
+    let (behind, right, ahead) = errors(&cluster).await?;
+    assert!(behind < -240 && (-60..60).contains(&right) && ahead > 240);
+    let db = cluster.database().await?;
+    let started: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(&db)
+        .await?;
 
-    // An order that one of them places is late, or early, for the others; what is paid too late is given back.
     let load = Load::start(&cluster).await?;
     load.goes_on(60).await;
 
-    all_holds(&cluster, load).await
+    all_holds(&cluster, load).await?;
+    // All of them go by the database's clock for orders: none is born dead, none lives too long.
+    let (orders, wrong): (i64, i64) = sqlx::query_as(
+        "select count(*), count(*) filter (where created_at not between $1 and clock_timestamp()) from billing.orders",
+    )
+    .bind(started)
+    .fetch_one(&db)
+    .await?;
+    assert!(orders > 10);
+    assert_eq!(wrong, 0, "orders placed by a wrong clock, of {orders}");
+    let refused: i64 = sqlx::query_scalar(
+        "select count(*) from billing.payments p join billing.orders o on o.id = p.order_id
+            where p.status = 'refunded' and p.created_at < o.expires_at - interval '5 seconds'",
+    )
+    .fetch_one(&db)
+    .await?;
+    assert_eq!(refused, 0, "payments given back although they were in time");
+    Ok(())
+}
+
+/// How many seconds the replicas' clocks are wrong, in order.
+async fn errors(cluster: &Cluster) -> anyhow::Result<(i64, i64, i64)> {
+    let mut errors = Vec::new();
+    for address in all_instances(cluster, "notifications", 3).await {
+        let url = format!("http://{address}/health");
+        let health = call(Method::GET, url, None).await?.expect(200);
+        let told = health["timestamp"].as_str().context("no timestamp")?;
+        let error: Duration = told.parse::<DateTime<Utc>>()? - Utc::now();
+        errors.push(error.num_seconds());
+    }
+    errors.sort_unstable();
+    Ok((errors[0], errors[1], errors[2]))
 }

@@ -5,18 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
+use chrono::{DateTime, Utc};
 use cluster_tests::{BILLING, GATEWAY, PATIENCE, register, text};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use testkit::{Cluster, eventually};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const RENTERS: usize = 3;
 const PAYERS: usize = 3;
-/// Most devices of one renter and orders of one payer: the load is bounded however long the fault takes.
-const MOST: usize = 60;
+/// Most devices of one renter; the oldest goes for a new one, so that the load lasts however long the fault takes.
+const MOST_DEVICES: usize = 6;
 /// A replica that is frozen holds its connections; the client goes to another one.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a client asks for one thing. Only failures reach it.
@@ -39,8 +41,17 @@ pub struct Told {
 /// Clients at work.
 pub struct Load {
     stop: CancellationToken,
-    done: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     clients: JoinSet<Told>,
+    working: Vec<AbortHandle>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Requests that were sent.
+    asked: AtomicUsize,
+    /// Things that clients were told are done.
+    done: AtomicUsize,
 }
 
 /// Three replicas whose orders can be paid for six seconds, and whose cron looks for late ones every second.
@@ -53,21 +64,22 @@ pub fn replicas() -> testkit::Builder {
 impl Load {
     /// Signs the renters in and lets all clients begin.
     pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let (stop, done) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let mut clients = JoinSet::new();
+        let (stop, counts) = (CancellationToken::new(), Arc::<Counts>::default());
+        let (mut clients, mut working) = (JoinSet::new(), Vec::new());
         for number in 0..RENTERS {
             let token = register(cluster, &format!("renter{number}")).await?;
-            let client = Client::new(cluster, number, &stop, &done);
-            clients.spawn(async move { client.rent(&token).await });
+            let client = Client::new(cluster, number, &stop, &counts);
+            working.push(clients.spawn(async move { client.rent(&token).await }));
         }
         for number in 0..PAYERS {
-            let client = Client::new(cluster, number, &stop, &done);
-            clients.spawn(async move { client.pay().await });
+            let client = Client::new(cluster, number, &stop, &counts);
+            working.push(clients.spawn(async move { client.pay().await }));
         }
         let load = Self {
             stop,
-            done,
+            counts,
             clients,
+            working,
         };
         load.goes_on(20).await;
         Ok(load)
@@ -75,16 +87,35 @@ impl Load {
 
     /// Waits until so many more things are done.
     pub async fn goes_on(&self, more: usize) {
-        let wanted = self.done.load(Ordering::Relaxed) + more;
-        eventually(
-            STUBBORN,
-            &format!("clients get {more} more answers"),
-            async || {
-                let done = self.done.load(Ordering::Relaxed);
-                ensure!(done >= wanted, "{done} of {wanted}");
-                Ok(())
-            },
-        )
+        self.more("clients get more answers", &self.counts.done, more)
+            .await;
+    }
+
+    /// Waits until so many more requests were sent, whatever came of them: so many meet the fault.
+    pub async fn asks_on(&self, more: usize) {
+        self.more("clients ask more", &self.counts.asked, more)
+            .await;
+    }
+
+    /// Waits for a fault to be over, and fails where clients asked for nothing meanwhile.
+    pub async fn meanwhile<T>(&self, fault: impl Future<Output = T>) -> T {
+        let before = self.counts.asked.load(Ordering::Relaxed);
+        let outcome = fault.await;
+        let asked = self.counts.asked.load(Ordering::Relaxed) - before;
+        assert!(asked > 0, "no request met the fault");
+        outcome
+    }
+
+    async fn more(&self, what: &str, counter: &AtomicUsize, more: usize) {
+        let wanted = counter.load(Ordering::Relaxed) + more;
+        eventually(STUBBORN, what, async || {
+            // They work until they are told to stop; what one of them met is in its panic.
+            let ended = self.working.iter().any(AbortHandle::is_finished);
+            assert!(!ended, "a client has given up");
+            let count = counter.load(Ordering::Relaxed);
+            ensure!(count >= wanted, "{count} of {wanted}");
+            Ok(())
+        })
         .await;
     }
 
@@ -107,7 +138,7 @@ struct Client {
     door: String,
     billing: String,
     stop: CancellationToken,
-    done: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 }
 
 impl Client {
@@ -115,18 +146,18 @@ impl Client {
         cluster: &Cluster,
         number: usize,
         stop: &CancellationToken,
-        done: &Arc<AtomicUsize>,
+        counts: &Arc<Counts>,
     ) -> Self {
         Self {
             number,
             door: cluster.url(GATEWAY, "/api"),
             billing: cluster.url(BILLING, ""),
             stop: stop.clone(),
-            done: done.clone(),
+            counts: counts.clone(),
         }
     }
 
-    /// Creates devices, and deletes every second one.
+    /// Creates devices, and deletes every second one at once, and the oldest where there are too many.
     async fn rent(self, token: &str) -> Told {
         let mut told = Told::default();
         for turn in self.turns() {
@@ -140,7 +171,13 @@ impl Client {
                 })
                 .await;
             let id = text(&device, "id");
-            if turn % 2 == 1 {
+            told.kept.push(id);
+            let surplus = match told.kept.len() {
+                _ if turn % 2 == 1 => told.kept.pop(),
+                count if count > MOST_DEVICES => Some(told.kept.remove(0)),
+                _ => None,
+            };
+            if let Some(id) = surplus {
                 let url = format!("{}/devices/{id}", self.door);
                 // Not found: an answer that got lost had deleted it.
                 let gone = [StatusCode::OK, StatusCode::NOT_FOUND];
@@ -149,8 +186,6 @@ impl Client {
                 })
                 .await;
                 told.deleted.push(id);
-            } else {
-                told.kept.push(id);
             }
             sleep(PAUSE).await;
         }
@@ -194,7 +229,7 @@ impl Client {
 
     fn turns(&self) -> impl Iterator<Item = usize> {
         let stop = self.stop.clone();
-        (0..MOST).take_while(move |_| !stop.is_cancelled())
+        (0..).take_while(move |_| !stop.is_cancelled())
     }
 
     async fn until(
@@ -206,7 +241,7 @@ impl Client {
         self.until_any(&[wanted], what, request).await
     }
 
-    /// Asks until it is answered so; any other answer, or none, is asked again.
+    /// Asks until it is answered so. No answer, and one that says to ask again, is asked again; any other is a failure.
     async fn until_any(
         &self,
         wanted: &[StatusCode],
@@ -215,9 +250,16 @@ impl Client {
     ) -> Value {
         let ends = Instant::now() + STUBBORN;
         let answer = loop {
+            self.counts.asked.fetch_add(1, Ordering::Relaxed);
             let seen = match ask(request()).await {
-                Ok((status, body)) if wanted.contains(&status) => break body,
-                Ok((status, body)) => format!("{status} {body}"),
+                Ok(answer) if wanted.contains(&answer.status) => break answer.body,
+                Ok(answer) => {
+                    assert!(
+                        answer.asks_again(),
+                        "{what}: no answer that a client can do something with: {answer:?}"
+                    );
+                    format!("{answer:?}")
+                }
                 Err(error) => format!("{error:?}"),
             };
             assert!(
@@ -226,18 +268,43 @@ impl Client {
             );
             sleep(PAUSE).await;
         };
-        self.done.fetch_add(1, Ordering::Relaxed);
+        self.counts.done.fetch_add(1, Ordering::Relaxed);
         answer
     }
 }
 
-async fn ask(request: RequestBuilder) -> reqwest::Result<(StatusCode, Value)> {
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    says_when: bool,
+    body: Value,
+}
+
+impl Answer {
+    /// Whether it is early and clear: not now, ask again.
+    fn asks_again(&self) -> bool {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => true,
+            StatusCode::CONFLICT => self.says_when,
+            _ => false,
+        }
+    }
+}
+
+async fn ask(request: RequestBuilder) -> reqwest::Result<Answer> {
     let answer = request.timeout(ANSWER).send().await?;
-    let (status, body) = (answer.status(), answer.text().await?);
-    Ok((
+    let status = answer.status();
+    let says_when = answer.headers().contains_key("retry-after");
+    let text = answer.text().await?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(Answer {
         status,
-        serde_json::from_str(&body).unwrap_or(Value::String(body)),
-    ))
+        says_when,
+        body,
+    })
 }
 
 /// The event in which a provider tells of an order's payment.
@@ -248,4 +315,30 @@ pub fn event_of(order: &str) -> String {
 /// Waits for a condition as long as a test may wait.
 pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> anyhow::Result<T>) -> T {
     eventually(PATIENCE, what, ask).await
+}
+
+/// Waits until all that a silent replica held from now on, or before, has run out: the lock of a cron lives longest, ten
+/// seconds, and another replica runs the slots since.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn every_lease_ends(db: &PgPool, pid: u32) -> anyhow::Result<()> {
+    let silent: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(db)
+        .await?;
+    until("every lease of the silent replica has ended", async || {
+        let (over, slots): (bool, i64) = sqlx::query_as(
+            "select clock_timestamp() > $1 + interval '11 seconds', count(distinct slot) from coordination.cron_runs
+                where job = 'cancel-expired-orders' and state = 'succeeded' and started_at > $1
+                and instance not like '%:' || $2",
+        )
+        .bind(silent)
+        .bind(pid.to_string())
+        .fetch_one(db)
+        .await?;
+        ensure!(over && slots > 0, "{slots} slots ran since");
+        Ok(())
+    })
+    .await;
+    Ok(())
 }

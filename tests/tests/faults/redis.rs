@@ -28,6 +28,7 @@ async fn a_redis_that_restarts_empty_and_with_old_data() -> anyhow::Result<()> {
     let load = Load::start(&cluster).await?;
 
     server.kill9();
+    load.asks_on(10).await;
     server.start_again().await?;
     load.goes_on(20).await;
 
@@ -36,6 +37,7 @@ async fn a_redis_that_restarts_empty_and_with_old_data() -> anyhow::Result<()> {
     server.ask(&["save"]).await?;
     load.goes_on(20).await;
     server.kill9();
+    load.asks_on(10).await;
     server.start_again().await?;
 
     all_holds(&cluster, load).await

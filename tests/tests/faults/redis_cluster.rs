@@ -18,7 +18,7 @@ async fn a_cluster_that_loses_a_master() -> anyhow::Result<()> {
     // The one that every allocation of a port needs.
     let lost = redis.master_of("cloudphone:port:{local}:index").await?;
     redis.node(lost).kill9();
-    redis.serves_without(lost).await;
+    load.meanwhile(redis.serves_without(lost)).await;
     load.goes_on(20).await;
     redis.node(lost).start_again().await?;
     redis.whole().await;

@@ -106,7 +106,7 @@ pub async fn create_order(
     let plan = plan
         .filter(|plan| plan.is_active)
         .ok_or(Error::PlanNotFound)?;
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let order = Order {
         id: OrderId::new(),
         order_no: String::new(),
@@ -260,7 +260,7 @@ async fn cancel(
     let order = order
         .filter(|order| user.may_see(&order.user_id))
         .ok_or(Error::OrderNotFound)?;
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let Some(order) = db::cancel(&mut tx, id, reason, now).await? else {
         return Err(Error::OrderState {
             state: order.state,
@@ -297,7 +297,7 @@ pub async fn confirm_order(
         Turn::Replay(response) => return Ok(response),
     };
     let order = db::lock(&mut tx, &id).await?.ok_or(Error::OrderNotFound)?;
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     order.payable(now)?;
     let paying = Paying {
         method: body

@@ -32,8 +32,8 @@ pub async fn expire_orders(state: &Billing, cancelled: &CancellationToken) -> an
 }
 
 async fn expire_batch(state: &Billing) -> sqlx::Result<usize> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let expired = db::expire_due(&mut tx, now, BATCH).await?;
     for order in &expired {
         payment::db::cancel_open(&mut tx, &order.id, now).await?;

@@ -64,7 +64,7 @@ pub async fn refund_order(
     };
     let order = db::lock(&mut tx, &id).await?.ok_or(Error::OrderNotFound)?;
     let amount = order.refundable(body.amount)?;
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let paid = payment::db::applied(&mut tx, &id).await?;
     let paid = paid.ok_or(sqlx::Error::RowNotFound)?;
     let refund = Refund {

@@ -56,7 +56,7 @@ pub async fn create_payment(
     let order = order
         .filter(|order| user.may_see(&order.user_id))
         .ok_or(Error::OrderNotFound)?;
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     order.payable(now)?;
     order.agrees(body.amount)?;
     let paid = body.method == Method::Balance;

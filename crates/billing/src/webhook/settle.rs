@@ -36,8 +36,8 @@ pub struct Settled {
 /// # Errors
 /// Where the database does not answer: the sender delivers again, and the event's key makes that safe.
 pub async fn settle(state: &Billing, delivery: Delivery<'_>) -> Result<Settled> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     if !db::insert(&mut tx, delivery, now).await? {
         let earlier = db::repeat(&mut tx, delivery, now).await?;
         if earlier.outcome.is_final() {

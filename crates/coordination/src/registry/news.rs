@@ -17,7 +17,7 @@ use super::Inner;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again; until then the poll does it.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often it is looked whether the registry still exists.
+/// How often it is looked whether the registry still exists, and where its Redis is.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// Hears news until the registry is left or dropped.
@@ -63,11 +63,19 @@ async fn hear(registry: &Weak<Inner>, client: &Client, channel: &str) -> Result<
                 Ok(_) | Err(RecvError::Lagged(_)) => subscribe(registry, client, channel).await?,
                 Err(RecvError::Closed) => return Ok(()),
             },
-            () = sleep(LOOK_UP) => if registry.strong_count() == 0 {
-                return Ok(());
+            () = sleep(LOOK_UP) => match registry.upgrade() {
+                Some(inner) if is_elsewhere(client, inner.redis.next()) => return Ok(()),
+                Some(_) => {}
+                None => return Ok(()),
             },
         }
     }
+}
+
+/// Whether each has one server and they differ: the master is another one now, and this client did not notice.
+fn is_elsewhere(client: &Client, other: &Client) -> bool {
+    let (here, there) = (client.active_connections(), other.active_connections());
+    here.len() == 1 && there.len() == 1 && here != there
 }
 
 /// Subscribes on a new connection, and has read what may have been missed before.

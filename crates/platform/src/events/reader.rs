@@ -49,7 +49,7 @@ impl Reader {
             .xreadgroup_map(self.group, READER, count, block, true, &self.key, ">");
         let answer: Result<Entries, Error> = tokio::select! {
             answer = reading => answer,
-            () = self.switches.next() => anyhow::bail!("another server is the master of Redis now"),
+            () = self.switches.away(&self.client) => anyhow::bail!("another server is the master of Redis now"),
         };
         match answer {
             Ok(entries) => Ok(entries.into_values().flatten().filter_map(event).collect()),

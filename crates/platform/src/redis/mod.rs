@@ -3,6 +3,7 @@
 mod switches;
 mod url;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +20,21 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const POOL_SIZE: usize = 4;
 
 /// A Redis that answered, and what is needed to reach it by further clients.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Redis {
     /// The clients that everybody shares.
     pub pool: Pool,
     /// The URL.
     pub url: Arc<str>,
-    /// When another server becomes the master.
+    /// Which server is the master.
     pub switches: Switches,
+}
+
+impl fmt::Debug for Redis {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&place(&self.url)).finish()
+    }
 }
 
 /// A builder of clients for a URL: `redis://`, `redis-sentinel://` or `redis-cluster://`, or with `rediss` for TLS.

@@ -76,11 +76,14 @@ fn trusting(file: &Path) -> anyhow::Result<TlsConnector> {
     Ok(config.into())
 }
 
-/// The URL without user and password.
-pub fn place(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    rest.split(['/', '?']).next().unwrap_or(rest)
+/// Host and port of the first server of a URL, and nothing else of it.
+pub fn place(url: &str) -> String {
+    let Ok(url) = Url::parse(url) else {
+        return "an unreadable URL".to_owned();
+    };
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]
@@ -119,5 +122,8 @@ mod tests {
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
         assert_eq!(place("rediss://user:secret@host:6379/0"), "host:6379");
+        let url = "redis-sentinel://u:p@host:1?sentinelPassword=se@cret";
+        assert_eq!(place(url), "host:1");
+        assert_eq!(place("secret"), "an unreadable URL");
     }
 }

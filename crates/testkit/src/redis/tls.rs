@@ -100,6 +100,11 @@ impl TlsRedis {
         .await;
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.at
+    }
+
     /// Its URL, with user and password.
     pub fn url(&self) -> String {
         format!("rediss://{USER}:{PASSWORD}@{}", self.at)
