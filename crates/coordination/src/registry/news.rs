@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again; until then the poll does it.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the registry still exists, and where its Redis is.
-const LOOK_UP: Duration = Duration::from_secs(5);
+const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// Hears news until the registry is left or dropped.
 pub async fn run(registry: Weak<Inner>) {
