@@ -58,7 +58,8 @@ impl Billing {
         Ok(())
     }
 
-    /// The jobs that run once a slot in the whole cluster.
+    /// The jobs that run once a slot in the whole cluster. Neither needs the guard of its run: an order is expired by
+    /// whoever locks its row while it is open, with its event, and the verification writes nothing.
     pub fn cron_jobs(&self) -> Vec<Job> {
         let (expiring, verifying) = (self.clone(), self.clone());
         vec![

@@ -77,7 +77,7 @@ impl Media {
         Ok(())
     }
 
-    /// The hourly deletion of files that nobody needs any more.
+    /// The hourly deletion of files that nobody needs any more. It needs no guard of its run: what is deleted stays so.
     pub fn cron_jobs(&self) -> Vec<Job> {
         let state = self.clone();
         let cleanup = Job::new("media-cleanup", "0 * * * *", move |run| {

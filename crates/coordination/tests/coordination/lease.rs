@@ -1,15 +1,18 @@
 //! Leases: one holder, who is told of the loss; tokens that only grow; many for the price of one.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coordination::{Fence, Lease, Leases, Store};
 use fred::clients::Pool;
 use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
+use fred::types::scripts::Script;
 use futures::future::join_all;
 use sqlx::PgPool;
 
-use crate::servers::{RedisServer, bare};
+use crate::proxy::Proxy;
+use crate::servers::{RedisServer, bare, pool};
 use crate::stores::{Stores, stores, until};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -60,7 +63,7 @@ async fn a_holder_whose_lease_is_gone_is_told_and_releases_nothing_of_its_succes
 
     stores.lose_everything().await;
     let second = leases.acquire("a", TTL).await.unwrap().unwrap();
-    first.lost().cancelled().await;
+    told(&first).await;
 
     assert!(second.token() > first.token());
     assert!(!first.release().await.unwrap());
@@ -152,7 +155,7 @@ async fn of_many_leases_only_the_one_that_is_gone_is_lost(db: PgPool) {
     let held: Vec<Lease> = held.into_iter().flatten().collect();
 
     stores.delete(&stores.keys.lease("b")).await;
-    held[1].lost().cancelled().await;
+    told(&held[1]).await;
 
     assert_eq!(held[1].remaining(), Duration::ZERO);
     let longer = tokio::time::timeout(SHORT * 3, held[0].lost().cancelled_owned()).await;
@@ -180,7 +183,7 @@ async fn releasing_a_lease_that_ran_out_returns_at_once(db: PgPool) {
     let cut_off = Leases::new(cut.redis.clone(), db.clone(), stores.keys.clone());
     let lease = cut_off.acquire("a", SHORT).await.unwrap().unwrap();
     cut.redis.quit().await.unwrap();
-    lease.lost().cancelled().await;
+    told(&lease).await;
 
     let started = std::time::Instant::now();
     assert!(!lease.release().await.unwrap());
@@ -201,14 +204,84 @@ async fn a_holder_that_cannot_reach_redis_is_told_and_the_next_one_waits_for_the
     let leases = leases(&stores, &db);
     assert!(leases.acquire("a", TTL).await.unwrap().is_none());
     until("the lease has run out", async || {
-        leases.acquire("a", TTL).await.unwrap().is_some()
+        let free = !stores.exists(&stores.keys.lease("a")).await;
+        assert!(
+            !free || lease.remaining().is_zero(),
+            "free, and still believed in"
+        );
+        free
     })
     .await;
 
-    assert!(
-        lease.lost().is_cancelled(),
-        "told before another could have the lease"
-    );
+    told(&lease).await;
+    assert!(leases.acquire("a", TTL).await.unwrap().is_some());
+}
+
+/// Waits until a holder is told that its lease is lost.
+async fn told(lease: &Lease) {
+    let lost = lease.lost();
+    until("the holder is told", async || lost.is_cancelled()).await;
+}
+
+/// The digest by which Redis knows a script.
+fn digest(script: &str) -> String {
+    Script::from_lua(script).sha1().to_string()
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_request_that_arrives_after_its_caller_gave_up_takes_nothing(db: PgPool) {
+    let server = RedisServer::start(&[]).await;
+    let acquire = digest(include_str!("../../src/lease/acquire.lua"));
+    let direct = Leases::new(server.pool().await, db.clone(), bare());
+    direct.acquire("warm", TTL).await.unwrap().unwrap();
+    let proxy = Proxy::start(server.port, &acquire).await;
+    let redis = pool(&format!("redis://127.0.0.1:{}", proxy.port), 2).await;
+    let leases = Leases::new(redis, db.clone(), bare());
+
+    // Longer than the test: what it takes too late would not be free again in time.
+    tokio::select! {
+        lease = leases.acquire("a", TTL * 6) => panic!("{lease:?}"),
+        () = until("its request is held up", async || proxy.holds.load(Ordering::SeqCst)) => {}
+    }
+    let looking = server.pool().await;
+    until("it was taken back", async || {
+        let keys = CustomCommand::new_static("KEYS", None::<u16>, false);
+        let known: Vec<String> = looking
+            .custom(keys, vec!["lease:{a}:gone:*"])
+            .await
+            .unwrap();
+        known.len() == 1
+    })
+    .await;
+    proxy.let_go();
+    until("the request has arrived", async || {
+        proxy.answered.load(Ordering::SeqCst)
+    })
+    .await;
+
+    assert!(direct.acquire("a", TTL).await.unwrap().is_some());
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_renewal_that_is_not_answered_is_sent_again_over_another_connection(db: PgPool) {
+    let server = RedisServer::start(&[]).await;
+    let renew = digest(include_str!("../../src/lease/renew.lua"));
+    let proxy = Proxy::start(server.port, &renew).await;
+    let redis = pool(&format!("redis://127.0.0.1:{}", proxy.port), 2).await;
+    let leases = Leases::new(redis, db.clone(), bare());
+    let ttl = Duration::from_secs(3);
+    let lease = leases.acquire("a", ttl).await.unwrap().unwrap();
+
+    until("a renewal is held up", async || {
+        proxy.holds.load(Ordering::SeqCst)
+    })
+    .await;
+    until("it was renewed all the same", async || {
+        lease.remaining() > ttl * 2 / 3
+    })
+    .await;
+
+    assert!(!lease.lost().is_cancelled());
 }
 
 #[sqlx::test(migrations = "../../migrations")]

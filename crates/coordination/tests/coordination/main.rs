@@ -17,6 +17,7 @@ mod overlap;
 mod ports;
 mod ports_random;
 mod ports_rivals;
+mod proxy;
 mod rate_limit;
 mod redlock;
 mod registry;

@@ -90,7 +90,8 @@ async fn a_lease_whose_renewals_nobody_confirms_is_lost(db: PgPool) {
 
     replica.signal("STOP");
 
-    lease.lost().cancelled().await;
+    let lost = lease.lost();
+    until("its holder is told", async || lost.is_cancelled()).await;
 }
 
 #[tokio::test]

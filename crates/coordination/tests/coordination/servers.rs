@@ -96,17 +96,7 @@ impl RedisServer {
 
     /// A pool of one connection.
     pub async fn pool(&self) -> Pool {
-        let mut config = Config::from_url(&self.url()).unwrap();
-        config.version = RespVersion::RESP3;
-        let mut builder = Builder::from_config(config);
-        builder
-            .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
-            .with_performance_config(|performance| {
-                performance.default_command_timeout = Duration::from_secs(5);
-            });
-        let pool = builder.build_pool(1).unwrap();
-        pool.init().await.unwrap();
-        pool
+        pool(&self.url(), 1).await
     }
 
     /// Waits until so many replicas follow.
@@ -136,4 +126,19 @@ pub fn free_port() -> u16 {
 /// Keys without a prefix, for servers that nobody else uses.
 pub fn bare() -> Keys {
     Keys::new("")
+}
+
+/// A pool of so many connections.
+pub async fn pool(url: &str, size: usize) -> Pool {
+    let mut config = Config::from_url(url).unwrap();
+    config.version = RespVersion::RESP3;
+    let mut builder = Builder::from_config(config);
+    builder
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
+        .with_performance_config(|performance| {
+            performance.default_command_timeout = Duration::from_secs(5);
+        });
+    let pool = builder.build_pool(size).unwrap();
+    pool.init().await.unwrap();
+    pool
 }

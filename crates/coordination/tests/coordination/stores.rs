@@ -65,6 +65,17 @@ impl Stores {
         let _: i64 = self.redis.custom(eval, words).await.unwrap();
     }
 
+    /// Whether there is such a key.
+    pub async fn exists(&self, key: &str) -> bool {
+        let exists = CustomCommand::new_static("EXISTS", None::<u16>, false);
+        let count: i64 = self
+            .redis
+            .custom(exists, vec![key.to_owned()])
+            .await
+            .unwrap();
+        count == 1
+    }
+
     /// Deletes one key.
     pub async fn delete(&self, key: &str) {
         let delete = CustomCommand::new_static("DEL", None::<u16>, false);
