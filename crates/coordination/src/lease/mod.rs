@@ -179,7 +179,11 @@ impl Leases {
     /// Parts what is to be asked of different servers.
     fn by_server<T>(&self, all: Vec<T>, holder: impl Fn(&T) -> &Holder) -> Vec<Vec<T>> {
         let key = |one: &T| self.inner.keys.lease(&holder(one).name);
-        script::by_server(self.inner.redis.next(), all, key)
+        // Not the next client: looking must not decide over which connection the renewal that follows goes.
+        let Some(client) = self.inner.redis.clients().first() else {
+            return vec![all];
+        };
+        script::by_server(client, all, key)
     }
 
     async fn renew(
