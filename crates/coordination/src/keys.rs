@@ -44,9 +44,9 @@ impl Keys {
         self.key(&format!("port:{{{node}}}:"))
     }
 
-    /// The marker that says that the index of a node's free ports exists.
-    pub fn port_index(&self, node: &str) -> String {
-        self.key(&format!("port:{{{node}}}:index"))
+    /// The marker that says that the index of a node's free ports exists for a layout; the keys of the index begin with it.
+    pub fn port_index(&self, node: &str, layout: &str) -> String {
+        self.key(&format!("port:{{{node}}}:index:{layout}"))
     }
 
     /// The Redlock of a cron job.

@@ -56,7 +56,7 @@ pub struct Call {
 }
 
 /// Runs a script in one round trip. The Redis client may send it again after a broken connection, so every script
-/// of this crate gives the same answer when it runs twice.
+/// of this crate may run twice: a second run changes nothing more, save that a rate limit counts one request more.
 pub async fn run<R: FromValue>(
     redis: &Pool,
     script: &Script,

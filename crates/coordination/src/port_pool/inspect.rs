@@ -118,8 +118,8 @@ pub struct Sweep {
     pub woken: u32,
     /// Whether a further sweep would find more.
     pub more: bool,
-    /// Ports that are neither leased nor free nor at rest, which only a store that drops single keys brings about: call
-    /// [`super::PortPool::reconcile`].
+    /// By how many ports of a kind the index is wrong, with some in no place or in two, which a store that drops single keys
+    /// or a moving slot of a cluster brings about: call [`super::PortPool::reconcile`].
     pub lost: u32,
 }
 

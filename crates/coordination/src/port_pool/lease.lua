@@ -6,7 +6,7 @@ local owner, ttl = ARGV[3], tonumber(ARGV[4])
 -- the lowest number is found and that ports come back faster than they are leased.
 wake(128)
 
-local mine = redis.call('HGET', base .. 'sets', owner)
+local mine = redis.call('HGET', index .. 'sets', owner)
 if mine then -- The same owner again: it keeps what it has.
   local ports = ports_of(mine)
   local whole = true
@@ -24,31 +24,38 @@ if mine then -- The same owner again: it keeps what it has.
     end
   end
   if whole then
-    redis.call('ZADD', base .. 'ends', now + ttl, owner)
+    redis.call('ZADD', index .. 'ends', now + ttl, owner)
     return {'leased', ports[1], ports[2], ports[3]}
   end
 end
 
-local found = {}
+-- The leases first: nothing but them needs to be taken back where one kind has none left.
+local found, astray = {}, {}
+local function send_to_rest() -- Leased behind the index's back: the lease is right, the index wrong.
+  for _, each in ipairs(astray) do
+    rest(each[1], each[2], math.max(redis.call('PTTL', lease_key(each[1], each[2])), 1000), 'leased')
+  end
+end
 for i, kind in ipairs(kinds) do
+  local at = 0
   while not found[i] do
-    local port = redis.call('ZPOPMIN', base .. 'free:' .. kind)[1]
+    local port = redis.call('ZRANGE', index .. 'free:' .. kind, at, at)[1]
     if not port then
-      for j = 1, i - 1 do
-        redis.call('DEL', lease_key(kinds[j], found[j]))
-        give_back(kinds[j], found[j], 0)
-      end
-      if mine then redis.call('HDEL', base .. 'sets', owner) redis.call('ZREM', base .. 'ends', owner) end
-      return {'exhausted', kind, redis.call('HLEN', base .. 'sets'), redis.call('ZCARD', base .. 'resting:' .. kind)}
+      for j = 1, i - 1 do redis.call('DEL', lease_key(kinds[j], found[j])) end
+      send_to_rest()
+      if mine then redis.call('HDEL', index .. 'sets', owner) redis.call('ZREM', index .. 'ends', owner) end
+      return {'exhausted', kind, count_held()[i], redis.call('ZCARD', index .. 'resting:' .. kind)}
     end
-    local key = lease_key(kind, port)
-    if redis.call('SET', key, owner, 'PX', ttl, 'NX') then
+    if redis.call('SET', lease_key(kind, port), owner, 'PX', ttl, 'NX') then
       found[i] = port
-    else -- Leased behind the index's back: the lease is right, the index wrong.
-      rest(kind, port, math.max(redis.call('PTTL', key), 1000), 'leased')
+    else
+      astray[#astray + 1] = {kind, port}
+      at = at + 1
     end
   end
 end
-redis.call('HSET', base .. 'sets', owner, table.concat(found, ',') .. ',' .. now)
-redis.call('ZADD', base .. 'ends', now + ttl, owner)
+redis.call('HSET', index .. 'sets', owner, table.concat(found, ',') .. ',' .. now)
+redis.call('ZADD', index .. 'ends', now + ttl, owner)
+for i, kind in ipairs(kinds) do redis.call('ZREM', index .. 'free:' .. kind, found[i]) end
+send_to_rest()
 return {'leased', found[1], found[2], found[3]}

@@ -356,8 +356,14 @@ impl PortPool {
     ) -> Result<R, StoreError> {
         let mut all = vec![self.keys.ports(node), self.layout.to_string()];
         all.extend(arguments);
-        let answer: Value =
-            script::run(&self.redis, script, self.keys.port_index(node), all, tried).await?;
+        let answer: Value = script::run(
+            &self.redis,
+            script,
+            self.keys.port_index(node, &self.layout),
+            all,
+            tried,
+        )
+        .await?;
         answer.convert().map_err(StoreError::redis(tried))
     }
 
@@ -375,7 +381,7 @@ impl PortPool {
         let mut all = vec![self.keys.ports(node), self.layout.to_string()];
         all.extend(arguments);
         let call = Call {
-            keys: vec![self.keys.port_index(node)],
+            keys: vec![self.keys.port_index(node, &self.layout)],
             arguments: all,
         };
         let mut answers =

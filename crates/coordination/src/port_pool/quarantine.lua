@@ -4,7 +4,7 @@ if not built() then return -1 end
 local count = 0
 for at = 5, #ARGV, 2 do
   local kind, port = ARGV[at], ARGV[at + 1]
-  local known = redis.call('ZSCORE', base .. 'free:' .. kind, port) or redis.call('ZSCORE', base .. 'resting:' .. kind, port)
+  local known = redis.call('ZSCORE', index .. 'free:' .. kind, port) or redis.call('ZSCORE', index .. 'resting:' .. kind, port)
   if known and redis.call('EXISTS', lease_key(kind, port)) == 0 then
     rest(kind, port, tonumber(ARGV[3]), ARGV[4])
     count = count + 1

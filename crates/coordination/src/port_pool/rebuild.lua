@@ -3,11 +3,13 @@
 -- adb, webrtc, scrcpy of each, then kind, port, ms of rest left, reason and ms rested so far of each port at rest.
 -- Answers 1, or 0 when the index is there already.
 if built() and ARGV[3] ~= '1' then return 0 end
+-- Whatever breaks this off, the index is none until it is whole.
+redis.call('SET', KEYS[1], 'unfinished')
 local ttl, quarantine, count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- What was known before: since when, and leases that ran out and were not swept.
 local since, known, unswept = {}, {}, {}
-local before = redis.call('HGETALL', base .. 'sets')
+local before = redis.call('HGETALL', index .. 'sets')
 for at = 1, #before, 2 do
   local ports, start = ports_of(before[at + 1])
   since[before[at]], known[before[at]] = start, ports
@@ -15,10 +17,10 @@ for at = 1, #before, 2 do
     if ports[i] then unswept[kind .. ':' .. ports[i]] = true end
   end
 end
-redis.call('DEL', base .. 'sets', base .. 'ends')
+redis.call('DEL', index .. 'sets', index .. 'ends')
 local function keep(owner, ports, left)
-  redis.call('HSET', base .. 'sets', owner, table.concat(ports, ',') .. ',' .. (since[owner] or now))
-  redis.call('ZADD', base .. 'ends', now + left, owner)
+  redis.call('HSET', index .. 'sets', owner, table.concat(ports, ',') .. ',' .. (since[owner] or now))
+  redis.call('ZADD', index .. 'ends', now + left, owner)
 end
 
 -- What the database says is so, whoever else leased it: nobody else can be given it there.
@@ -40,11 +42,11 @@ end
 
 local living = {}
 for i, kind in ipairs(kinds) do
-  redis.call('DEL', base .. 'free:' .. kind)
-  for _, port in ipairs(redis.call('ZRANGE', base .. 'resting:' .. kind, 0, -1)) do
+  redis.call('DEL', index .. 'free:' .. kind)
+  for _, port in ipairs(redis.call('ZRANGE', index .. 'resting:' .. kind, 0, -1)) do
     if held[kind .. ':' .. port] or not inside(kind, port) then
-      redis.call('ZREM', base .. 'resting:' .. kind, port)
-      redis.call('HDEL', base .. 'rests', kind .. ':' .. port)
+      redis.call('ZREM', index .. 'resting:' .. kind, port)
+      redis.call('HDEL', index .. 'rests', kind .. ':' .. port)
     end
   end
   local low, high = range_of(kind)
@@ -56,7 +58,7 @@ for i, kind in ipairs(kinds) do
       if owner then -- A lease outlived the index: it stays.
         living[owner] = living[owner] or {{}, {}, {}}
         table.insert(living[owner][i], port)
-      elseif not redis.call('ZSCORE', base .. 'resting:' .. kind, port) then
+      elseif not redis.call('ZSCORE', index .. 'resting:' .. kind, port) then
         give_back(kind, port, unswept[name] and quarantine or 0, 'expired')
       end
     end
@@ -74,8 +76,8 @@ for owner, leased in pairs(living) do
   for i, kind in ipairs(kinds) do
     for _, port in ipairs(leased[i]) do
       local left = math.max(redis.call('PTTL', lease_key(kind, port)), 1)
-      redis.call('ZREM', base .. 'resting:' .. kind, port)
-      redis.call('HDEL', base .. 'rests', kind .. ':' .. port)
+      redis.call('ZREM', index .. 'resting:' .. kind, port)
+      redis.call('HDEL', index .. 'rests', kind .. ':' .. port)
       if whole and port == ports[i] then
         longest = math.max(longest, left)
       else -- A part of a set is none: it rests until its owner gives it back or its lease has ended.
@@ -89,8 +91,7 @@ end
 while ARGV[at] do
   local kind, port, left, reason, rested = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   if inside(kind, port) and redis.call('EXISTS', lease_key(kind, port)) == 0 then
-    rest(kind, port, left, reason)
-    redis.call('HSET', base .. 'rests', kind .. ':' .. port, reason .. ',' .. (now - rested))
+    rest(kind, port, left, reason, rested)
   end
   at = at + 5
 end

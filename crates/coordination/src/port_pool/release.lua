@@ -2,7 +2,7 @@
 -- Answers how many of the three were the owner's. Where it has another set by now, what both share stays its own.
 local owner, count, whole = ARGV[3], 0, true
 local indexed = built()
-local mine = indexed and redis.call('HGET', base .. 'sets', owner)
+local mine = indexed and redis.call('HGET', index .. 'sets', owner)
 local ports = mine and ports_of(mine) or {}
 for i = 1, 3 do
   if ports[i] ~= ARGV[1 + 3 * i] then whole = false end
@@ -17,7 +17,7 @@ for i, kind in ipairs(kinds) do
   end
 end
 if whole then
-  redis.call('HDEL', base .. 'sets', owner)
-  redis.call('ZREM', base .. 'ends', owner)
+  redis.call('HDEL', index .. 'sets', owner)
+  redis.call('ZREM', index .. 'ends', owner)
 end
 return count

@@ -7,7 +7,7 @@ for at = 4, #ARGV, 4 do
   local owner, held, keys = ARGV[at], true, {}
   for i, kind in ipairs(kinds) do keys[i] = lease_key(kind, ARGV[at + i]) end
   local holders = redis.call('MGET', unpack(keys))
-  local set = redis.call('HGET', base .. 'sets', owner)
+  local set = redis.call('HGET', index .. 'sets', owner)
   local ports = set and ports_of(set) or {}
   for i = 1, 3 do
     -- A lease that ran out but was not swept is still nobody else's.
@@ -23,6 +23,6 @@ for at = 4, #ARGV, 4 do
   answers[#answers + 1] = held and 1 or 0
 end
 for at = 1, #ends, 1000 do
-  redis.call('ZADD', base .. 'ends', unpack(ends, at, math.min(at + 999, #ends)))
+  redis.call('ZADD', index .. 'ends', unpack(ends, at, math.min(at + 999, #ends)))
 end
 return answers

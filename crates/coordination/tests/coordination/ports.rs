@@ -40,6 +40,10 @@ async fn lease(pool: &PortPool, owner: &str, ttl: Duration) -> Result<PortSet, P
     }
 }
 
+fn index(stores: &Stores, ranges: &PortRanges) -> String {
+    stores.keys.port_index("n1", &ranges.layout())
+}
+
 fn distinct(sets: &[PortSet]) -> usize {
     sets.iter()
         .flat_map(|set| [set.adb, set.webrtc, set.scrcpy])
@@ -384,6 +388,88 @@ async fn other_ranges_ask_for_another_index_and_keep_the_leases() {
     assert_eq!(second.adb, first.adb + 1);
     assert_eq!(lease(&after, "a", LONG).await.unwrap(), first);
     assert_eq!(after.usage("n1").await.unwrap().adb.total, 3);
+    // Replicas of both layouts go on, and never give out the same port.
+    let third = before.lease("n1", "c", LONG).await.unwrap();
+    let fourth = after.lease("n1", "d", LONG).await.unwrap();
+    assert_eq!(distinct(&[first, second, third]), 9);
+    assert_ne!(fourth.webrtc, third.webrtc);
+}
+
+#[tokio::test]
+async fn ports_of_a_set_that_another_took_over_are_free_once_when_it_is_rejected() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(6), LONG);
+    let early = lease(&pool, "e", LONG).await.unwrap();
+    let other = PortSet {
+        adb: early.adb,
+        webrtc: 8083,
+        scrcpy: 27187,
+    };
+    let recorded = Recorded {
+        held: vec![("x".into(), other)],
+        ..Recorded::default()
+    };
+    pool.reconcile("n1", &recorded, LONG).await.unwrap();
+
+    let foreign = [(PortKind::Adb, RestReason::ForeignProcess)];
+    pool.reject("n1", "e", early, &foreign, LONG).await.unwrap();
+
+    assert!(pool.resting("n1").await.unwrap().is_empty());
+    let usage = pool.usage("n1").await.unwrap();
+    assert_eq!((usage.adb.used, usage.adb.free), (1, 5));
+    assert_eq!((usage.webrtc.used, usage.webrtc.free), (1, 999));
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+}
+
+#[tokio::test]
+async fn a_loss_is_found_beside_a_port_from_outside_of_the_ranges() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(5), LONG);
+    let outside = PortSet {
+        adb: 9555,
+        webrtc: 8080,
+        scrcpy: 27183,
+    };
+    let recorded = Recorded {
+        held: vec![("old".into(), outside)],
+        ..Recorded::default()
+    };
+    pool.rebuild("n1", &recorded, LONG).await.unwrap();
+    assert_eq!(pool.usage("n1").await.unwrap().adb.used, 0);
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+
+    stores
+        .remove(&(index(&stores, &few(5)) + ":free:adb"), "5557")
+        .await;
+
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 1);
+}
+
+#[tokio::test]
+async fn the_reason_and_the_beginning_of_a_longer_rest_stay_whatever_comes_after() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(5), LONG);
+    let rest = |reason, rested, left| RecordedRest {
+        kind: PortKind::Adb,
+        port: 5555,
+        reason,
+        rested,
+        left,
+    };
+    let recorded = Recorded {
+        resting: vec![
+            rest(RestReason::ForeignProcess, SHORT, LONG),
+            rest(RestReason::Returned, LONG, SHORT),
+        ],
+        ..Recorded::default()
+    };
+
+    pool.rebuild("n1", &recorded, LONG).await.unwrap();
+
+    let resting = pool.resting("n1").await.unwrap();
+    assert_eq!(resting[0].reason, RestReason::ForeignProcess);
+    let span = resting[0].until - resting[0].since;
+    assert_eq!(span.to_std().unwrap(), LONG + SHORT);
 }
 
 #[tokio::test]
@@ -420,7 +506,7 @@ async fn a_store_that_drops_a_part_of_the_index_is_found_out() {
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
 
     stores
-        .delete(&(stores.keys.ports("n1") + "free:webrtc"))
+        .delete(&(index(&stores, &PortRanges::default()) + ":free:webrtc"))
         .await;
 
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 999);

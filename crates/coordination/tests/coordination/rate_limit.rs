@@ -80,3 +80,20 @@ async fn each_tier_counts_for_itself() {
     assert_eq!((decision.tier, decision.remaining), ("paid", 2));
     assert_eq!(decision.window, Duration::from_secs(60));
 }
+
+#[tokio::test]
+async fn a_clock_that_went_back_denies_nobody_for_longer_than_a_full_burst() {
+    let stores = stores().await;
+    let limiter = RateLimiter::new(stores.redis.clone(), stores.keys.clone());
+    let limit = Limit::per_minute(5).tier("login");
+    // An arrival time in the year 2100, in microseconds.
+    let key = stores.keys.rate("login:a");
+    stores.write(&key, "4102444800000000").await;
+
+    let refused = limiter.check("a", limit).await.unwrap();
+
+    assert!(!refused.allowed);
+    assert!(refused.retry_after <= Duration::from_secs(12));
+    assert_eq!(refused.remaining, 0);
+    assert!(refused.reset <= Duration::from_secs(60));
+}

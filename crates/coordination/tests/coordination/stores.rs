@@ -76,6 +76,21 @@ impl Stores {
         count == 1
     }
 
+    /// Takes a member out of a sorted set.
+    pub async fn remove(&self, key: &str, member: &str) {
+        let remove = CustomCommand::new_static("ZREM", None::<u16>, false);
+        let words = vec![key.to_owned(), member.to_owned()];
+        let removed: i64 = self.redis.custom(remove, words).await.unwrap();
+        assert_eq!(removed, 1, "{member} was not in {key}");
+    }
+
+    /// Writes one key.
+    pub async fn write(&self, key: &str, value: &str) {
+        let set = CustomCommand::new_static("SET", None::<u16>, false);
+        let words = vec![key.to_owned(), value.to_owned()];
+        let _: String = self.redis.custom(set, words).await.unwrap();
+    }
+
     /// Deletes one key.
     pub async fn delete(&self, key: &str) {
         let delete = CustomCommand::new_static("DEL", None::<u16>, false);
