@@ -129,7 +129,7 @@ async fn a_redis_that_lost_everything_gives_no_port_twice_and_loses_none() -> an
         eventually(PATIENCE, &what, async || {
             let free: Vec<u64> = redis
                 .zrange(
-                    format!("cloudphone:port:{{local}}:free:{kind}"),
+                    format!("{}:free:{kind}", index()),
                     0,
                     -1,
                     None,

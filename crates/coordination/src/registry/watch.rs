@@ -13,6 +13,9 @@ use tracing::{info, warn};
 use super::{Entry, Inner, Pace, READ, Snapshot};
 use crate::{StoreError, script};
 
+/// The shortest time from one read to the next, up to twice as long by chance.
+const BREATH: Duration = Duration::from_millis(50);
+
 /// What one read of Redis says.
 pub struct Reading {
     now: DateTime<Utc>,
@@ -68,6 +71,7 @@ pub async fn run(registry: Weak<Inner>, pace: Pace) {
 async fn follow(registry: Weak<Inner>, pace: Pace) {
     let mut memory = Memory::new(pace.ttl);
     while let Some(inner) = registry.upgrade() {
+        let read_at = Instant::now();
         match timeout(Duration::from_secs(2), inner.read()).await {
             Ok(Ok(reading)) => {
                 if reading.epoch.is_empty() {
@@ -95,7 +99,11 @@ async fn follow(registry: Weak<Inner>, pace: Pace) {
             .map_or(usual, |left| left.min(usual));
         tokio::select! {
             () = sleep(poll) => {}
-            () = inner.read_now.notified() => {}
+            // News that come in a storm are read together, by each watcher at a time of its own.
+            () = inner.read_now.notified() => {
+                let left = BREATH.mul_f64(rand::random_range(1.0..2.0)).saturating_sub(read_at.elapsed());
+                sleep(left).await;
+            }
         }
     }
 }

@@ -173,8 +173,8 @@ pub async fn create_device(
     }
     let device = body.into_new(owner, &state);
     for _ in 0..ATTEMPTS {
-        let leased = state.ports.lease(&device.id).await?;
-        match store(&state, &device, &leased, key.clone(), &scope).await {
+        let mut leased = state.ports.lease(&device.id).await?;
+        match store(&state, &device, &mut leased, key.clone(), &scope).await {
             Ok(Stored::New(reply)) => {
                 info!(
                     "Allocated ports: ADB={}, WebRTC={}",
@@ -194,7 +194,6 @@ pub async fn create_device(
                 state.ports.give_up(leased).await;
                 state.ports.reconcile().await?;
             }
-            // Whether the commit took effect may be unknown: the lease ends by itself.
             Err(error) => return Err(error),
         }
     }
@@ -213,7 +212,7 @@ enum Stored {
 async fn store(
     state: &Devices,
     device: &NewDevice,
-    leased: &Leased,
+    leased: &mut Leased,
     key: IdempotencyKey,
     scope: &str,
 ) -> Result<Stored> {
@@ -235,6 +234,8 @@ async fn store(
         message: "the device is being created".into(),
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
+    // Whether the commit takes effect may stay unknown.
+    leased.keep();
     tx.commit().await?;
     Ok(Stored::New(reply.into_response()))
 }

@@ -223,7 +223,7 @@ pub async fn set_status(
             last_started_at = case when $2 = 'running' then $4 else last_started_at end,
             last_stopped_at = case when $2 = 'stopped' then $4 else last_stopped_at end,
             deleted_at = case when $2 = 'deleting' then $4 else deleted_at end,
-            released_at = case when $2 = 'deleted' then $4 else released_at end
+            released_at = case when $2 = 'deleted' then clock_timestamp() else released_at end
         where id = $1",
     );
     update

@@ -31,7 +31,8 @@ pub struct KindStats {
     used: i64,
     /// How many rest after their last lease, or because another program listens on them.
     resting: i64,
-    /// How many could be leased now.
+    /// What neither a device holds nor rests, as the database has it; some may be leased for devices that are just being
+    /// created.
     available: i64,
     /// The first and the last number on each node.
     range: String,
@@ -68,9 +69,8 @@ pub async fn find_device_ports(
 /// Counts the ports of the cluster.
 #[utoipa::path(get, path = "/ports/stats", tag = "ports", responses((status = 200, body = PortStats), (status = 403)))]
 pub async fn port_stats(State(state): State<Devices>, _: Admin) -> Result<Json<PortStats>> {
-    let now = state.platform.clock.now();
     let mut conn = state.platform.db.acquire().await?;
-    let count = db::count(&mut conn, now, state.config.port_quarantine).await?;
+    let count = db::count(&mut conn, state.config.port_quarantine).await?;
     let stats = |kind: PortKind, resting: i64| {
         let range = state.config.ports.of(kind);
         let total = i64::from(state.config.ports.total(kind)) * count.nodes;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
-use contracts::{DeviceId, Timestamp, UserId};
+use contracts::{DeviceId, UserId};
 use coordination::port_pool::RecordedRest;
 use coordination::{PortKind, PortSet, RestReason};
 use sqlx::PgConnection;
@@ -61,23 +60,23 @@ pub async fn held_after(
         .collect())
 }
 
-/// Ports of a node that came back with their devices less than a quarantine ago.
+/// Ports of a node that came back with their devices less than a quarantine ago, by the clock of the database.
 pub async fn returned(
     conn: &mut PgConnection,
     node: &str,
-    now: Timestamp,
     quarantine: Duration,
 ) -> sqlx::Result<Vec<RecordedRest>> {
-    let since = now - TimeDelta::from_std(quarantine).unwrap_or_default();
-    let rows: Vec<(i32, i32, i32, Timestamp)> = sqlx::query_as(
-        "select adb_port, webrtc_port, scrcpy_port, released_at from devices.devices where node = $1 and released_at > $2",
+    let rows: Vec<(i32, i32, i32, f64)> = sqlx::query_as(
+        "select adb_port, webrtc_port, scrcpy_port,
+            greatest(extract(epoch from clock_timestamp() - released_at), 0)::float8
+        from devices.devices where node = $1 and released_at > clock_timestamp() - make_interval(secs => $2)",
     )
     .bind(node)
-    .bind(since)
+    .bind(quarantine.as_secs_f64())
     .fetch_all(conn)
     .await?;
-    let rests = rows.into_iter().flat_map(|(adb, webrtc, scrcpy, at)| {
-        let (ports, rested) = (port_set(adb, webrtc, scrcpy), between(at, now));
+    let rests = rows.into_iter().flat_map(|(adb, webrtc, scrcpy, rested)| {
+        let (ports, rested) = (port_set(adb, webrtc, scrcpy), seconds(rested));
         PortKind::ALL.map(|kind| RecordedRest {
             kind,
             port: ports.of(kind),
@@ -90,27 +89,24 @@ pub async fn returned(
 }
 
 /// Ports of a node on which other programs were found.
-pub async fn quarantined(
-    conn: &mut PgConnection,
-    node: &str,
-    now: Timestamp,
-) -> sqlx::Result<Vec<RecordedRest>> {
-    let rows: Vec<(String, i32, String, Timestamp, Timestamp)> = sqlx::query_as(
-        "select kind, port, reason, since, until from devices.port_quarantine where node = $1 and until > $2",
+pub async fn quarantined(conn: &mut PgConnection, node: &str) -> sqlx::Result<Vec<RecordedRest>> {
+    let rows: Vec<(String, i32, String, f64, f64)> = sqlx::query_as(
+        "select kind, port, reason, greatest(extract(epoch from clock_timestamp() - since), 0)::float8,
+            greatest(extract(epoch from until - clock_timestamp()), 0)::float8
+        from devices.port_quarantine where node = $1 and until > clock_timestamp()",
     )
     .bind(node)
-    .bind(now)
     .fetch_all(conn)
     .await?;
     let rests = rows
         .into_iter()
-        .filter_map(|(kind, port, reason, since, until)| {
+        .filter_map(|(kind, port, reason, rested, left)| {
             Some(RecordedRest {
                 kind: PortKind::parse(&kind)?,
                 port: u16::try_from(port).ok()?,
                 reason: RestReason::parse(&reason)?,
-                rested: between(since, now),
-                left: between(now, until),
+                rested: seconds(rested),
+                left: seconds(left),
             })
         });
     Ok(rests.collect())
@@ -122,11 +118,11 @@ pub async fn quarantine(
     node: &str,
     (kind, port): (PortKind, u16),
     reason: RestReason,
-    now: Timestamp,
-    until: Timestamp,
+    rest: Duration,
 ) -> sqlx::Result<()> {
     let insert = sqlx::query(
-        "insert into devices.port_quarantine as q (node, kind, port, reason, since, until) values ($1, $2, $3, $4, $5, $6)
+        "insert into devices.port_quarantine as q (node, kind, port, reason, since, until)
+        select $1, $2, $3, $4, now, now + make_interval(secs => $5) from clock_timestamp() as now
         on conflict (node, kind, port) do update set reason = excluded.reason, since = excluded.since, until = excluded.until
         where q.until < excluded.until",
     );
@@ -135,25 +131,35 @@ pub async fn quarantine(
         .bind(kind.as_str())
         .bind(i32::from(port))
         .bind(reason.as_str())
-        .bind(now)
-        .bind(until)
+        .bind(rest.as_secs_f64())
         .execute(conn)
         .await?;
     Ok(())
 }
 
+/// Whether a device holds a port of a set.
+pub async fn is_held(conn: &mut PgConnection, node: &str, ports: PortSet) -> sqlx::Result<bool> {
+    let select = sqlx::query_scalar(
+        "select exists (select 1 from devices.devices where node = $1 and released_at is null
+            and (adb_port = $2 or webrtc_port = $3 or scrcpy_port = $4))",
+    );
+    select
+        .bind(node)
+        .bind(i32::from(ports.adb))
+        .bind(i32::from(ports.webrtc))
+        .bind(i32::from(ports.scrcpy))
+        .fetch_one(conn)
+        .await
+}
+
 /// Forgets quarantines that are over, so many at a time.
-pub async fn forget_quarantine(
-    conn: &mut PgConnection,
-    now: Timestamp,
-    batch: i64,
-) -> sqlx::Result<()> {
+pub async fn forget_quarantine(conn: &mut PgConnection, batch: i64) -> sqlx::Result<()> {
     let delete = sqlx::query(
         "delete from devices.port_quarantine where (node, kind, port) in (
-            select node, kind, port from devices.port_quarantine where until <= $1
-            order by until limit $2 for update skip locked)",
+            select node, kind, port from devices.port_quarantine where until <= clock_timestamp()
+            order by until limit $1 for update skip locked)",
     );
-    delete.bind(now).bind(batch).execute(conn).await?;
+    delete.bind(batch).execute(conn).await?;
     Ok(())
 }
 
@@ -164,21 +170,16 @@ pub async fn count_held(conn: &mut PgConnection) -> sqlx::Result<i64> {
 }
 
 /// Counts ports over all nodes. One that rests and is held again counts as held.
-pub async fn count(
-    conn: &mut PgConnection,
-    now: Timestamp,
-    quarantine: Duration,
-) -> sqlx::Result<PortCount> {
-    let since = now - TimeDelta::from_std(quarantine).unwrap_or_default();
+pub async fn count(conn: &mut PgConnection, quarantine: Duration) -> sqlx::Result<PortCount> {
     let count = sqlx::query_as(
         "-- port::count
         with ports as (
             select d.node, p.kind, p.port, d.released_at from devices.devices d
             cross join lateral (values ('adb', d.adb_port), ('webrtc', d.webrtc_port), ('scrcpy', d.scrcpy_port)) as p (kind, port)
-            where d.released_at is null or d.released_at > $1),
+            where d.released_at is null or d.released_at > clock_timestamp() - make_interval(secs => $1)),
         resting as (
             select node, kind, port from ports where released_at is not null
-            union select node, kind, port from devices.port_quarantine where until > $2
+            union select node, kind, port from devices.port_quarantine where until > clock_timestamp()
             except select node, kind, port from ports where released_at is null)
         select (select count(*) from devices.nodes) as nodes,
             (select count(*) from devices.devices where released_at is null) as held,
@@ -187,7 +188,7 @@ pub async fn count(
             count(*) filter (where kind = 'scrcpy') as resting_scrcpy
         from resting",
     );
-    count.bind(since).bind(now).fetch_one(conn).await
+    count.bind(quarantine.as_secs_f64()).fetch_one(conn).await
 }
 
 /// Whose the devices of these ids are, and how they are. Owners that are no device are left out.
@@ -209,6 +210,6 @@ pub async fn holds(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<bool>
     .await
 }
 
-fn between(earlier: Timestamp, later: Timestamp) -> Duration {
-    (later.utc() - earlier.utc()).to_std().unwrap_or_default()
+fn seconds(count: f64) -> Duration {
+    Duration::try_from_secs_f64(count).unwrap_or_default()
 }

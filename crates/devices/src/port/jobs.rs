@@ -9,6 +9,8 @@ use super::{Ports, db};
 
 /// How many sets are renewed in one round trip.
 const BATCH: i64 = 500;
+/// How many further sweeps one turn makes while there is more.
+const SWEEPS: u32 = 16;
 
 impl Ports {
     /// Renews the leases of every device of the node, puts right what Redis forgot, and sweeps what is left. Any
@@ -20,7 +22,14 @@ impl Ports {
             anyhow::ensure!(lost == 0, "{lost} devices do not hold their ports in Redis");
         }
         // Only after every device has been renewed: what is expired now belongs to nobody.
-        match self.pool.sweep(&self.node).await {
+        let mut swept = self.pool.sweep(&self.node).await;
+        for _ in 0..SWEEPS {
+            if !matches!(&swept, Ok(sweep) if sweep.more && sweep.lost == 0) {
+                break;
+            }
+            swept = self.pool.sweep(&self.node).await;
+        }
+        match swept {
             Ok(sweep) => {
                 if sweep.lost > 0 {
                     warn!(
@@ -32,7 +41,7 @@ impl Ports {
                         .context("building the port index anew")?;
                 }
                 let mut conn = self.platform.db.acquire().await?;
-                db::forget_quarantine(&mut conn, self.platform.clock.now(), BATCH).await?;
+                db::forget_quarantine(&mut conn, BATCH).await?;
                 Ok(if sweep.more { Tick::More } else { Tick::Idle })
             }
             Err(PortError::IndexMissing { .. }) => {

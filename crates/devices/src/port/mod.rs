@@ -12,12 +12,19 @@ use contracts::DeviceId;
 use coordination::port_pool::{HeldSet, RestingPort, probe};
 use coordination::{PortError, PortPool, PortSet, Recorded, Replication};
 use platform::Platform;
-use tracing::{info, warn};
+use sqlx::Connection;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::{Config, Error, error::Result, metrics};
 
-/// How many sets one request leases and finds occupied before it gives up: some milliseconds' worth.
+/// How many sets one request leases and finds occupied before it gives up, if its deadline does not come first.
 const PROBES: u32 = 256;
+/// How long another replica that probes the same ports at the same moment may be in the way.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+/// How long giving back a set that its creation left behind may take.
+const GIVE_BACK: Duration = Duration::from_secs(10);
 /// How often one call builds the index: another loss may come in between.
 const REBUILDS: u32 = 3;
 
@@ -33,13 +40,40 @@ pub struct Ports {
     foreign: Duration,
 }
 
-/// A set of ports that is leased to a device that may not exist yet.
-#[derive(Clone, Debug)]
+/// A set of ports that is leased to a device that does not exist yet. Dropped, it gives them back by itself, free at
+/// once: nobody has ever seen them.
+#[derive(Debug)]
 pub struct Leased {
     /// To which device.
     pub owner: DeviceId,
     /// Which ports.
     pub ports: PortSet,
+    /// To whom to give them back.
+    from: Option<Ports>,
+}
+
+impl Leased {
+    /// From here on the device may exist: the ports are left to it. If it does not, the lease ends by itself.
+    pub fn keep(&mut self) {
+        self.from = None;
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        let (Some(from), Ok(runtime)) = (self.from.take(), Handle::try_current()) else {
+            return;
+        };
+        let (owner, ports) = (self.owner.clone(), self.ports);
+        runtime.spawn(async move {
+            let rejected = from
+                .pool
+                .reject(&from.node, owner.as_str(), ports, &[], Duration::ZERO);
+            if !matches!(timeout(GIVE_BACK, rejected).await, Ok(Ok(()))) {
+                debug!(device.id = %owner, "ports {ports:?} were not given back and will expire");
+            }
+        });
+    }
 }
 
 impl Ports {
@@ -76,68 +110,77 @@ impl Ports {
     /// Where none is free, or the stores do not answer.
     pub async fn lease(&self, owner: &DeviceId) -> Result<Leased> {
         for _ in 0..PROBES {
-            let ports = self.lease_unseen(owner).await?;
+            // In a task of its own: what is leased for a caller who is gone comes back.
+            let (this, device) = (self.clone(), owner.clone());
+            let leasing = tokio::spawn(async move { this.lease_unseen(device).await });
+            let mut leased = leasing.await.map_err(|_| self.contended())??;
+            let ports = leased.ports;
+            if probe(self.address, ports).await.is_empty() {
+                return Ok(leased);
+            }
+            sleep(SECOND_LOOK).await;
             let taken = probe(self.address, ports).await;
             if taken.is_empty() {
-                let owner = owner.clone();
-                return Ok(Leased { owner, ports });
+                return Ok(leased);
+            }
+            let mut conn = self.platform.db.acquire().await?;
+            if db::is_held(&mut conn, &self.node, ports).await? {
+                // The listener is a device's: Redis had forgotten it.
+                drop(conn);
+                metrics::ports_contended("held");
+                self.give_up(leased).await;
+                self.reconcile().await?;
+                continue;
+            }
+            for (kind, reason) in &taken {
+                let port = ports.of(*kind);
+                metrics::ports_contended("occupied");
+                warn!(device.id = %owner, "{kind} port {port} of node {} rests for {:?}: {reason}", self.node, self.foreign);
+                db::quarantine(&mut conn, &self.node, (*kind, port), *reason, self.foreign).await?;
             }
             self.pool
                 .reject(&self.node, owner.as_str(), ports, &taken, self.foreign)
                 .await?;
-            let now = self.platform.clock.now();
-            let until = now + chrono::TimeDelta::from_std(self.foreign).unwrap_or_default();
-            let mut conn = self.platform.db.acquire().await?;
-            for (kind, reason) in taken {
-                let port = ports.of(kind);
-                metrics::ports_contended("occupied");
-                warn!(device.id = %owner, "{kind} port {port} of node {} rests for {:?}: {reason}", self.node, self.foreign);
-                db::quarantine(&mut conn, &self.node, (kind, port), reason, now, until).await?;
-            }
+            leased.keep();
         }
-        Err(Error::PortsContended {
-            node: self.node.clone(),
-            attempts: PROBES,
-        })
+        Err(self.contended())
     }
 
-    async fn lease_unseen(&self, owner: &DeviceId) -> Result<PortSet> {
+    fn contended(&self) -> Error {
+        Error::PortsContended {
+            node: self.node.clone(),
+            attempts: PROBES,
+        }
+    }
+
+    async fn lease_unseen(&self, owner: DeviceId) -> Result<Leased> {
         let mut rebuilds = 0;
         loop {
             let leased = self.pool.lease(&self.node, owner.as_str(), self.lease);
             match leased.await {
-                Ok(ports) => return Ok(ports),
+                Ok(ports) => {
+                    let from = Some(self.clone());
+                    return Ok(Leased { owner, ports, from });
+                }
                 Err(error) => self.build_for(error, &mut rebuilds).await?,
             }
         }
     }
 
-    /// Lists who holds ports in Redis, lowest first.
+    /// Lists who holds ports in Redis, lowest first. It builds no index: that of another node is for its own replicas.
     ///
     /// # Errors
-    /// Where the stores do not answer.
+    /// Where Redis does not answer, or has no index.
     pub async fn leases(&self) -> Result<Vec<HeldSet>> {
-        let mut rebuilds = 0;
-        loop {
-            match self.pool.leases(&self.node).await {
-                Ok(leases) => return Ok(leases),
-                Err(error) => self.build_for(error, &mut rebuilds).await?,
-            }
-        }
+        Ok(self.pool.leases(&self.node).await?)
     }
 
-    /// Lists what rests, and why.
+    /// Lists what rests, and why. It builds no index either.
     ///
     /// # Errors
-    /// Where the stores do not answer.
+    /// Where Redis does not answer, or has no index.
     pub async fn resting(&self) -> Result<Vec<RestingPort>> {
-        let mut rebuilds = 0;
-        loop {
-            match self.pool.resting(&self.node).await {
-                Ok(resting) => return Ok(resting),
-                Err(error) => self.build_for(error, &mut rebuilds).await?,
-            }
-        }
+        Ok(self.pool.resting(&self.node).await?)
     }
 
     /// Builds the index where it is missing, so that it can be asked again; every other error is given on.
@@ -150,7 +193,8 @@ impl Ports {
     }
 
     /// Gives back a set that no device took. Where that fails the lease ends by itself.
-    pub async fn give_up(&self, leased: Leased) {
+    pub async fn give_up(&self, mut leased: Leased) {
+        leased.keep();
         self.release(&leased.owner, leased.ports).await;
     }
 
@@ -191,14 +235,16 @@ impl Ports {
     }
 
     async fn recorded(&self) -> Result<Recorded> {
-        let now = self.platform.clock.now();
         let mut conn = self.platform.db.acquire().await?;
-        let mut resting = db::returned(&mut conn, &self.node, now, self.quarantine).await?;
-        resting.extend(db::quarantined(&mut conn, &self.node, now).await?);
-        Ok(Recorded {
-            held: db::held(&mut conn, &self.node).await?,
-            resting,
-        })
+        // One snapshot: a device that is deleted meanwhile is still held in it, or its ports rest.
+        let mut tx = conn
+            .begin_with("begin isolation level repeatable read read only")
+            .await?;
+        let held = db::held(&mut tx, &self.node).await?;
+        let mut resting = db::returned(&mut tx, &self.node, self.quarantine).await?;
+        resting.extend(db::quarantined(&mut tx, &self.node).await?);
+        tx.commit().await?;
+        Ok(Recorded { held, resting })
     }
 }
 

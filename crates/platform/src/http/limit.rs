@@ -2,13 +2,18 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::time::Duration;
 
 use coordination::rate_limit::{Decision, Limit, POLICY_HEADER, RateLimiter, STATE_HEADER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::Problem;
 use crate::problem::causes;
+
+/// A limit that costs more than this is no protection.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 tokio::task_local! {
     /// What the handler of this request was told last.
@@ -20,9 +25,13 @@ tokio::task_local! {
 /// # Errors
 /// 429 with the time to wait.
 pub async fn limit(limiter: &RateLimiter, subject: &str, limit: Limit) -> Result<(), Problem> {
-    let decision = match limiter.check(subject, limit).await {
-        Ok(decision) => decision,
-        Err(error) => {
+    let decision = match timeout(PATIENCE, limiter.check(subject, limit)).await {
+        Ok(Ok(decision)) => decision,
+        Err(_) => {
+            debug!("a rate limit is not kept: no answer within {PATIENCE:?}");
+            return Ok(());
+        }
+        Ok(Err(error)) => {
             debug!("a rate limit is not kept: {}", causes(&error));
             return Ok(());
         }
@@ -40,9 +49,13 @@ pub async fn limit(limiter: &RateLimiter, subject: &str, limit: Limit) -> Result
     .retry_after(decision.retry_after))
 }
 
-/// Adds the fields of a decision to an answer. What is further in has spoken of a narrower limit: the fields that can
-/// name one alone stay as they are.
+/// Adds the fields of a decision to an answer. Where another limit has spoken before, the fields that can name one alone
+/// speak of the one that has fewer requests left.
 pub fn tell(decision: &Decision, headers: &mut HeaderMap) {
+    let told = headers
+        .get("ratelimit-remaining")
+        .and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    let is_narrower = told.is_none_or(|left| decision.remaining < left);
     for (name, value) in decision.headers() {
         let (name, Ok(value)) = (HeaderName::from_static(name), HeaderValue::from_str(&value))
         else {
@@ -50,8 +63,8 @@ pub fn tell(decision: &Decision, headers: &mut HeaderMap) {
         };
         if name == POLICY_HEADER || name == STATE_HEADER {
             headers.append(name, value);
-        } else {
-            headers.entry(name).or_insert(value);
+        } else if is_narrower {
+            headers.insert(name, value);
         }
     }
 }
