@@ -10,6 +10,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Cluster, eventually};
 
+/// What the keys of the index begin with, for the ranges that are the default.
+const INDEX: &str =
+    "cloudphone:port:{local}:index:2;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182";
 const KINDS: [&str; 3] = ["adbPort", "webrtcPort", "scrcpyPort"];
 
 /// Creates devices by concurrent clients, each at an instance of its own choice; an instance that is gone is left
@@ -129,7 +132,7 @@ async fn a_redis_that_lost_everything_gives_no_port_twice_and_loses_none() -> an
         eventually(PATIENCE, &what, async || {
             let free: Vec<u64> = redis
                 .zrange(
-                    format!("{}:free:{kind}", index()),
+                    format!("{INDEX}:free:{kind}"),
                     0,
                     -1,
                     None,

@@ -382,16 +382,17 @@ async fn other_ranges_ask_for_another_index_and_keep_the_leases() {
     let before = pool(&stores, PortRanges::default(), LONG);
     let first = lease(&before, "a", LONG).await.unwrap();
 
-    let after = pool(&stores, few(3), LONG);
+    let after = pool(&stores, few(4), LONG);
     let second = lease(&after, "b", LONG).await.unwrap();
 
     assert_eq!(second.adb, first.adb + 1);
     assert_eq!(lease(&after, "a", LONG).await.unwrap(), first);
-    assert_eq!(after.usage("n1").await.unwrap().adb.total, 3);
+    assert_eq!(after.usage("n1").await.unwrap().adb.total, 4);
     // Replicas of both layouts go on, and never give out the same port.
     let third = before.lease("n1", "c", LONG).await.unwrap();
     let fourth = after.lease("n1", "d", LONG).await.unwrap();
     assert_eq!(distinct(&[first, second, third]), 9);
+    assert_eq!(fourth.adb, third.adb + 1);
     assert_ne!(fourth.webrtc, third.webrtc);
 }
 
