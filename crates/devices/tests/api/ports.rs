@@ -196,6 +196,8 @@ async fn what_rests_is_known_again_after_redis_lost_everything(db: PgPool) {
     let before = known().await;
 
     app.lose_redis().await;
+    // Who only looks builds no index.
+    app.devices.ports().keep().await.unwrap();
     let root = app.user("root", &["admin"]).await;
     let known = async || {
         let body = root.get("/ports/resting?pageSize=100").await.body;
