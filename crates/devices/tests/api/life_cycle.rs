@@ -147,10 +147,13 @@ async fn a_deleted_device_is_gone_at_once_and_its_ports_rest_before_they_come_ag
         (&adb["resting"], &adb["available"]),
         (&json!(1), &json!(997))
     );
-    until("the rest is over by the clock of the database", async || {
-        let adb = root.get("/ports/stats").await.body["adb"].clone();
-        (&adb["resting"], &adb["available"]) == (&json!(0), &json!(998))
-    })
+    until(
+        "the rest is over by the clock of the database",
+        async || {
+            let adb = root.get("/ports/stats").await.body["adb"].clone();
+            (&adb["resting"], &adb["available"]) == (&json!(0), &json!(998))
+        },
+    )
     .await;
     // Redis counts by its own clock.
     until("the port is leased again", async || {
