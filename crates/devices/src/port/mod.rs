@@ -112,6 +112,10 @@ impl Ports {
         for _ in 0..PROBES {
             // In a task of its own: what is leased for a caller who is gone comes back.
             let (this, device) = (self.clone(), owner.clone());
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a few commands, each with a deadline; what it leased falls back when it is dropped"
+            )]
             let leasing = tokio::spawn(async move { this.lease_unseen(device).await });
             let mut leased = leasing.await.map_err(|_| self.contended())??;
             let ports = leased.ports;
