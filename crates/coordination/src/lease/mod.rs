@@ -10,7 +10,7 @@
 //!   is suspended (a snapshot, a laptop) not even then: the monotonic clock stood still as well. Redis ends a time to live
 //!   by its wall clock: set forward, that gives the name away early. A Redis that lost its data, or a failover to a replica
 //!   that had not heard of it, gives the name to a second holder while the first still believes in it;
-//!   [`Replication`](crate::Replication) makes the latter rare.
+//!   [`Replication`] makes the latter rare.
 //! * **Never in the database.** Every acquisition has a [`Fence`] that is higher than all before it of that name, also
 //!   after Redis lost its data. It is recorded in PostgreSQL before the caller gets the lease, and holds in all the cases
 //!   above. A row in a table that is put
