@@ -18,6 +18,38 @@
 //! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |
 //! | [`rate_limit`] | exact over all replicas | one round trip | the caller decides | all start afresh |
 //!
+//! # Examples
+//!
+//! A holder that lost its lease without noticing cannot write any more:
+//!
+//! ```no_run
+//! # use coordination::{FenceError, Keys, Leases};
+//! # async fn example(redis: fred::clients::Pool, db: sqlx::PgPool) -> anyhow::Result<()> {
+//! let leases = Leases::new(redis, db.clone(), Keys::new("shop"));
+//! let Some(lease) = leases.acquire("report:may", std::time::Duration::from_secs(10)).await? else {
+//!     return Ok(()); // Another holds it.
+//! };
+//! tokio::select! {
+//!     () = lease.lost().cancelled_owned() => {} // Told before another can have it: leave off.
+//!     written = async {
+//!         let mut tx = lease.guard().begin(&db).await?; // Refuses where a later holder is known.
+//!         sqlx::query("update shop.reports set text = 'done' where id = 'may'").execute(&mut *tx).await?;
+//!         tx.commit().await?;
+//!         anyhow::Ok(())
+//!     } => written?,
+//! }
+//! lease.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/tour.rs` takes leases, ports and a job through the same on real stores:
+//!
+//! ```sh
+//! cargo build --workspace --bins --examples
+//! target/debug/with-stores target/debug/examples/tour
+//! ```
+//!
 //! # Limits
 //!
 //! A process that is paused cannot be told anything: between the end of its lease and its next instruction it believes

@@ -26,3 +26,4 @@ mod replication;
 mod schedules;
 mod servers;
 mod stores;
+mod tour;
