@@ -18,6 +18,7 @@ use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
 use platform::listen::Listeners;
 use platform::serve::{Drain, Server};
 use platform::{Env, Platform, Settings, http, telemetry};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,6 +36,8 @@ const CRON_HISTORY: TimeDelta = TimeDelta::days(30);
 const CRON_HISTORY_EVERY: Duration = Duration::from_secs(3600);
 const CRON_HISTORY_BATCH: i64 = 500;
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How long the gateway's door stays shut for it to hear of the services beside it.
+const ACQUAINTANCE: Duration = Duration::from_secs(2);
 /// How far the metrics of invariants are behind the database.
 const PUBLISH: Duration = Duration::from_secs(5);
 
@@ -80,7 +83,7 @@ struct Part {
 /// What takes a service's connections.
 enum Handler {
     Router(Router),
-    Front(Front),
+    Front { front: Front, upstreams: Upstreams },
 }
 
 /// Serves until a signal, then leaves. The exit code.
@@ -187,10 +190,20 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     }
     let mut front = None;
     if has(Service::Gateway) {
-        let door = front_door(platform, &registry, config.front, sockets.clone())?;
+        let upstreams = Upstreams::of(&registry, &config.front);
+        let door = front_door(
+            platform,
+            &registry,
+            config.front,
+            &upstreams,
+            sockets.clone(),
+        )?;
         parts.push(Part {
             service: Service::Gateway,
-            handler: Handler::Front(door.clone()),
+            handler: Handler::Front {
+                front: door.clone(),
+                upstreams,
+            },
             traffic: Traffic::default(),
         });
         front = Some(door);
@@ -252,6 +265,7 @@ async fn open(
     let replica = Uuid::new_v4().to_string();
     let started_at = platform.clock.now().utc();
     let mut memberships = Vec::new();
+    let mut joined = Vec::new();
     for part in parts {
         let name = part.service.name();
         let own = listeners.open_private(name, SocketAddr::new(settings.listen_address, 0))?;
@@ -262,7 +276,14 @@ async fn open(
                     Server::new(name, part.traffic.count(router), drain).handler(),
                 );
             }
-            Handler::Front(front) => {
+            Handler::Front { front, upstreams } => {
+                // Who comes through the door finds the services that have just joined.
+                if timeout(ACQUAINTANCE, upstreams.know(&joined, &replica))
+                    .await
+                    .is_err()
+                {
+                    info!("the gateway opens before it has heard of this replica's services");
+                }
                 listeners.serve(
                     name,
                     Server::new(name, part.traffic.count(front), drain).handler(),
@@ -301,6 +322,7 @@ async fn open(
         let named = membership.clone();
         platform.name_instance(part.service, move || named.instance());
         memberships.push(membership);
+        joined.push(part.service);
     }
     Ok((listeners, memberships))
 }
@@ -309,9 +331,9 @@ fn front_door(
     platform: &Platform,
     registry: &Registry,
     config: FrontConfig,
+    upstreams: &Upstreams,
     sockets: CancellationToken,
 ) -> anyhow::Result<Front> {
-    let upstreams = Upstreams::of(registry, &config);
     let environment = platform.settings.profile.name();
     let about = About {
         version: env!("CARGO_PKG_VERSION"),
@@ -332,7 +354,7 @@ fn front_door(
     };
     let local = local::router(own, health);
     let redis = Some(platform.redis.clone());
-    Ok(Front::new(config, upstreams, redis, local, sockets))
+    Ok(Front::new(config, upstreams.clone(), redis, local, sockets))
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow::Result<()> {

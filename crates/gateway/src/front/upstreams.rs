@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use contracts::Service;
 use coordination::{Registry, Snapshot};
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::front::breaker::Breaker;
@@ -123,6 +124,15 @@ impl Upstreams {
             .expect("there is a group for every service")
     }
 
+    /// Waits until this instance of each of these services is known. It may never be: bound it.
+    pub async fn know(&self, services: &[Service], id: &str) {
+        for service in services {
+            while !self.group(*service).has(id) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// Every service but the gateway itself, in the order of their ports.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         Service::ALL
@@ -155,6 +165,14 @@ fn directory(snapshot: &Snapshot) -> Directory {
 }
 
 impl Group {
+    fn has(&self, id: &str) -> bool {
+        self.instances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|instance| instance.id == id)
+    }
+
     fn update(&self, listed: &[Upstream], config: &FrontConfig, drivers: &TaskTracker) {
         let mut instances = self
             .instances
