@@ -93,7 +93,10 @@ async fn who_hears_no_news_sees_the_same_by_its_poll() {
         ],
     )
     .await;
-    let url = redis_url().replace("redis://", &format!("redis://{user}:deaf@"));
+    let given = redis_url();
+    let (_, rest) = given.split_once("://").unwrap();
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let url = format!("redis://{user}:deaf@{place}");
     let deaf = stores_as(&url, &stores.prefix).await;
     let here = registry(&deaf, Duration::from_millis(50));
     let watch = here.watch();
