@@ -9,6 +9,7 @@ use http::{
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use platform::http::ADDRESSEE;
 use tokio::time::{Instant, timeout_at};
 
 use crate::front::body::{BoxBody, Outgoing, Progress, Reply};
@@ -114,6 +115,8 @@ impl Inner {
 
         let host = host(&parts.uri, &parts.headers);
         headers::forward(&mut parts.headers, arrival, host, id);
+        let named = HeaderValue::from_static(service.name());
+        parts.headers.insert(ADDRESSEE, named);
         if websocket {
             headers::upgrade(&mut parts.headers);
         }

@@ -155,6 +155,7 @@ async fn the_instance_learns_who_asked_and_the_reply_names_the_request() {
         .header("x-forwarded-for", "198.51.100.7")
         .header("x-forwarded-proto", "https")
         .header("x-request-id", "ask-1")
+        .header("x-cloudphone-addressee", "billing")
         .header("authorization", "Bearer token")
         .header("connection", "keep-alive, x-hop")
         .header("x-hop", "1")
@@ -175,6 +176,7 @@ async fn the_instance_learns_who_asked_and_the_reply_names_the_request() {
     );
     assert_eq!(told["headers"]["host"], door.address.to_string());
     assert_eq!(told["headers"]["x-request-id"], "ask-1");
+    assert_eq!(told["headers"]["x-cloudphone-addressee"], "users");
     assert_eq!(told["headers"]["authorization"], "Bearer token");
     for gone in ["connection", "x-hop", "te", "transfer-encoding"] {
         assert!(told["headers"].get(gone).is_none(), "{gone}");

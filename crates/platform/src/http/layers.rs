@@ -50,12 +50,27 @@ pub fn service(platform: &Platform, service: Service, routes: OpenApiRouter) -> 
         })
         // A route that sets a bound of its own sets it further in, where it counts.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(from_fn_with_state(service, addressed))
         .layer(from_fn_with_state((platform.clone(), service), around));
     // Only a layer around a router without routes of its own sees the request before it is routed.
     let router = Router::new()
         .fallback_service(router)
         .layer(from_fn(without_trailing_slash));
     Served { router, openapi }
+}
+
+/// The service that the gateway means: the port of an instance that died may be another service's a moment later, while the
+/// registry still names it.
+pub const ADDRESSEE: &str = "x-cloudphone-addressee";
+
+async fn addressed(State(service): State<Service>, request: Request, next: Next) -> Response {
+    match request.headers().get(ADDRESSEE) {
+        Some(named) if named != service.name() => {
+            let problem = Problem::not_ready("the instance that was meant is gone; try again");
+            problem_response(problem)
+        }
+        Some(_) | None => next.run(request).await,
+    }
 }
 
 async fn without_trailing_slash(mut request: Request, next: Next) -> Response {

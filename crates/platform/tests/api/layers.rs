@@ -247,3 +247,22 @@ async fn a_client_does_not_choose_its_address(db: PgPool) {
         "8.8.8.8"
     );
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_request_meant_for_another_service_is_not_carried_out_and_may_be_asked_again(db: PgPool) {
+    let app = app(&testing::platform(db).await);
+    let addressed = |service: &'static str| {
+        app.get("/request-id")
+            .header(platform::http::ADDRESSEE, service)
+            .send()
+    };
+
+    assert_eq!(addressed("billing").await.status, 200);
+    addressed("users").await.refused(503, "NOT_READY");
+    // Also where this service has no such route: the other one may.
+    app.get("/elsewhere")
+        .header(platform::http::ADDRESSEE, "users")
+        .send()
+        .await
+        .refused(503, "NOT_READY");
+}
