@@ -10,7 +10,7 @@ use cluster_tests::{BILLING, GATEWAY, PATIENCE, register, text};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use testkit::{Cluster, eventually};
+use testkit::{Cluster, RedisServers, eventually};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,20 @@ pub fn replicas() -> testkit::Builder {
     Cluster::builder(3)
         .env("BILLING_ORDER_MINUTES", "0.1")
         .env("BILLING_EXPIRY_SCHEDULE", "* * * * * *")
+}
+
+/// Replicas on a Redis that is no single server, with lock masters of their own, and their clients.
+pub async fn under_load(
+    redis: impl Into<String>,
+    locks: &RedisServers,
+) -> anyhow::Result<(Cluster, Load)> {
+    let cluster = replicas()
+        .redis(redis)
+        .env("REDLOCK_URLS", locks.urls())
+        .start()
+        .await?;
+    let load = Load::start(&cluster).await?;
+    Ok((cluster, load))
 }
 
 impl Load {

@@ -3,17 +3,12 @@
 use testkit::{RedisCluster, RedisServers};
 
 use crate::audit::all_holds;
-use crate::load::{Load, replicas};
+use crate::load::under_load;
 
 #[tokio::test]
 async fn a_cluster_that_loses_a_master() -> anyhow::Result<()> {
     let (redis, locks) = tokio::try_join!(RedisCluster::start(1), RedisServers::start(1, &[]))?;
-    let cluster = replicas()
-        .redis(redis.url())
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
-    let load = Load::start(&cluster).await?;
+    let (cluster, load) = under_load(redis.url(), &locks).await?;
 
     // The one that every allocation of a port needs.
     let lost = redis.master_of("cloudphone:port:{local}:index").await?;
@@ -29,12 +24,7 @@ async fn a_cluster_that_loses_a_master() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_cluster_without_replicas_that_loses_a_master_and_gets_it_back() -> anyhow::Result<()> {
     let (redis, locks) = tokio::try_join!(RedisCluster::start(0), RedisServers::start(1, &[]))?;
-    let cluster = replicas()
-        .redis(redis.url())
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
-    let load = Load::start(&cluster).await?;
+    let (cluster, load) = under_load(redis.url(), &locks).await?;
 
     // Without it no slot is served; it comes back empty.
     let lost = redis.master_of("cloudphone:port:{local}:index").await?;

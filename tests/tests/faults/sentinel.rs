@@ -5,17 +5,12 @@ use testkit::{RedisServers, Sentinels, eventually};
 use tokio::time::Duration;
 
 use crate::audit::all_holds;
-use crate::load::{Load, replicas, until};
+use crate::load::{under_load, until};
 
 #[tokio::test]
 async fn a_master_that_is_killed() -> anyhow::Result<()> {
     let (redis, locks) = tokio::try_join!(Sentinels::start(&[]), RedisServers::start(1, &[]))?;
-    let cluster = replicas()
-        .redis(redis.url())
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
-    let load = Load::start(&cluster).await?;
+    let (cluster, load) = under_load(redis.url(), &locks).await?;
 
     let (master, _) = redis.roles().await?;
     master.kill9();
@@ -32,12 +27,7 @@ async fn a_master_that_is_killed() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_failover_that_was_planned() -> anyhow::Result<()> {
     let (redis, locks) = tokio::try_join!(Sentinels::start(&[]), RedisServers::start(1, &[]))?;
-    let cluster = replicas()
-        .redis(redis.url())
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
-    let load = Load::start(&cluster).await?;
+    let (cluster, load) = under_load(redis.url(), &locks).await?;
 
     for _ in 1..=2 {
         let (old, _) = redis.roles().await?;
@@ -67,12 +57,7 @@ async fn a_failover_that_was_planned() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_master_that_clients_still_write_to_after_its_successor_serves() -> anyhow::Result<()> {
     let (redis, locks) = tokio::try_join!(Sentinels::start(&[]), RedisServers::start(1, &[]))?;
-    let cluster = replicas()
-        .redis(redis.url())
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
-    let load = Load::start(&cluster).await?;
+    let (cluster, load) = under_load(redis.url(), &locks).await?;
 
     // There are two masters, one that the clients know, one that the sentinels will name, until something was leased that
     // is lost with the former.

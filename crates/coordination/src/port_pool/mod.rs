@@ -354,16 +354,8 @@ impl PortPool {
         arguments: Vec<String>,
         tried: &'static str,
     ) -> Result<R, StoreError> {
-        let mut all = vec![self.keys.ports(node), self.layout.to_string()];
-        all.extend(arguments);
-        let answer: Value = script::run(
-            &self.redis,
-            script,
-            self.keys.port_index(node, &self.layout),
-            all,
-            tried,
-        )
-        .await?;
+        let Call { keys, arguments } = self.call(node, arguments);
+        let answer: Value = script::run(&self.redis, script, keys, arguments, tried).await?;
         answer.convert().map_err(StoreError::redis(tried))
     }
 
@@ -378,15 +370,19 @@ impl PortPool {
         if self.replication == Replication::NONE {
             return self.run(script, node, arguments, tried).await;
         }
-        let mut all = vec![self.keys.ports(node), self.layout.to_string()];
-        all.extend(arguments);
-        let call = Call {
-            keys: vec![self.keys.port_index(node, &self.layout)],
-            arguments: all,
-        };
+        let call = self.call(node, arguments);
         let mut answers =
             script::run_each(&self.redis, script, &[call], self.replication, tried).await;
         answers.pop().expect("an answer for each call")
+    }
+
+    fn call(&self, node: &str, arguments: Vec<String>) -> Call {
+        let mut all = vec![self.keys.ports(node), self.layout.to_string()];
+        all.extend(arguments);
+        Call {
+            keys: vec![self.keys.port_index(node, &self.layout)],
+            arguments: all,
+        }
     }
 }
 

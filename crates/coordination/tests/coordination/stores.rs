@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use coordination::Keys;
 use fred::clients::Pool;
-use fred::prelude::{Builder, ClientLike, Config, ReconnectPolicy};
-use fred::types::{CustomCommand, RespVersion};
+use fred::prelude::ClientLike;
+use fred::types::CustomCommand;
+
+use crate::servers::pool;
 
 /// A Redis with keys that no other test sees.
 pub struct Stores {
@@ -26,16 +28,7 @@ pub async fn stores_under(prefix: &str) -> Stores {
 
 /// Stores that are reached by another URL.
 pub async fn stores_as(url: &str, prefix: &str) -> Stores {
-    let mut config = Config::from_url(url).unwrap();
-    config.version = RespVersion::RESP3;
-    let mut builder = Builder::from_config(config);
-    builder
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = Duration::from_secs(5)
-        });
-    let redis = builder.build_pool(2).unwrap();
-    redis.init().await.unwrap();
+    let redis = pool(url, 2).await;
     Stores {
         redis,
         keys: Keys::new(prefix),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
-use crate::app::{TestApp, id, ports, until};
+use crate::app::{TestApp, User, id, ports, until};
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_device_keeps_its_ports_for_as_long_as_it_exists(db: PgPool) {
@@ -111,13 +111,8 @@ async fn ports_are_shown_to_the_owner_and_counted_for_admins(db: PgPool) {
     );
 }
 
-#[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn admins_see_who_holds_which_ports_and_what_rests_why(db: PgPool) {
-    let app = TestApp::new(db).await;
-    let (alice, root) = (
-        app.user("alice", &[]).await,
-        app.user("root", &["admin"]).await,
-    );
+/// Leaves one device with ports; those of another rest because it is deleted, and one that a foreign process had.
+async fn rest_some_ports(app: &TestApp, alice: &User) -> Value {
     let foreign = TcpListener::bind((app.config.node_address, 5556))
         .await
         .unwrap();
@@ -126,6 +121,17 @@ async fn admins_see_who_holds_which_ports_and_what_rests_why(db: PgPool) {
     alice.delete(&gone).await.expect(StatusCode::OK);
     app.run_operations().await;
     drop(foreign);
+    kept
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn admins_see_who_holds_which_ports_and_what_rests_why(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let kept = rest_some_ports(&app, &alice).await;
 
     let leases = root.get("/ports/leases?pageSize=1").await;
     let leases = leases.expect(StatusCode::OK).body;
@@ -178,14 +184,7 @@ async fn what_rests_is_known_again_after_redis_lost_everything(db: PgPool) {
         app.user("alice", &[]).await,
         app.user("root", &["admin"]).await,
     );
-    let foreign = TcpListener::bind((app.config.node_address, 5556))
-        .await
-        .unwrap();
-    let gone = alice.create(json!({ "name": "n" })).await;
-    alice.create(json!({ "name": "n" })).await;
-    alice.delete(&gone).await.expect(StatusCode::OK);
-    app.run_operations().await;
-    drop(foreign);
+    rest_some_ports(&app, &alice).await;
     let known = async || {
         let body = root.get("/ports/resting?pageSize=100").await.body;
         let rests = body["data"].as_array().unwrap().iter();
