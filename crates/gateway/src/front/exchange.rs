@@ -72,13 +72,13 @@ impl Exchange<'_> {
                 sleep(PAUSE * retries).await;
                 continue;
             };
-            let spare = if self.repeatable && retries < RETRIES {
+            let spare = if retries < RETRIES {
                 again(&request)
             } else {
                 None
             };
             tried.push(instance.clone());
-            let another = spare.is_some() && self.group.has_other(&tried);
+            let another = self.repeatable && spare.is_some() && self.group.has_other(&tried);
 
             let outcome = tokio::select! {
                 biased;
@@ -89,6 +89,20 @@ impl Exchange<'_> {
                 () = self.wait(another) => Outcome::Late,
             };
             let (refusal, next) = match outcome {
+                // Another service has the address of an instance that is gone, and has done nothing.
+                Outcome::Answered(response, _)
+                    if response.status() == StatusCode::MISDIRECTED_REQUEST =>
+                {
+                    debug!(
+                        upstream.id = instance.id,
+                        "{} is another service's", instance.address
+                    );
+                    self.blame(&instance, instance.refused(std::time::Instant::now()));
+                    if self.home.is_some() {
+                        return Err(Refusal::UnknownSession);
+                    }
+                    (Refusal::Down, spare)
+                }
                 Outcome::Answered(response, held) => {
                     instance.answered();
                     self.group.breaker.answered();
@@ -133,7 +147,8 @@ impl Exchange<'_> {
                     } else {
                         self.blame(&instance, instance.failed());
                     }
-                    (Refusal::Broken, spare.filter(|_| self.group.budget.spend()))
+                    let again = spare.filter(|_| self.repeatable && self.group.budget.spend());
+                    (Refusal::Broken, again)
                 }
                 Outcome::Late if self.progress.stage() == Stage::Sending => {
                     return Err(Refusal::BodyTimeout);

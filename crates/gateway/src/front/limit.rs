@@ -1,14 +1,9 @@
 //! The rate limit per client address, counted over all replicas. Without Redis everyone passes.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
 use coordination::{Decision, Limit, RateLimiter};
-use tokio::time::timeout;
-use tracing::debug;
-
-/// A limit that costs more than this is no protection.
-const PATIENCE: Duration = Duration::from_millis(100);
+use platform::http::ask_limit;
 
 /// Asked before every request that is not a probe.
 #[derive(Clone, Debug)]
@@ -29,14 +24,7 @@ impl AddressLimit {
     /// Where the address stands; nothing can be said without Redis.
     pub async fn ask(&self, address: IpAddr) -> Option<Decision> {
         let subject = counted(address).to_string();
-        match timeout(PATIENCE, self.limiter.check(&subject, self.limit)).await {
-            Ok(Ok(decision)) => Some(decision),
-            Ok(Err(error)) => {
-                debug!("the rate limit could not be asked: {error}");
-                None
-            }
-            Err(_) => None,
-        }
+        ask_limit(&self.limiter, &subject, self.limit).await
     }
 }
 

@@ -35,7 +35,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::Clock;
-use platform::http::tell_limit;
+use platform::http::{ADDRESSEE, tell_limit};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -155,6 +155,10 @@ impl Inner {
         id: &HeaderValue,
         decision: &mut Option<Decision>,
     ) -> Result<Response<BoxBody>, Refusal> {
+        // A gateway that would pass it on could meet itself again and again.
+        if request.headers().contains_key(ADDRESSEE) {
+            return Err(Refusal::Misdirected);
+        }
         let peer = request
             .extensions()
             .get::<ConnectInfo<SocketAddr>>()

@@ -99,9 +99,7 @@ impl Inner {
 
         let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
         let deadline = now + self.config.reply_within;
-        let (body, progress) = self
-            .take_body(body, &route.kind, repeatable, deadline)
-            .await?;
+        let (body, progress) = self.take_body(body, &route.kind, deadline).await?;
         let patience = match &route.kind {
             Kind::Plain => Patience::Until(deadline),
             Kind::Upload => Patience::WhileMoving(self.config.stream_idle),
@@ -150,23 +148,18 @@ impl Inner {
         done
     }
 
-    /// The body as it will be sent: held back where it is small and may have to be sent again.
+    /// The body as it will be sent: held back where it is small, since it may have to be sent again.
     async fn take_body(
         &self,
         body: Incoming,
         kind: &Kind,
-        repeatable: bool,
         deadline: Instant,
     ) -> Result<(Outgoing, Arc<Progress>), Refusal> {
         if body.is_end_stream() {
             return Ok((Outgoing::Empty, Arc::new(Progress::new(true))));
         }
-        if repeatable
-            && body
-                .size_hint()
-                .upper()
-                .is_some_and(|size| size <= HELD_BODY)
-        {
+        let most = body.size_hint().upper();
+        if most.is_some_and(|size| size <= HELD_BODY) {
             let read = timeout_at(deadline, body.collect()).await;
             let bytes = read
                 .ok()
@@ -244,8 +237,10 @@ fn label(refusal: Refusal) -> &'static str {
         Refusal::Broken => "broken",
         Refusal::Timeout => "timeout",
         Refusal::UnknownSession => "unknown_session",
-        Refusal::NotFound | Refusal::TooLarge | Refusal::BodyTimeout | Refusal::TooFast { .. } => {
-            "refused"
-        }
+        Refusal::NotFound
+        | Refusal::Misdirected
+        | Refusal::TooLarge
+        | Refusal::BodyTimeout
+        | Refusal::TooFast { .. } => "refused",
     }
 }

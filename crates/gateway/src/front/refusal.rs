@@ -14,6 +14,8 @@ use crate::front::BoxBody;
 pub enum Refusal {
     /// Nothing is there for the outside.
     NotFound,
+    /// Another gateway means a service that had this address before.
+    Misdirected,
     /// The body is larger than allowed.
     TooLarge,
     /// The client did not send its body in time, or broke off.
@@ -51,6 +53,11 @@ impl Refusal {
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
                 "there is nothing at this path",
+            ),
+            Self::Misdirected => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "MISDIRECTED",
+                "this is not the service that was meant",
             ),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,

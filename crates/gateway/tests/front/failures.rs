@@ -43,6 +43,42 @@ async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
 }
 
 #[tokio::test]
+async fn where_another_service_has_the_address_nothing_was_done_and_any_request_goes_elsewhere() {
+    let answer = b"HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\n\r\n";
+    let (other, meant) = (
+        Backend::saying("other", answer).await,
+        Backend::echo("meant").await,
+    );
+    let door = Door::to(Service::Users, &[other.upstream(), meant.upstream()]).await;
+
+    for round in 0..20 {
+        let body = format!("body {round}");
+        assert_eq!(
+            door.post("/users", body.clone()).await.json()["body"],
+            body.as_str()
+        );
+    }
+    assert_eq!(meant.hits(), 20);
+    // It is left alone like one that refuses connections.
+    assert!((1..20).contains(&other.hits()), "{}", other.hits());
+}
+
+#[tokio::test]
+async fn a_request_for_another_service_is_not_passed_on_once_more() {
+    let backend = Backend::echo("a").await;
+    let door = Door::to(Service::Users, &[backend.upstream()]).await;
+
+    let request = door
+        .request("GET", "/users")
+        .header("x-cloudphone-addressee", "users")
+        .body(Body::empty());
+    let reply = door.send(request.unwrap()).await;
+
+    reply.expect_problem(421, "MISDIRECTED");
+    assert_eq!(backend.hits(), 0);
+}
+
+#[tokio::test]
 async fn a_post_that_was_sent_is_never_sent_again() {
     let (a, b) = (Backend::breaking("a").await, Backend::breaking("b").await);
     let door = Door::to(Service::Users, &[a.upstream(), b.upstream()]).await;

@@ -155,7 +155,6 @@ async fn the_instance_learns_who_asked_and_the_reply_names_the_request() {
         .header("x-forwarded-for", "198.51.100.7")
         .header("x-forwarded-proto", "https")
         .header("x-request-id", "ask-1")
-        .header("x-cloudphone-addressee", "billing")
         .header("authorization", "Bearer token")
         .header("connection", "keep-alive, x-hop")
         .header("x-hop", "1")

@@ -60,15 +60,16 @@ pub fn service(platform: &Platform, service: Service, routes: OpenApiRouter) -> 
 }
 
 /// The service that the gateway means: the port of an instance that died may be another service's a moment later, while the
-/// registry still names it.
+/// registry still names it. Who is not meant does nothing and answers 421.
 pub const ADDRESSEE: &str = "x-cloudphone-addressee";
 
 async fn addressed(State(service): State<Service>, request: Request, next: Next) -> Response {
     match request.headers().get(ADDRESSEE) {
-        Some(named) if named != service.name() => {
-            let problem = Problem::not_ready("the instance that was meant is gone; try again");
-            problem_response(problem)
-        }
+        Some(named) if named != service.name() => problem_response(Problem::new(
+            http::StatusCode::MISDIRECTED_REQUEST,
+            "MISDIRECTED",
+            "this is not the service that was meant",
+        )),
         Some(_) | None => next.run(request).await,
     }
 }

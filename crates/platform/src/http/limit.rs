@@ -20,21 +20,28 @@ tokio::task_local! {
     static DECIDED: Cell<Option<Decision>>;
 }
 
-/// Asks for one request of a subject. Without Redis it passes: a limit is comfort.
+/// Where a subject stands with one more request. Without Redis nothing can be said, and it passes: a limit is comfort.
+pub async fn ask(limiter: &RateLimiter, subject: &str, limit: Limit) -> Option<Decision> {
+    match timeout(PATIENCE, limiter.check(subject, limit)).await {
+        Ok(Ok(decision)) => Some(decision),
+        Err(_) => {
+            debug!("a rate limit is not kept: no answer within {PATIENCE:?}");
+            None
+        }
+        Ok(Err(error)) => {
+            debug!("a rate limit is not kept: {}", causes(&error));
+            None
+        }
+    }
+}
+
+/// Asks for one request of a subject, and tells the client on the answer.
 ///
 /// # Errors
 /// 429 with the time to wait.
 pub async fn limit(limiter: &RateLimiter, subject: &str, limit: Limit) -> Result<(), Problem> {
-    let decision = match timeout(PATIENCE, limiter.check(subject, limit)).await {
-        Ok(Ok(decision)) => decision,
-        Err(_) => {
-            debug!("a rate limit is not kept: no answer within {PATIENCE:?}");
-            return Ok(());
-        }
-        Ok(Err(error)) => {
-            debug!("a rate limit is not kept: {}", causes(&error));
-            return Ok(());
-        }
+    let Some(decision) = ask(limiter, subject, limit).await else {
+        return Ok(());
     };
     // Outside of a request there is nobody to tell.
     let _ = DECIDED.try_with(|decided| decided.set(Some(decision)));

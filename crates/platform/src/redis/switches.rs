@@ -2,7 +2,7 @@
 //! seconds after a planned failover that one takes writes which are lost afterwards.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fred::clients::Client;
@@ -23,8 +23,12 @@ const RECONNECTION: Duration = Duration::from_secs(10);
 /// sentinel that it asks may be the last to know.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
+/// How long the last answer of a sentinel counts: one that is cut off may be the only one who knows of a failover, and one
+/// that is gone for good must not be believed for ever.
+const COUNTS: Duration = Duration::from_secs(60);
+
 /// The master as one sentinel knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Master {
     /// Grows by each failover; the sentinels themselves believe the one who names the greatest.
     epoch: u64,
@@ -38,9 +42,46 @@ impl Master {
     }
 }
 
+/// What the sentinels of a URL have said.
+#[derive(Debug, Default)]
+struct Told {
+    /// The last answer of each, and when it came.
+    answers: HashMap<Server, (Master, Instant)>,
+    /// The one that is believed.
+    master: Option<Master>,
+}
+
+impl Told {
+    /// Takes an answer and believes the greatest epoch among the last ones, as the sentinels themselves do; says whether
+    /// another master is believed now. Epochs begin anew where the sentinels have lost their configuration: what each said
+    /// before no longer counts.
+    fn hear(&mut self, sentinel: &Server, master: Master, now: Instant) -> bool {
+        self.answers.insert(sentinel.clone(), (master, now));
+        self.answers
+            .retain(|_, (_, heard)| now.duration_since(*heard) < COUNTS);
+        let answers = self.answers.values().map(|(master, _)| master);
+        let Some(greatest) = answers.max_by_key(|master| master.epoch) else {
+            return false;
+        };
+        let kept = self.master.as_ref().is_some_and(|known| {
+            known.epoch == greatest.epoch
+                && self.answers.values().any(|(master, _)| master == known)
+        });
+        if kept {
+            return false;
+        }
+        if self.master.is_some() {
+            let (host, port) = (&greatest.host, greatest.port);
+            info!("the sentinel at {sentinel} makes {host}:{port} the Redis master to follow");
+        }
+        self.master = Some(greatest.clone());
+        true
+    }
+}
+
 /// The master as the sentinels of the URL know it, and so its switches. Without Sentinel there are none.
 #[derive(Clone, Debug)]
-pub struct Switches(Option<watch::Receiver<Option<Master>>>);
+pub struct Switches(Option<watch::Receiver<Told>>);
 
 impl Switches {
     /// Asks every sentinel of a URL for as long as the process lives.
@@ -54,7 +95,7 @@ impl Switches {
         else {
             return Self(None);
         };
-        let (told, master) = watch::channel(None);
+        let (told, heard) = watch::channel(Told::default());
         for sentinel in hosts {
             let config = Config {
                 server: ServerConfig::Centralized {
@@ -70,16 +111,16 @@ impl Switches {
             let asking = ask(config, sentinel.clone(), service_name.clone(), told.clone());
             spawn(asking);
         }
-        Self(Some(master))
+        Self(Some(heard))
     }
 
     /// Waits until a client is connected to another server than the master.
     pub async fn away<C: ClientLike>(&mut self, client: &C) {
         while !self.is_away(client) {
-            let Self(Some(master)) = self else {
+            let Self(Some(told)) = self else {
                 return std::future::pending().await;
             };
-            if let Ok(Err(_)) = timeout(LOOKED_AT_EVERY, master.changed()).await {
+            if let Ok(Err(_)) = timeout(LOOKED_AT_EVERY, told.changed()).await {
                 return std::future::pending().await;
             }
         }
@@ -109,20 +150,19 @@ impl Switches {
 
     /// A client without a connection is on its way, and looked at again.
     fn is_away<C: ClientLike>(&self, client: &C) -> bool {
-        let Some(master) = &self.0 else {
+        let Some(told) = &self.0 else {
             return false;
         };
-        let master = master.borrow();
-        master.as_ref().is_some_and(|master| {
+        told.borrow().master.as_ref().is_some_and(|master| {
             let connections = client.active_connections();
             connections.iter().any(|server| !master.is(server))
         })
     }
 }
 
-/// Asks one sentinel for ever, and tells of a master with a greater epoch than any before. Questions in place of
-/// subscriptions: what is asked again cannot be missed, and a sentinel that has vanished is noticed.
-async fn ask(config: Config, sentinel: Server, name: String, told: watch::Sender<Option<Master>>) {
+/// Asks one sentinel for ever. Questions in place of subscriptions: what is asked again cannot be missed, and a sentinel
+/// that has vanished is noticed.
+async fn ask(config: Config, sentinel: Server, name: String, told: watch::Sender<Told>) {
     let Ok(client) = super::with_deadlines(config).build() else {
         return;
     };
@@ -135,23 +175,11 @@ async fn ask(config: Config, sentinel: Server, name: String, told: watch::Sender
         }
         match master(&client, &name).await {
             Ok(master) => {
-                told.send_if_modified(|known| believe(known, master, &sentinel));
+                told.send_if_modified(|told| told.hear(&sentinel, master, Instant::now()));
             }
             Err(error) => debug!("the sentinel at {sentinel} does not name the master: {error:#}"),
         }
     }
-}
-
-fn believe(known: &mut Option<Master>, master: Master, sentinel: &Server) -> bool {
-    if let Some(known) = known {
-        if known.epoch >= master.epoch {
-            return false;
-        }
-        let (host, port) = (&master.host, master.port);
-        info!("the sentinel at {sentinel} names another Redis master, {host}:{port}");
-    }
-    *known = Some(master);
-    true
 }
 
 /// The epoch first: where a failover comes between the questions, the address is newer than the epoch says, and told
@@ -180,22 +208,52 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_greatest_epoch_is_believed_whoever_tells_of_it() {
-        let sentinel = Server::new("sentinel", 26379);
-        let master = |epoch, port| Master {
+    fn master(epoch: u64, port: u16) -> Master {
+        Master {
             epoch,
             host: "10.0.0.1".to_owned(),
             port,
-        };
-        let mut known = None;
+        }
+    }
 
-        assert!(believe(&mut known, master(1, 6379), &sentinel), "the first");
-        assert!(!believe(&mut known, master(1, 6379), &sentinel), "no news");
-        assert!(believe(&mut known, master(2, 6380), &sentinel), "a switch");
-        assert!(!believe(&mut known, master(1, 6379), &sentinel), "stale");
-        let known = known.expect("a master");
+    fn sentinel(n: u16) -> Server {
+        Server::new("sentinel", n)
+    }
+
+    #[test]
+    fn the_greatest_epoch_is_believed_whoever_tells_of_it() {
+        let (mut told, now) = (Told::default(), Instant::now());
+
+        assert!(told.hear(&sentinel(1), master(1, 6379), now), "the first");
+        assert!(!told.hear(&sentinel(2), master(1, 6379), now), "no news");
+        assert!(told.hear(&sentinel(1), master(2, 6380), now), "a switch");
+        assert!(!told.hear(&sentinel(2), master(1, 6379), now), "stale");
+        assert!(!told.hear(&sentinel(2), master(2, 6380), now), "it learns");
+        let known = told.master.expect("a master");
         assert!(known.is(&Server::new("10.0.0.1", 6380)));
         assert!(!known.is(&Server::new("10.0.0.1", 6379)));
+    }
+
+    #[test]
+    fn sentinels_that_count_from_the_beginning_again_are_believed() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        told.hear(&sentinel(1), master(5, 6379), now);
+        told.hear(&sentinel(2), master(5, 6379), now);
+
+        let one_is_new = told.hear(&sentinel(1), master(0, 6380), now);
+        assert!(!one_is_new, "the other one has seen more");
+        assert!(told.hear(&sentinel(2), master(0, 6380), now), "both");
+        assert_eq!(told.master, Some(master(0, 6380)));
+    }
+
+    #[test]
+    fn a_sentinel_that_is_gone_is_not_believed_for_ever() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        told.hear(&sentinel(1), master(5, 6379), now);
+
+        let soon = now + COUNTS / 2;
+        assert!(!told.hear(&sentinel(2), master(1, 6380), soon), "cut off");
+        assert!(told.hear(&sentinel(2), master(1, 6380), now + COUNTS));
+        assert_eq!(told.master, Some(master(1, 6380)));
     }
 }

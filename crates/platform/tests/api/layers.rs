@@ -249,7 +249,7 @@ async fn a_client_does_not_choose_its_address(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn a_request_meant_for_another_service_is_not_carried_out_and_may_be_asked_again(db: PgPool) {
+async fn a_request_meant_for_another_service_is_not_carried_out(db: PgPool) {
     let app = app(&testing::platform(db).await);
     let addressed = |service: &'static str| {
         app.get("/request-id")
@@ -258,11 +258,11 @@ async fn a_request_meant_for_another_service_is_not_carried_out_and_may_be_asked
     };
 
     assert_eq!(addressed("billing").await.status, 200);
-    addressed("users").await.refused(503, "NOT_READY");
+    addressed("users").await.refused(421, "MISDIRECTED");
     // Also where this service has no such route: the other one may.
     app.get("/elsewhere")
         .header(platform::http::ADDRESSEE, "users")
         .send()
         .await
-        .refused(503, "NOT_READY");
+        .refused(421, "MISDIRECTED");
 }

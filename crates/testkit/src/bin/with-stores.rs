@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use embedded::SupervisorCommand;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -31,6 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
             args,
         };
         let stores = embedded::join(folder.path(), supervisor).await?;
+        forgo_durability(&stores.database_url).await?;
         let mut command = Command::new(&program);
         command
             .args(arguments)
@@ -49,4 +51,20 @@ fn main() -> anyhow::Result<ExitCode> {
                 .unwrap_or(1),
         ))
     })
+}
+
+/// Data that go with the command need not survive the machine: a slow disk makes no test late.
+async fn forgo_durability(database_url: &str) -> anyhow::Result<()> {
+    let mut postgres = PgConnection::connect(database_url).await?;
+    for statement in [
+        "alter system set fsync = off",
+        "alter system set full_page_writes = off",
+        "select pg_reload_conf()",
+    ] {
+        postgres
+            .execute(statement)
+            .await
+            .with_context(|| format!("executing {statement}"))?;
+    }
+    Ok(())
 }
