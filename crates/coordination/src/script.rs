@@ -71,17 +71,16 @@ pub async fn run<R: FromValue>(
         .map_err(StoreError::redis(tried))
 }
 
-/// Runs a script many times in one round trip to each server, in the order of the calls. With replicas to wait for, one `WAIT` covers all
+/// Runs a script many times over one client, in one round trip to each server, in the order of the calls. With replicas to wait for, one `WAIT` covers all
 /// calls of a server, and answers [`StoreError::NotReplicated`] where too few confirm what was written; the caller then
 /// takes it back. The script must write whenever it answers that something is held.
 pub async fn run_each<R: FromValue>(
-    redis: &Pool,
+    client: &Client,
     script: &Script,
     calls: &[Call],
     replication: Replication,
     tried: &'static str,
 ) -> Vec<Result<R, StoreError>> {
-    let client = redis.next();
     let before = client.cached_cluster_state();
     let indexes = (0..calls.len()).collect();
     let groups = by_server(client, indexes, |index| calls[*index].keys[0].clone());

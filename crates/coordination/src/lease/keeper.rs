@@ -1,7 +1,7 @@
 //! The one task behind all leases of a process: renews those that are due in one round trip to each server, says which
 //! are lost, gives back what nobody wants any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ struct Held {
     since: Instant,
     /// Its place in the agenda.
     at: Instant,
+    /// Over which connection it is renewed next: the same again for as long as that answers.
+    connection: usize,
     lost: CancellationToken,
 }
 
@@ -76,7 +78,8 @@ struct Parting {
 /// What is to be done now.
 #[derive(Default)]
 struct Work {
-    renew: Vec<Renewal>,
+    /// By the number of the connection.
+    renew: BTreeMap<usize, Vec<Renewal>>,
     part: Vec<Parting>,
     lost: Vec<(Arc<Holder>, CancellationToken)>,
     next: Option<Instant>,
@@ -94,6 +97,7 @@ struct Renewal {
 enum Outcome {
     Renewed {
         start: Instant,
+        connection: usize,
         /// Whether Redis still knows it as ours; `None` without an answer.
         answers: Vec<(u64, Option<bool>)>,
     },
@@ -123,6 +127,7 @@ impl Keeper {
                 ttl,
                 since,
                 at,
+                connection: 0,
                 lost,
             },
         );
@@ -213,7 +218,11 @@ impl Keeper {
         let mut state = self.state();
         match outcome {
             Outcome::NotParted(again) => state.parting.extend(again),
-            Outcome::Renewed { start, answers } => {
+            Outcome::Renewed {
+                start,
+                connection,
+                answers,
+            } => {
                 let now = Instant::now();
                 for (id, answer) in answers {
                     // What is not here was given back meanwhile, or is lost already.
@@ -224,6 +233,7 @@ impl Keeper {
                         Some(true) => {
                             // An earlier request may be answered later.
                             held.since = held.since.max(start);
+                            held.connection = connection;
                             held.since + held.ttl / 3
                         }
                         Some(false) => {
@@ -243,18 +253,24 @@ impl Keeper {
 
 impl State {
     fn look_at(&mut self, id: u64, now: Instant, work: &mut Work) {
-        let held = &self.held[&id];
+        let Some(held) = self.held.get_mut(&id) else {
+            return;
+        };
         let valid_until = held.valid_until();
         if now >= valid_until {
             work.lost.extend(self.remove(id));
         } else if held.at <= now + (held.ttl / 12).min(EARLIEST) {
-            work.renew.push(Renewal {
-                id,
-                holder: held.holder.clone(),
-                ttl: held.ttl,
-                valid_until,
-            });
-            // Without an answer by then it is sent again, over another connection, while the first is still waited for.
+            work.renew
+                .entry(held.connection)
+                .or_default()
+                .push(Renewal {
+                    id,
+                    holder: held.holder.clone(),
+                    ttl: held.ttl,
+                    valid_until,
+                });
+            // Without an answer by then it is sent again, over the next connection, while the first is still waited for.
+            held.connection += 1;
             let patience = ((valid_until - now) / 3).max(held.ttl / 20);
             self.look_again(id, (now + patience).min(valid_until));
         }
@@ -330,9 +346,11 @@ async fn run(mut running: Running) {
             return;
         }
         // A server that does not answer holds up no renewal on another one.
-        for group in leases.by_server(work.renew, |renewal| &renewal.holder) {
-            for batch in batches(group) {
-                under_way.push(Box::pin(renew(&leases, batch)));
+        for (connection, renewals) in work.renew {
+            for group in leases.by_server(renewals, |renewal| &renewal.holder) {
+                for batch in batches(group) {
+                    under_way.push(Box::pin(renew(&leases, connection, batch)));
+                }
             }
         }
         for batch in batches(work.part) {
@@ -359,14 +377,14 @@ fn batches<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
     batches
 }
 
-async fn renew(leases: &Leases, batch: Vec<Renewal>) -> Outcome {
+async fn renew(leases: &Leases, connection: usize, batch: Vec<Renewal>) -> Outcome {
     let start = Instant::now();
     let last = batch.iter().map(|renewal| renewal.valid_until).max();
     let deadline = last.unwrap_or(start).min(start + ROUND_TRIP);
     let holders = batch
         .iter()
         .map(|renewal| (&*renewal.holder, Some(renewal.ttl)));
-    let answers = timeout_at(deadline, leases.renew(holders.collect())).await;
+    let answers = timeout_at(deadline, leases.renew(connection, holders.collect())).await;
     let mut answers = answers.unwrap_or_default().into_iter();
     let settled = batch.iter().map(|renewal| {
         let answer = match answers.next() {
@@ -386,6 +404,7 @@ async fn renew(leases: &Leases, batch: Vec<Renewal>) -> Outcome {
     });
     Outcome::Renewed {
         start,
+        connection,
         answers: settled.collect(),
     }
 }

@@ -179,31 +179,27 @@ impl Leases {
     /// Parts what is to be asked of different servers.
     fn by_server<T>(&self, all: Vec<T>, holder: impl Fn(&T) -> &Holder) -> Vec<Vec<T>> {
         let key = |one: &T| self.inner.keys.lease(&holder(one).name);
-        // Not the next client: looking must not decide over which connection the renewal that follows goes.
         let Some(client) = self.inner.redis.clients().first() else {
             return vec![all];
         };
         script::by_server(client, all, key)
     }
 
+    /// Renews leases over the connection of this number; the numbers beyond the last connection begin again with the first.
     async fn renew(
         &self,
+        connection: usize,
         holders: Vec<(&Holder, Option<Duration>)>,
     ) -> Vec<Result<i64, StoreError>> {
+        let clients = self.inner.redis.clients();
+        let client = &clients[connection % clients.len()];
         let shortest = holders.iter().filter_map(|(_, ttl)| *ttl).min();
         let calls: Vec<Call> = holders
             .into_iter()
             .map(|(holder, ttl)| self.call(holder, ttl))
             .collect();
         let replication = self.replication(shortest.unwrap_or_default());
-        script::run_each(
-            &self.inner.redis,
-            &RENEW,
-            &calls,
-            replication,
-            "renew a lease",
-        )
-        .await
+        script::run_each(client, &RENEW, &calls, replication, "renew a lease").await
     }
 
     /// Gives leases back. Where a request may still be on its way, with the time for which it could be, it will take
@@ -225,7 +221,7 @@ impl Leases {
             })
             .collect();
         script::run_each(
-            &self.inner.redis,
+            self.inner.redis.next(),
             &RELEASE,
             &calls,
             Replication::NONE,
@@ -334,8 +330,8 @@ impl Acquisition {
             .collect();
         let tried = "acquire a lease";
         let replication = self.leases.replication(ttl);
-        let answers =
-            script::run_each::<(i64, i64)>(&inner.redis, &ACQUIRE, &calls, replication, tried);
+        let client = inner.redis.next();
+        let answers = script::run_each::<(i64, i64)>(client, &ACQUIRE, &calls, replication, tried);
         let answers = answer_of(Store::Redis, tried, patience, answers).await?;
 
         let (mut granted, mut unknown) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What can be said about the ports of a node: who holds which, what rests and why, and how many there are.
+//! What can be said about the ports of a node: who holds which, and what rests and why.
 
 use std::fmt;
 use std::time::Duration;
@@ -121,30 +121,6 @@ pub struct Sweep {
     /// By how many ports of a kind the index is wrong, with some in no place or in two, which a store that drops single keys
     /// or a moving slot of a cluster brings about: call [`super::PortPool::reconcile`].
     pub lost: u32,
-}
-
-/// How the ports of one kind are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct KindUsage {
-    /// How many there are.
-    pub total: u32,
-    /// Leased ones.
-    pub used: u32,
-    /// Free ones.
-    pub free: u32,
-    /// Ones that rest.
-    pub resting: u32,
-}
-
-/// How the ports of a node are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Usage {
-    /// Debug bridge.
-    pub adb: KindUsage,
-    /// Video in the browser.
-    pub webrtc: KindUsage,
-    /// Video in the scrcpy client.
-    pub scrcpy: KindUsage,
 }
 
 /// Reads the answer of `leases.lua`, lowest port first; `None` where it is none.

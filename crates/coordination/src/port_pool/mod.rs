@@ -28,9 +28,7 @@ use fred::types::{FromValue, Value};
 use crate::script::{self, Call, Replication};
 use crate::{Keys, StoreError, metrics};
 
-pub use inspect::{
-    HeldSet, KindUsage, Recorded, RecordedRest, RestReason, RestingPort, Sweep, Usage,
-};
+pub use inspect::{HeldSet, Recorded, RecordedRest, RestReason, RestingPort, Sweep};
 pub use ports::{PortKind, PortRanges, PortSet};
 pub use probe::probe;
 
@@ -43,10 +41,8 @@ macro_rules! port_script {
 static LEASE: LazyLock<Script> = port_script!("lease.lua");
 static RENEW: LazyLock<Script> = port_script!("renew.lua");
 static RELEASE: LazyLock<Script> = port_script!("release.lua");
-static QUARANTINE: LazyLock<Script> = port_script!("quarantine.lua");
 static SWEEP: LazyLock<Script> = port_script!("sweep.lua");
 static REBUILD: LazyLock<Script> = port_script!("rebuild.lua");
-static USAGE: LazyLock<Script> = port_script!("usage.lua");
 static LEASES: LazyLock<Script> = port_script!("leases.lua");
 static RESTING: LazyLock<Script> = port_script!("resting.lua");
 
@@ -106,17 +102,12 @@ impl PortPool {
     }
 
     /// A set counts when so many replicas have confirmed it. One that fewer confirm is [`StoreError::NotReplicated`]: its
-    /// owner gets the same ports when it asks again, else they expire.
+    /// owner gets the same ports when it asks again, [`Self::take_back`] frees them, else they expire.
     pub fn replicated(self, replication: Replication) -> Self {
         Self {
             replication,
             ..self
         }
-    }
-
-    /// The ranges ports are taken from.
-    pub fn ranges(&self) -> &PortRanges {
-        &self.ranges
     }
 
     /// Leases three ports in one round trip. An owner that asks again gets the ports it has, for a new time to live.
@@ -227,23 +218,12 @@ impl PortPool {
         Ok(())
     }
 
-    /// Sends ports to rest that nobody leases, whatever the reason; says how many of them rest now. Leased ones are left
-    /// alone: their owner releases them, which makes them rest too.
-    pub async fn quarantine(
-        &self,
-        node: &str,
-        ports: &[(PortKind, u16)],
-        reason: RestReason,
-        rest: Duration,
-    ) -> Result<u32, PortError> {
-        let mut arguments = vec![milliseconds(rest), reason.to_string()];
-        for (kind, port) in ports {
-            arguments.extend([kind.to_string(), port.to_string()]);
-        }
-        let count: i64 = self
-            .run(&QUARANTINE, node, arguments, "quarantine ports")
-            .await?;
-        u32::try_from(count).map_err(|_| missing(node))
+    /// Takes back what [`Self::lease`] may have leased although it answered an error, and says whether there was something.
+    /// Nobody has ever seen it, so it is free at once.
+    pub async fn take_back(&self, node: &str, owner: &str) -> Result<bool, PortError> {
+        let (owner, tried) = (vec![owner.to_owned()], "take ports back");
+        let released: i64 = self.run(&RELEASE, node, owner, tried).await?;
+        Ok(released > 0)
     }
 
     /// Takes back, through the quarantine, ports that nobody renewed; bounded, so call it again while `more` is set.
@@ -315,25 +295,6 @@ impl PortPool {
         Ok(built == 1)
     }
 
-    /// Counts the ports of a node.
-    pub async fn usage(&self, node: &str) -> Result<Usage, PortError> {
-        let answer: Vec<i64> = self.run(&USAGE, node, Vec::new(), "count ports").await?;
-        if answer.len() != 9 {
-            return Err(missing(node));
-        }
-        let usage = |kind, at: usize| KindUsage {
-            total: self.ranges.total(kind),
-            used: count(answer[at]),
-            free: count(answer[at + 1]),
-            resting: count(answer[at + 2]),
-        };
-        Ok(Usage {
-            adb: usage(PortKind::Adb, 0),
-            webrtc: usage(PortKind::Webrtc, 3),
-            scrcpy: usage(PortKind::Scrcpy, 6),
-        })
-    }
-
     /// Lists who holds what, since when and until when, lowest port first. For operators: its cost grows with the sets.
     pub async fn leases(&self, node: &str) -> Result<Vec<HeldSet>, PortError> {
         let answer: Vec<String> = self.run(&LEASES, node, Vec::new(), "list ports").await?;
@@ -371,8 +332,8 @@ impl PortPool {
             return self.run(script, node, arguments, tried).await;
         }
         let call = self.call(node, arguments);
-        let mut answers =
-            script::run_each(&self.redis, script, &[call], self.replication, tried).await;
+        let client = self.redis.next();
+        let mut answers = script::run_each(client, script, &[call], self.replication, tried).await;
         answers.pop().expect("an answer for each call")
     }
 

@@ -40,6 +40,17 @@ async fn lease(pool: &PortPool, owner: &str, ttl: Duration) -> Result<PortSet, P
     }
 }
 
+/// A port on which the database knows a foreign program.
+fn at_rest(&(kind, port): &(PortKind, u16)) -> RecordedRest {
+    RecordedRest {
+        kind,
+        port,
+        reason: RestReason::ForeignProcess,
+        rested: Duration::ZERO,
+        left: LONG,
+    }
+}
+
 fn index(stores: &Stores, ranges: &PortRanges) -> String {
     stores.keys.port_index("n1", &ranges.layout())
 }
@@ -92,7 +103,7 @@ async fn concurrent_leases_are_distinct_and_leave_no_gap() {
 
     assert_eq!(distinct(&sets), 600);
     assert_eq!(sets.iter().map(|set| set.adb).max(), Some(5754));
-    assert_eq!(pool.usage("n1").await.unwrap().adb.used, 200);
+    assert_eq!(pool.leases("n1").await.unwrap().len(), 200);
 }
 
 #[tokio::test]
@@ -114,7 +125,8 @@ async fn exhaustion_names_the_kind_and_takes_nothing() {
         resting.to_string(),
         "no free adb port on node n1: 1 of 2 leased, 1 resting"
     );
-    assert_eq!(pool.usage("n1").await.unwrap().webrtc.used, 1);
+    assert_eq!(pool.leases("n1").await.unwrap().len(), 1);
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
 }
 
 #[tokio::test]
@@ -139,25 +151,39 @@ async fn a_returned_port_rests_before_it_is_leased_again() {
 }
 
 #[tokio::test]
+async fn a_set_that_only_the_index_knows_is_taken_back_and_free_at_once() {
+    let stores = stores().await;
+    let pool = pool(&stores, PortRanges::default(), LONG);
+    let first = lease(&pool, "a", LONG).await.unwrap();
+    let second = lease(&pool, "b", LONG).await.unwrap();
+
+    assert!(!pool.take_back("n1", "stranger").await.unwrap());
+    assert!(pool.take_back("n1", "a").await.unwrap());
+    assert!(!pool.take_back("n1", "a").await.unwrap());
+
+    assert_eq!(lease(&pool, "c", LONG).await.unwrap(), first);
+    let held = [("b".to_owned(), second)];
+    assert_eq!(pool.renew_many("n1", &held, LONG).await.unwrap(), [true]);
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+}
+
+#[tokio::test]
 async fn foreign_ports_are_left_alone_and_leased_ones_are_not_touched() {
     let stores = stores().await;
     let pool = pool(&stores, PortRanges::default(), LONG);
     let first = lease(&pool, "a", LONG).await.unwrap();
-    let foreign = RestReason::ForeignProcess;
 
     let unleased = [(PortKind::Adb, 5556), (PortKind::Webrtc, 8081)];
-    assert_eq!(
-        pool.quarantine("n1", &unleased, foreign, LONG)
-            .await
-            .unwrap(),
-        2
-    );
-    let leased = [(PortKind::Adb, first.adb), (PortKind::Adb, 1)];
-    assert_eq!(
-        pool.quarantine("n1", &leased, foreign, LONG).await.unwrap(),
-        0
-    );
+    let others = [(PortKind::Adb, first.adb), (PortKind::Adb, 1)];
+    let recorded = Recorded {
+        resting: [unleased, others].concat().iter().map(at_rest).collect(),
+        ..Recorded::default()
+    };
+    pool.reconcile("n1", &recorded, LONG).await.unwrap();
 
+    let resting = pool.resting("n1").await.unwrap();
+    let resting: Vec<_> = resting.iter().map(|rest| (rest.kind, rest.port)).collect();
+    assert_eq!(resting, unleased);
     let second = lease(&pool, "b", LONG).await.unwrap();
     assert_eq!(
         (second.adb, second.webrtc, second.scrcpy),
@@ -259,7 +285,7 @@ async fn each_node_has_ports_of_its_own_and_one_owner_may_have_a_set_on_each() {
     pool.release("n1", "a", first).await.unwrap();
 
     assert_eq!(first, second);
-    assert_eq!(pool.usage("n1").await.unwrap().adb.used, 0);
+    assert!(pool.leases("n1").await.unwrap().is_empty());
     let held = [("a".to_owned(), second)];
     assert_eq!(pool.renew_many("n2", &held, LONG).await.unwrap(), [true]);
     let full = pool.lease("n2", "b", LONG).await.unwrap_err();
@@ -273,12 +299,16 @@ async fn each_node_has_ports_of_its_own_and_one_owner_may_have_a_set_on_each() {
 async fn ports_that_are_due_all_at_once_are_leased_again_one_after_the_other() {
     let stores = stores().await;
     let pool = pool(&stores, few(400), Duration::ZERO);
-    let recorded = Recorded::default();
+    let soon = |port| RecordedRest {
+        left: Duration::from_millis(1),
+        ..at_rest(&(PortKind::Adb, port))
+    };
+    let recorded = Recorded {
+        resting: (5555..5955).map(soon).collect(),
+        ..Recorded::default()
+    };
     pool.rebuild("n1", &recorded, LONG).await.unwrap();
-    let everything: Vec<_> = (5555..5955).map(|port| (PortKind::Adb, port)).collect();
-    let soon = Duration::from_millis(1);
-    let resting = pool.quarantine("n1", &everything, RestReason::Returned, soon);
-    assert_eq!(resting.await.unwrap(), 400);
+    assert_eq!(pool.resting("n1").await.unwrap().len(), 400);
     until("they are due", async || {
         let now = pool.resting("n1").await.unwrap();
         now.iter()
@@ -317,8 +347,9 @@ async fn ports_nobody_renews_come_back_by_way_of_the_quarantine() {
         pool.renew_many("n1", &held, LONG).await.unwrap(),
         [true, false]
     );
-    let usage = pool.usage("n1").await.unwrap().adb;
-    assert_eq!((usage.used, usage.resting, usage.free), (1, 1, 998));
+    assert_eq!(pool.leases("n1").await.unwrap().len(), 1);
+    assert_eq!(pool.resting("n1").await.unwrap().len(), 3);
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
     assert_ne!(lease(&pool, "dead", LONG).await.unwrap(), dead);
 }
 
@@ -387,13 +418,14 @@ async fn other_ranges_ask_for_another_index_and_keep_the_leases() {
 
     assert_eq!(second.adb, first.adb + 1);
     assert_eq!(lease(&after, "a", LONG).await.unwrap(), first);
-    assert_eq!(after.usage("n1").await.unwrap().adb.total, 4);
     // Replicas of both layouts go on, and never give out the same port.
     let third = before.lease("n1", "c", LONG).await.unwrap();
     let fourth = after.lease("n1", "d", LONG).await.unwrap();
     assert_eq!(distinct(&[first, second, third]), 9);
     assert_eq!(fourth.adb, third.adb + 1);
     assert_ne!(fourth.webrtc, third.webrtc);
+    let full = after.lease("n1", "e", LONG).await.unwrap_err();
+    assert!(full.to_string().contains("of 4 leased"), "{full}");
 }
 
 #[tokio::test]
@@ -416,9 +448,7 @@ async fn ports_of_a_set_that_another_took_over_are_free_once_when_it_is_rejected
     pool.reject("n1", "e", early, &foreign, LONG).await.unwrap();
 
     assert!(pool.resting("n1").await.unwrap().is_empty());
-    let usage = pool.usage("n1").await.unwrap();
-    assert_eq!((usage.adb.used, usage.adb.free), (1, 5));
-    assert_eq!((usage.webrtc.used, usage.webrtc.free), (1, 999));
+    assert_eq!(pool.leases("n1").await.unwrap().len(), 1);
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
 }
 
@@ -436,7 +466,6 @@ async fn a_loss_is_found_beside_a_port_from_outside_of_the_ranges() {
         ..Recorded::default()
     };
     pool.rebuild("n1", &recorded, LONG).await.unwrap();
-    assert_eq!(pool.usage("n1").await.unwrap().adb.used, 0);
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
 
     stores
@@ -517,5 +546,6 @@ async fn a_store_that_drops_a_part_of_the_index_is_found_out() {
     };
     pool.reconcile("n1", &recorded, LONG).await.unwrap();
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
-    assert_eq!(pool.usage("n1").await.unwrap().webrtc.free, 999);
+    let again = lease(&pool, "b", LONG).await.unwrap();
+    assert_eq!(again.webrtc, 8081);
 }

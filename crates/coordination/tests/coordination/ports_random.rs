@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordination::{
-    Keys, PortError, PortKind, PortPool, PortRanges, PortSet, Recorded, RestReason,
-};
+use coordination::port_pool::RecordedRest;
+use coordination::{PortError, PortKind, PortPool, PortRanges, PortSet, Recorded, RestReason};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::stores::{connect, stores, until};
+use crate::stores::{Stores, connect, stores, until};
 
 const NODES: [&str; 2] = ["n1", "n2"];
 const OWNERS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
@@ -32,6 +31,7 @@ type Grants = BTreeMap<(&'static str, &'static str), Grant>;
 
 /// What there is beside Redis: sets that owners were granted, and those that the database took from them.
 struct World {
+    stores: Stores,
     pools: Vec<PortPool>,
     random: StdRng,
     granted: Grants,
@@ -62,14 +62,14 @@ async fn no_interleaving_gives_a_port_to_two_or_loses_one() {
     let seed = std::env::var("PORTS_SEED").ok();
     let seed = Seed(seed.map_or_else(rand::random, |seed| seed.parse().unwrap()));
     let stores = stores().await;
-    let mut world = World::new(&stores.keys, seed.0).await;
+    let mut world = World::new(stores, seed.0).await;
     for node in NODES {
         world.rebuild(node).await;
     }
 
     for _ in 0..STEPS {
         if world.random.random_ratio(1, 40) {
-            stores.lose_everything().await;
+            world.stores.lose_everything().await;
             world
                 .granted
                 .values_mut()
@@ -87,13 +87,15 @@ async fn no_interleaving_gives_a_port_to_two_or_loses_one() {
 }
 
 impl World {
-    async fn new(keys: &Keys, seed: u64) -> Self {
+    async fn new(stores: Stores, seed: u64) -> Self {
         let mut pools = Vec::new();
         for quarantine in [Duration::ZERO, BRIEF, BRIEF] {
             let redis = connect().await;
-            pools.push(PortPool::new(redis, keys.clone(), ranges(), quarantine));
+            let keys = stores.keys.clone();
+            pools.push(PortPool::new(redis, keys, ranges(), quarantine));
         }
         Self {
+            stores,
             pools,
             random: StdRng::seed_from_u64(seed),
             granted: Grants::new(),
@@ -234,13 +236,15 @@ impl World {
 
     async fn quarantine(&mut self, node: &'static str) {
         let kind = PortKind::ALL[self.random.random_range(0..3)];
-        let port = self.random.random_range(ranges().of(kind).clone());
-        let foreign = RestReason::ForeignProcess;
-        // Without an index there is nothing to quarantine.
-        let _ = self
-            .pool()
-            .quarantine(node, &[(kind, port)], foreign, BRIEF)
-            .await;
+        let mut recorded = self.recorded(node);
+        recorded.resting.push(RecordedRest {
+            kind,
+            port: self.random.random_range(ranges().of(kind).clone()),
+            reason: RestReason::ForeignProcess,
+            rested: Duration::ZERO,
+            left: BRIEF,
+        });
+        self.pool().reconcile(node, &recorded, FIRM).await.unwrap();
     }
 
     /// What every replica does from time to time: renews what the database knows, puts right what Redis forgot, sweeps.
@@ -290,21 +294,24 @@ impl World {
         self.pool().reconcile(node, &recorded, FIRM).await.unwrap();
     }
 
+    async fn free(&self, node: &str, kind: PortKind) -> usize {
+        let index = self.stores.keys.port_index(node, &ranges().layout());
+        self.stores.count(&format!("{index}:free:{kind}")).await
+    }
+
     /// Every port is leased, free or at rest, and in one state only.
     async fn check(&mut self) {
         for node in NODES {
-            match self.pool().usage(node).await {
-                Ok(usage) => {
-                    for kind in [usage.adb, usage.webrtc, usage.scrcpy] {
-                        assert_eq!(
-                            kind.used + kind.free + kind.resting,
-                            kind.total,
-                            "{node}: {usage:?}"
-                        );
-                    }
-                }
-                Err(PortError::IndexMissing { .. }) => {}
-                Err(error) => panic!("{error}"),
+            let leases = match self.pool().leases(node).await {
+                Err(PortError::IndexMissing { .. }) => continue,
+                leases => leases.unwrap(),
+            };
+            let resting = self.pool().resting(node).await.unwrap();
+            for kind in PortKind::ALL {
+                let free = self.free(node, kind).await;
+                let resting = resting.iter().filter(|rest| rest.kind == kind).count();
+                let total = ranges().of(kind).len();
+                assert_eq!(leases.len() + free + resting, total, "{kind} of {node}");
             }
         }
     }
@@ -329,10 +336,11 @@ impl World {
                     .await
                     .unwrap();
                 pool.sweep(node).await.unwrap();
-                let usage = pool.usage(node).await.unwrap();
-                [usage.adb, usage.webrtc, usage.scrcpy]
-                    .into_iter()
-                    .all(|kind| kind.free == kind.total)
+                let mut all_free = true;
+                for kind in PortKind::ALL {
+                    all_free &= self.free(node, kind).await == ranges().of(kind).len();
+                }
+                all_free
             })
             .await;
             assert!(pool.leases(node).await.unwrap().is_empty());

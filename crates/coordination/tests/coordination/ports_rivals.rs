@@ -71,16 +71,15 @@ async fn a_loss_of_redis_under_allocation_gives_no_port_twice_and_loses_none(db:
     tokio::join!(clients, losses);
 
     let recorded = replicas[0].recorded().await;
-    let held = u32::try_from(recorded.held.len()).unwrap();
     assert_eq!(recorded.held.len(), DEVICES - DEVICES.div_ceil(3));
     until("Redis agrees with the database", async || {
         for replica in &replicas {
             replica.keep().await;
         }
-        let usage = replicas[0].pool.usage("n1").await.unwrap();
-        [usage.adb, usage.webrtc, usage.scrcpy]
-            .into_iter()
-            .all(|kind| (kind.used, kind.free, kind.resting) == (held, kind.total - held, 0))
+        let pool = &replicas[0].pool;
+        let lost = pool.sweep("n1").await.unwrap().lost;
+        let held = pool.leases("n1").await.unwrap().len() == recorded.held.len();
+        lost == 0 && held && pool.resting("n1").await.unwrap().is_empty()
     })
     .await;
     let leases = replicas[0].pool.leases("n1").await.unwrap();

@@ -69,6 +69,13 @@ impl Stores {
         count == 1
     }
 
+    /// How many members a sorted set has.
+    pub async fn count(&self, key: &str) -> usize {
+        let count = CustomCommand::new_static("ZCARD", None::<u16>, false);
+        let key = vec![key.to_owned()];
+        self.redis.custom(count, key).await.unwrap()
+    }
+
     /// Takes a member out of a sorted set.
     pub async fn remove(&self, key: &str, member: &str) {
         let remove = CustomCommand::new_static("ZREM", None::<u16>, false);

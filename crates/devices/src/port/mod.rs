@@ -25,6 +25,8 @@ const PROBES: u32 = 256;
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// How long giving back a set that its creation left behind may take.
 const GIVE_BACK: Duration = Duration::from_secs(10);
+/// How long after one try the next one to give back follows.
+const GIVE_BACK_AGAIN: Duration = Duration::from_millis(250);
 /// How often one call builds the index: another loss may come in between.
 const REBUILDS: u32 = 3;
 
@@ -166,9 +168,34 @@ impl Ports {
                     let from = Some(self.clone());
                     return Ok(Leased { owner, ports, from });
                 }
-                Err(error) => self.build_for(error, &mut rebuilds).await?,
+                Err(error) => {
+                    if matches!(error, PortError::Store(_)) {
+                        self.take_back(owner.clone());
+                    }
+                    self.build_for(error, &mut rebuilds).await?;
+                }
             }
         }
+    }
+
+    /// Takes back, in the background, what Redis may have leased although the answer was an error: nobody asks for this
+    /// owner again. What is leased later than [`GIVE_BACK`] from now ends by itself.
+    fn take_back(&self, owner: DeviceId) {
+        let this = self.clone();
+        let taking_back = async move {
+            // Until there was something: the request may arrive later than what takes it back.
+            while !matches!(
+                this.pool.take_back(&this.node, owner.as_str()).await,
+                Ok(true)
+            ) {
+                sleep(GIVE_BACK_AGAIN).await;
+            }
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nobody waits for it, and it ends after a bounded time"
+        )]
+        tokio::spawn(timeout(GIVE_BACK, taking_back));
     }
 
     /// Lists who holds ports in Redis, lowest first. It builds no index: that of another node is for its own replicas.

@@ -53,7 +53,16 @@ impl TestApp {
 
     /// The same with other settings.
     pub async fn with(db: PgPool, change: impl FnOnce(&mut Config)) -> Self {
-        let platform = platform::testing::platform(db).await;
+        Self::around(platform::testing::platform(db).await, change).await
+    }
+
+    /// The same where a replica of Redis must confirm what counts, and there is none.
+    pub async fn unconfirmed(db: PgPool) -> Self {
+        let platform = platform::testing::with(db, |settings| settings.redis_wait_replicas = 1);
+        Self::around(platform.await, |_| {}).await
+    }
+
+    async fn around(platform: Platform, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::from_env(&mut Env::of([]));
         config.runtime = RuntimeChoice::Simulated;
         let [.., a, b] = uuid_bytes();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coordination::{PortError, StoreError};
 use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -50,6 +51,28 @@ async fn ports_that_no_device_took_come_back(db: PgPool) {
         adb == 5555
     })
     .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn ports_that_no_replica_confirms_are_free_again(db: PgPool) {
+    let app = TestApp::unconfirmed(db).await;
+    let ports = app.devices.ports();
+    ports.rebuild().await.unwrap();
+
+    let refused = ports.lease(&contracts::DeviceId::new()).await.unwrap_err();
+
+    assert!(
+        matches!(
+            refused,
+            devices::Error::Ports(PortError::Store(StoreError::NotReplicated { .. }))
+        ),
+        "{refused}"
+    );
+    until("the ports are free again", async || {
+        ports.leases().await.unwrap().is_empty()
+    })
+    .await;
+    assert!(ports.resting().await.unwrap().is_empty());
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
