@@ -40,6 +40,9 @@ for _ = 1, count do
   at = at + 4
 end
 
+local rests = {}
+for i = at, #ARGV, 5 do rests[ARGV[i] .. ':' .. ARGV[i + 1]] = true end
+
 local living = {}
 for i, kind in ipairs(kinds) do
   redis.call('DEL', index .. 'free:' .. kind)
@@ -80,6 +83,8 @@ for owner, leased in pairs(living) do
       redis.call('HDEL', index .. 'rests', kind .. ':' .. port)
       if whole and port == ports[i] then
         longest = math.max(longest, left)
+      elseif owned[owner] and rests[kind .. ':' .. port] then -- Its owner has given it up for another: see below.
+        redis.call('DEL', lease_key(kind, port))
       else -- A part of a set is none: it rests until its owner gives it back or its lease has ended.
         rest(kind, port, left, 'leased')
       end

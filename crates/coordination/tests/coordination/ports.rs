@@ -529,6 +529,38 @@ async fn what_the_database_says_stands_above_what_redis_says() {
 }
 
 #[tokio::test]
+async fn an_owner_whom_the_database_gave_another_set_has_that_and_the_first_one_rests() {
+    let stores = stores().await;
+    let pool = pool(&stores, PortRanges::default(), LONG);
+    let first = lease(&pool, "a", LONG).await.unwrap();
+    let other = lease(&pool, "for a", LONG).await.unwrap();
+    let rests = PortKind::ALL.map(|kind| at_rest(&(kind, first.of(kind))));
+    let recorded = Recorded {
+        held: vec![("a".into(), other)],
+        resting: rests.to_vec(),
+    };
+
+    pool.reconcile("n1", &recorded, LONG).await.unwrap();
+
+    let leases = pool.leases("n1").await.unwrap();
+    assert_eq!(
+        (leases.len(), &*leases[0].owner, leases[0].ports),
+        (1, "a", other)
+    );
+    let resting = pool.resting("n1").await.unwrap();
+    let resting: Vec<_> = resting
+        .iter()
+        .map(|rest| (rest.port, rest.reason))
+        .collect();
+    let foreign = RestReason::ForeignProcess;
+    let expected = [first.adb, first.scrcpy, first.webrtc].map(|port| (port, foreign));
+    assert_eq!(resting, expected);
+    let held = [("a".to_owned(), other)];
+    assert_eq!(pool.renew_many("n1", &held, LONG).await.unwrap(), [true]);
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+}
+
+#[tokio::test]
 async fn a_store_that_drops_a_part_of_the_index_is_found_out() {
     let stores = stores().await;
     let pool = pool(&stores, PortRanges::default(), LONG);

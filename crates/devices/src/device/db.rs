@@ -236,6 +236,27 @@ pub async fn set_status(
     Ok(())
 }
 
+/// Writes other ports. The unique constraints refuse ports that another device holds. The caller holds the lock.
+pub async fn set_ports(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    ports: coordination::PortSet,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "update devices.devices set adb_port = $2, webrtc_port = $3, scrcpy_port = $4, updated_at = $5 where id = $1",
+    );
+    update
+        .bind(id)
+        .bind(i32::from(ports.adb))
+        .bind(i32::from(ports.webrtc))
+        .bind(i32::from(ports.scrcpy))
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Changes what the owner may change; `false` where the device is not there or not the owner's.
 pub async fn patch(
     conn: &mut PgConnection,

@@ -281,6 +281,13 @@ impl Device {
         port_set(self.adb_port, self.webrtc_port, self.scrcpy_port)
     }
 
+    /// Has these ports from now on.
+    pub fn take_ports(&mut self, ports: PortSet) {
+        self.adb_port = ports.adb.into();
+        self.webrtc_port = ports.webrtc.into();
+        self.scrcpy_port = ports.scrcpy.into();
+    }
+
     /// How clients see it.
     pub fn view(self) -> DeviceView {
         DeviceView {

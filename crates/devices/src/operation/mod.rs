@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod db;
+pub mod ports;
 pub mod steps;
 pub mod worker;
 

@@ -7,10 +7,13 @@ use sqlx::PgConnection;
 
 use super::api::change_status;
 use super::db::{self, Claimed};
-use super::{Kind, goal};
-use crate::Devices;
+use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
 use crate::runtime::{RuntimeError, Spec};
+use crate::{Devices, Error};
+
+/// How often an attempt changes the ports of a device before it has failed.
+const PORT_CHANGES: u32 = 4;
 
 /// Why a worker does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +27,16 @@ pub enum Interrupted {
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// One of its ports is occupied, and there are no others.
+    #[error("a port of the device is occupied by another program, and no others could be leased")]
+    Ports(#[source] Error),
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
 
-type Step<T> = Result<T, Interrupted>;
+/// What a step comes to.
+pub type Step<T> = Result<T, Interrupted>;
 
 /// Carries an operation out.
 pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
@@ -39,7 +46,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
             let Some(device) = begin(state, claimed, Status::Starting).await? else {
                 return Ok(());
             };
-            start(state, claimed, &device).await
+            start(state, claimed, device).await
         }
         Kind::Stop => {
             let Some(device) = begin(state, claimed, Status::Stopping).await? else {
@@ -61,7 +68,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
                 .of(device.runtime)?
                 .stop(&spec(&device, claimed))
                 .await?;
-            start(state, claimed, &device).await
+            start(state, claimed, device).await
         }
         Kind::Delete => delete(state, claimed).await,
     }
@@ -80,14 +87,31 @@ async fn create(state: &Devices, claimed: &Claimed) -> Step<()> {
             Some(wanted_now) => device = wanted_now,
         }
     }
-    runtime.start(&spec(&device, claimed)).await?;
-    finish(state, claimed).await
+    run(state, claimed, device).await
 }
 
-async fn start(state: &Devices, claimed: &Claimed, device: &Device) -> Step<()> {
-    let (runtime, spec) = (state.runtimes.of(device.runtime)?, spec(device, claimed));
-    runtime.create(&spec).await?;
-    runtime.start(&spec).await?;
+async fn start(state: &Devices, claimed: &Claimed, device: Device) -> Step<()> {
+    let runtime = state.runtimes.of(device.runtime)?;
+    runtime.create(&spec(&device, claimed)).await?;
+    run(state, claimed, device).await
+}
+
+/// Makes run what was created. A device that never ran gets other ports where a foreign program listens on one of its own;
+/// one that did keeps them: what is in its container would be lost with it.
+async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step<()> {
+    let runtime = state.runtimes.of(device.runtime)?;
+    let may_change = device.last_started_at.is_none();
+    let mut changes = 0;
+    while let Err(error) = runtime.start(&spec(&device, claimed)).await {
+        match error {
+            RuntimeError::PortOccupied { port } if may_change && changes < PORT_CHANGES => {
+                device = ports::change(state, claimed, port).await?;
+                runtime.create(&spec(&device, claimed)).await?;
+                changes += 1;
+            }
+            error => return Err(error.into()),
+        }
+    }
     finish(state, claimed).await
 }
 
@@ -141,7 +165,7 @@ async fn begin(state: &Devices, claimed: &Claimed, status: Status) -> Step<Optio
 }
 
 /// Writes the next step, and the status that goes with it.
-async fn step(
+pub async fn step(
     state: &Devices,
     claimed: &Claimed,
     name: &str,
@@ -227,7 +251,8 @@ async fn lock_held(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
     device.ok_or(Interrupted::Lost)
 }
 
-async fn lock_living(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
+/// The device of an operation, locked, unless it was deleted.
+pub async fn lock_living(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
     let device = lock_held(tx, claimed).await?;
     match device.status {
         Status::Deleting | Status::Deleted => Err(Interrupted::Deleted),

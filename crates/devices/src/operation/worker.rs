@@ -9,11 +9,13 @@ use platform::problem::causes;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use coordination::PortError;
+
 use super::Kind;
 use super::db::{self, Claimed};
 use super::steps::{self, Interrupted};
 use crate::runtime::RuntimeError;
-use crate::{Devices, metrics};
+use crate::{Devices, Error, metrics};
 
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(300);
@@ -106,7 +108,7 @@ async fn work(state: &Devices, claimed: Claimed) {
         Ok(()) => "done",
         Err(Interrupted::Lost) => "lost",
         Err(Interrupted::Deleted) => "cancelled",
-        Err(Interrupted::Runtime(_) | Interrupted::Database(_)) => "failed",
+        Err(Interrupted::Runtime(_) | Interrupted::Ports(_) | Interrupted::Database(_)) => "failed",
     };
     metrics::operation(claimed.kind.as_str(), result, started.elapsed());
     if let Err(interrupted) = outcome
@@ -150,13 +152,17 @@ async fn give_back(
             return leave_nothing(state, claimed).await;
         }
         Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
-        Interrupted::Runtime(_) | Interrupted::Database(_) => (backoff(claimed.attempts), true),
+        Interrupted::Runtime(_) | Interrupted::Ports(_) | Interrupted::Database(_) => {
+            (backoff(claimed.attempts), true)
+        }
     };
     let text = causes(&interrupted);
-    // A database that does not answer says nothing about the device.
+    // A store that does not answer says nothing about the device.
     let is_ours = matches!(
         interrupted,
-        Interrupted::Database(_) | Interrupted::Runtime(RuntimeError::Database(_))
+        Interrupted::Database(_)
+            | Interrupted::Runtime(RuntimeError::Database(_))
+            | Interrupted::Ports(Error::Database(_) | Error::Ports(PortError::Store(_)))
     );
     let is_last = claimed.attempts >= state.config.operation_attempts && counts && !is_ours;
     // A deletion is tried until it succeeds: nobody else would free the ports.

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::device::Device;
 use crate::{Config, Error, error::Result, metrics};
 
 /// How many sets one request leases and finds occupied before it gives up, if its deadline does not come first.
@@ -38,8 +39,10 @@ pub struct Ports {
     node: String,
     address: IpAddr,
     lease: Duration,
-    quarantine: Duration,
-    foreign: Duration,
+    /// How long ports that came back rest.
+    pub quarantine: Duration,
+    /// How long ports rest on which a foreign program listens.
+    pub foreign: Duration,
 }
 
 /// A set of ports that is leased to a device that does not exist yet. Dropped, it gives them back by itself, free at
@@ -102,6 +105,15 @@ impl Ports {
     pub fn of_node(&self, node: &str) -> Self {
         Self {
             node: node.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The ports of the node of a device.
+    pub fn of_device(&self, device: &Device) -> Self {
+        Self {
+            node: device.node.clone(),
+            address: device.address.parse().unwrap_or(self.address),
             ..self.clone()
         }
     }

@@ -77,16 +77,76 @@ impl Docker {
     }
 
     async fn create_container(&self, spec: &Spec) -> Result<(), RuntimeError> {
-        let options = CreateContainerOptions {
-            name: Some(name(&spec.id)),
-            ..CreateContainerOptions::default()
+        let tried = "create a container";
+        let create = || {
+            let options = CreateContainerOptions {
+                name: Some(name(&spec.id)),
+                ..CreateContainerOptions::default()
+            };
+            let create = self.engine.create_container(Some(options), self.body(spec));
+            call(tried, SLOW, create)
         };
-        let create = self.engine.create_container(Some(options), self.body(spec));
-        match call("create a container", SLOW, create).await? {
-            Ok(_) => Ok(()),
-            // It is there already: made by an earlier attempt.
-            Err(error) if status(&error) == Some(409) => Ok(()),
-            Err(error) => Err(refused("create a container", error)),
+        let mut created = create().await?;
+        if created
+            .as_ref()
+            .is_err_and(|error| status(error) == Some(409))
+        {
+            if !self.remove_outdated(spec).await? {
+                // It is there already: made by an earlier attempt.
+                return Ok(());
+            }
+            created = create().await?;
+        }
+        created.map(drop).map_err(|error| refused(tried, error))
+    }
+
+    /// Removes the container of a device that was made for the ports it had before; says whether there is none now.
+    async fn remove_outdated(&self, spec: &Spec) -> Result<bool, RuntimeError> {
+        let (tried, name) = ("inspect a container", name(&spec.id));
+        let inspect = self
+            .engine
+            .inspect_container(&name, None::<InspectContainerOptions>);
+        let seen = match call(tried, QUICK, inspect).await? {
+            Err(error) if status(&error) == Some(404) => return Ok(true),
+            seen => seen.map_err(|error| refused(tried, error))?,
+        };
+        let bound = seen.host_config.and_then(|host| host.port_bindings);
+        let bound = bound.unwrap_or_default();
+        let is_bound = |(inside, outside): (&str, u16)| {
+            let bindings = bound.get(inside).and_then(Option::as_ref);
+            let ports = bindings.into_iter().flatten();
+            let mut ports = ports.filter_map(|binding| binding.host_port.as_deref());
+            ports.any(|port| port == outside.to_string())
+        };
+        let Some(id) = seen
+            .id
+            .filter(|_| !bindings(spec).into_iter().all(is_bound))
+        else {
+            return Ok(false);
+        };
+        let labels = seen.config.and_then(|config| config.labels);
+        let fence = labels.and_then(|labels| labels.get(FENCE_LABEL)?.parse::<i64>().ok());
+        // Who made it after this worker claimed the operation knows better which ports the device has.
+        if fence.is_some_and(|fence| fence > spec.fence) {
+            return Err(RuntimeError::Fenced);
+        }
+        // By its id: a container that has taken its place meanwhile stays.
+        self.remove_container(&id).await?;
+        Ok(true)
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptions {
+            v: true,
+            force: true,
+            ..RemoveContainerOptions::default()
+        };
+        let remove = self.engine.remove_container(name, Some(options));
+        let tried = "remove a container";
+        match call(tried, SLOW, remove).await? {
+            // Its removal is under way; ask until it is gone.
+            Err(error) if status(&error) == Some(409) => Err(refused(tried, error)),
+            answer => absent_is_fine(tried, answer),
         }
     }
 
@@ -114,17 +174,14 @@ impl Docker {
     }
 
     fn body(&self, spec: &Spec) -> ContainerCreateBody {
-        let binding = |port: u16| {
-            Some(vec![PortBinding {
+        let ports = bindings(spec).map(|(inside, outside)| {
+            let binding = PortBinding {
                 host_ip: Some(spec.address.to_string()),
-                host_port: Some(port.to_string()),
-            }])
-        };
-        let ports = HashMap::from([
-            (ADB.to_owned(), binding(spec.ports.adb)),
-            (WEBRTC.to_owned(), binding(spec.ports.webrtc)),
-            (SCRCPY.to_owned(), binding(spec.ports.scrcpy)),
-        ]);
+                host_port: Some(outside.to_string()),
+            };
+            (inside.to_owned(), Some(vec![binding]))
+        });
+        let ports = HashMap::from(ports);
         let memory = i64::from(spec.memory_mb) * 1024 * 1024;
         ContainerCreateBody {
             image: Some(self.image.clone()),
@@ -187,21 +244,7 @@ impl Runtime for Docker {
     }
 
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(async move {
-            let options = RemoveContainerOptions {
-                v: true,
-                force: true,
-                ..RemoveContainerOptions::default()
-            };
-            let name = name(id);
-            let remove = self.engine.remove_container(&name, Some(options));
-            let tried = "remove a container";
-            match call(tried, SLOW, remove).await? {
-                // Its removal is under way; ask until it is gone.
-                Err(error) if status(&error) == Some(409) => Err(refused(tried, error)),
-                answer => absent_is_fine(tried, answer),
-            }
-        })
+        Box::pin(async move { self.remove_container(&name(id)).await })
     }
 
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {
@@ -224,6 +267,15 @@ impl Runtime for Docker {
             }
         })
     }
+}
+
+/// Each port within the container, and the port of the node it is reached by.
+fn bindings(spec: &Spec) -> [(&'static str, u16); 3] {
+    [
+        (ADB, spec.ports.adb),
+        (WEBRTC, spec.ports.webrtc),
+        (SCRCPY, spec.ports.scrcpy),
+    ]
 }
 
 fn name(id: &DeviceId) -> String {

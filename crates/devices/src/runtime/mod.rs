@@ -120,7 +120,7 @@ pub enum RuntimeError {
 
 /// What runs devices.
 pub trait Runtime: Send + Sync {
-    /// Makes what the device runs in, not running.
+    /// Makes what the device runs in, not running; anew where its ports are others by now.
     fn create<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Makes it run; after that its ports answer.
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;

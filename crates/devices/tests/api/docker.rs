@@ -8,7 +8,7 @@ use std::time::Duration;
 use bollard::query_parameters::{CreateImageOptionsBuilder, InspectContainerOptions};
 use devices::config::RuntimeChoice;
 use devices::device::RuntimeKind;
-use devices::runtime::{Seen, Spec};
+use devices::runtime::{RuntimeError, Seen, Spec};
 use futures::StreamExt;
 use http::StatusCode;
 use sqlx::PgPool;
@@ -269,6 +269,14 @@ async fn a_device_lives_and_dies_in_a_container(db: PgPool) {
             set.webrtc
         )
     );
+    // The device gets others, which a worker that comes late does not undo.
+    let mut changed = foreign.clone();
+    (changed.fence, changed.ports.webrtc) = (foreign.fence + 1, set.webrtc + 1);
+    runtime.create(&changed).await.unwrap();
+    runtime.start(&changed).await.unwrap();
+    let late = runtime.create(&foreign).await.unwrap_err();
+    assert!(matches!(late, RuntimeError::Fenced), "{late}");
+    assert_eq!(greeting(&app, changed.ports.webrtc).await, "port 8080");
     runtime.remove(&foreign.id).await.unwrap();
 }
 

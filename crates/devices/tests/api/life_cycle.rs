@@ -227,12 +227,15 @@ async fn a_deletion_is_accepted_in_every_state_and_cancels_what_is_queued(db: Pg
 async fn a_device_in_error_takes_no_wishes_and_tells_why(db: PgPool) {
     let app = TestApp::with(db, |config| config.operation_attempts = 1).await;
     let alice = app.user("alice", &[]).await;
-    let device = alice.create(json!({ "name": "n" })).await;
-    // Another program was quicker than the start.
+    let device = alice.running().await;
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    // Another program is quicker than the next start.
     let foreign = tokio::net::TcpListener::bind((app.config.node_address, 5555))
         .await
         .unwrap();
 
+    alice.act(&device, "start").await.expect(StatusCode::OK);
     app.run_operations().await;
 
     let failed = alice.device(&device).await;
@@ -260,10 +263,13 @@ async fn a_device_in_error_takes_no_wishes_and_tells_why(db: PgPool) {
 async fn an_operation_that_fails_is_tried_again(db: PgPool) {
     let app = TestApp::new(db).await;
     let alice = app.user("alice", &[]).await;
-    let device = alice.create(json!({ "name": "n" })).await;
+    let device = alice.running().await;
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
     let foreign = tokio::net::TcpListener::bind((app.config.node_address, 5555))
         .await
         .unwrap();
+    alice.act(&device, "start").await.expect(StatusCode::OK);
     app.run_operations().await;
     assert_eq!(alice.status(&device).await, "starting");
     drop(foreign);

@@ -9,6 +9,7 @@ mod hosting;
 mod invariants;
 mod life_cycle;
 mod lists;
+mod occupied;
 mod ports;
 mod queue;
 mod refusals;

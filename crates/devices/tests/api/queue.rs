@@ -14,13 +14,15 @@ use crate::app::{TestApp, id, ports, until};
 
 const LEASE: Duration = Duration::from_secs(15);
 
-async fn claim_one(db: &PgPool) -> Option<Claimed> {
+/// Claims what is next.
+pub async fn claim_one(db: &PgPool) -> Option<Claimed> {
     let mut conn = db.acquire().await.unwrap();
     let claimed = claim(&mut conn, &["simulated"], LEASE, 1).await.unwrap();
     claimed.into_iter().next()
 }
 
-async fn freeze(db: &PgPool) {
+/// Lets the leases of all workers end.
+pub async fn freeze(db: &PgPool) {
     sqlx::query("update devices.operations set lease_until = clock_timestamp() - interval '1 second' where state = 'running'")
         .execute(db)
         .await
