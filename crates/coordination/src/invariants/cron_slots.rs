@@ -14,6 +14,9 @@ use crate::cron::{CatchUp, Told};
 const LATE: TimeDelta = TimeDelta::seconds(60);
 /// A job that no replica has spoken of for this long is run by none, and misses nothing.
 const UNHEARD: TimeDelta = TimeDelta::seconds(90);
+/// Slots of a job that are laid over its history at a time. A minute has at most 60 new ones, so the checks of many
+/// minutes see each.
+const MOST_SLOTS: usize = 1000;
 
 #[derive(FromRow)]
 struct Twice {
@@ -135,8 +138,8 @@ async fn come_to_nothing(db: &PgPool) -> anyhow::Result<Vec<Finding>> {
     Ok(found.collect())
 }
 
-/// The oldest slot that a job owes and nobody has begun. While a debt is worked off that is another one at each look, and
-/// so it is not confirmed.
+/// The oldest slot that a job owes and nobody has begun. While a debt is worked off the latest slot that was begun is
+/// another one at each look, and so it is not confirmed.
 async fn missing(db: &PgPool, standing: &Standing) -> anyhow::Result<Option<Finding>> {
     let (told, now) = (&standing.told, standing.now);
     let in_the_way = standing.running > 0 && told.overlap != "allow";
@@ -148,44 +151,45 @@ async fn missing(db: &PgPool, standing: &Standing) -> anyhow::Result<Option<Find
     }
     let job = &told.job;
     let is_owed = |slot: &DateTime<Utc>| schedule.due_at(*slot) > standing.owes_since;
-    let (subject, slot, missing) = match policy {
+    // The newest comes first.
+    let slots: Vec<_> = match policy {
         CatchUp::None => return Ok(None),
         CatchUp::Last => {
             let late = schedule.latest_due(now - LATE).filter(is_owed);
             let unbegun = late.filter(|slot| standing.last_slot.is_none_or(|last| *slot > last));
-            let Some(slot) = unbegun else {
-                return Ok(None);
-            };
-            // The slot that is owed is another one soon; that none was begun since the last one stays.
-            let last = standing.last_slot.map(|last| last.to_rfc3339());
-            let last = last.unwrap_or_else(|| "the beginning".to_owned());
-            (format!("{job} after {last}"), slot, 1)
+            unbegun.into_iter().collect()
         }
         CatchUp::All(window) => {
             let jitter = TimeDelta::milliseconds(told.jitter_ms);
             let from = (standing.owes_since - jitter).max(now - window + LATE);
+            let mut slots = schedule.between(from, now - LATE, MOST_SLOTS);
             let begun: Vec<DateTime<Utc>> = sqlx::query_scalar(
                 "-- invariants::begun
-                select slot from coordination.cron_runs where job = $1 and slot > $2 and not manual",
+                select slot from coordination.cron_runs where job = $1 and slot >= $2 and not manual",
             )
             .bind(job)
-            .bind(from)
+            .bind(slots.last())
             .fetch_all(db)
             .await?;
             let begun: HashSet<_> = begun.into_iter().collect();
-            let mut slots = schedule.between(from, now - LATE, usize::MAX);
             slots.retain(|slot| is_owed(slot) && !begun.contains(slot));
-            // The newest comes first.
-            let Some(slot) = slots.last().copied() else {
-                return Ok(None);
-            };
-            (format!("{job} {}", slot.to_rfc3339()), slot, slots.len())
+            slots
         }
     };
-    let policy = &told.catch_up;
+    let Some(slot) = slots.last() else {
+        return Ok(None);
+    };
+    let subject = match standing.last_slot {
+        Some(last) if last > *slot => format!("{job} {}", slot.to_rfc3339()),
+        // The slot that is owed is another one soon; that none was begun since the last one stays.
+        Some(last) => format!("{job} after {}", last.to_rfc3339()),
+        None => format!("{job} after the beginning"),
+    };
     Ok(Some(Finding {
         subject,
-        detail: json!({ "job": job, "slot": slot, "missing": missing, "catchUp": policy, "lastSlot": standing.last_slot }),
+        detail: json!({
+            "job": job, "slot": slot, "missing": slots.len(), "catchUp": told.catch_up, "lastSlot": standing.last_slot,
+        }),
         certain: false,
     }))
 }

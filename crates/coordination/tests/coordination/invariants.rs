@@ -230,7 +230,9 @@ async fn a_job_that_is_stuck_is_confirmed_although_its_latest_slot_is_another_on
     let invariants = Invariants::new(db.clone(), "a".into());
     for sql in [
         "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since)
-            values ('note', '* * * * * *', 'last', now() - interval '1 hour')",
+            values ('note', '* * * * * *', 'last', now() - interval '1 hour'),
+                ('every', '* * * * * *', 'all(600s)', now() - interval '1 hour'),
+                ('many', '* * * * * *', 'all(5184000s)', now() - interval '60 days')",
         "insert into coordination.cron_runs (job, slot, token, instance, state, started_at, alive_at, attempt)
             values ('note', date_trunc('second', now()) - interval '30 minutes', 1, 'b', 'running', now(), now() - interval '30 minutes', 1)",
     ] {
@@ -244,8 +246,8 @@ async fn a_job_that_is_stuck_is_confirmed_although_its_latest_slot_is_another_on
             .unwrap();
     }
 
-    // The slots that nobody begins, and the run whose holder has gone and which nobody takes over.
-    assert_eq!(total(&invariants, "cron_slot_gaps").await, 2);
+    // The slots of three jobs that nobody begins, and the run whose holder has gone and which nobody takes over.
+    assert_eq!(total(&invariants, "cron_slot_gaps").await, 4);
 }
 
 #[sqlx::test(migrations = "../../migrations")]
