@@ -42,7 +42,7 @@ pub struct Post {
     pub stop: CancellationToken,
     /// Where its runs go on.
     pub runs: TaskTracker,
-    /// Every owed slot up to here was begun, in microseconds of Unix time.
+    /// Every owed slot up to here was begun when last looked, in microseconds of Unix time.
     settled: AtomicI64,
 }
 
@@ -322,7 +322,9 @@ impl Post {
         // A slot before the moment since which they are owed may fall due after it.
         let jitter = TimeDelta::from_std(self.job.jitter).unwrap_or_default();
         let from = (situation.owes_since - jitter).max(now - window);
-        let settled = DateTime::from_timestamp_micros(self.settled.load(Ordering::Relaxed));
+        // Above the latest that was begun it comes from a clock that was put back, or from before a backup was restored.
+        let settled = DateTime::from_timestamp_micros(self.settled.load(Ordering::Relaxed))
+            .filter(|settled| Some(*settled) <= situation.last_slot);
         let mut cursor = settled.map_or(from, |settled| settled.max(from));
         loop {
             let page: Vec<_> =
@@ -343,9 +345,8 @@ impl Post {
             if let Some(slot) = page.into_iter().find(unbegun) {
                 return Ok(Some(slot));
             }
-            // A slot that was begun stays so.
             self.settled
-                .fetch_max(last.timestamp_micros(), Ordering::Relaxed);
+                .store(last.timestamp_micros(), Ordering::Relaxed);
             cursor = last;
         }
     }

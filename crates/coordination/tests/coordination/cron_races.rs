@@ -387,6 +387,62 @@ async fn a_debt_of_more_than_a_thousand_slots_is_worked_off_from_its_oldest(db: 
 }
 
 #[sqlx::test(migrations = "../../migrations")]
+async fn slots_that_a_restored_database_knows_nothing_of_are_made_good_by_who_ran_them(db: PgPool) {
+    let stores = stores().await;
+    let replica = cron(&stores, &db, "a");
+    let admin = replica.jobs();
+    change(
+        &db,
+        "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since)
+        values ('note', '0 * * * *', 'all(86400s)', date_trunc('hour', now(), 'UTC') - interval '6 hours')",
+    )
+    .await;
+    let seen = Seen::default();
+    let job = noting(&seen, "0 * * * *").catch_up(CatchUp::All(TimeDelta::days(1)));
+    let by_schedule = "select count(*) from coordination.cron_runs where not manual";
+    let restored = AtomicUsize::new(0);
+    while_running(
+        vec![(replica, vec![job])],
+        "all have run, and the latest three once more",
+        async || {
+            let runs = admin.history("note", 100).await.unwrap();
+            let is_done = runs.iter().all(|run| run.state == "succeeded");
+            if !is_done || number(&db, by_schedule).await < 6 {
+                return false;
+            }
+            // A run that is asked for leaves the replica the time to see that nothing else is owed.
+            let asked = runs.iter().filter(|run| run.manual).count();
+            match restored.load(Ordering::SeqCst) {
+                0 if asked == 0 => {
+                    admin.trigger("note").await.unwrap();
+                }
+                0 => {
+                    change(
+                        &db,
+                        "delete from coordination.cron_runs where slot in (
+                            select slot from coordination.cron_runs where not manual order by slot desc limit 3)",
+                    )
+                    .await;
+                    restored.store(1, Ordering::SeqCst);
+                    // Has it look at the job.
+                    admin.trigger("note").await.unwrap();
+                }
+                _ => return asked == 2,
+            }
+            false
+        },
+    )
+    .await;
+
+    let mut slots: Vec<_> = seen.lock().unwrap().iter().map(|(slot, _)| *slot).collect();
+    slots.retain(|slot| slot.timestamp_micros() % 3_600_000_000 == 0);
+    let all = slots.len();
+    slots.sort();
+    slots.dedup();
+    assert!(slots.len() >= 6 && all == slots.len() + 3, "{slots:?}");
+}
+
+#[sqlx::test(migrations = "../../migrations")]
 async fn a_run_is_asked_for_once_of_somebody_and_not_for_ever(db: PgPool) {
     let stores = stores().await;
     let admin = cron(&stores, &db, "admin").jobs();
