@@ -23,8 +23,6 @@ use crate::redlock::Held;
 const TIMELY: TimeDelta = TimeDelta::seconds(60);
 /// Slots that are compared with the history at a time.
 const PAGE: usize = 1000;
-/// A run asked for by hand that nobody took within this is not wanted any more.
-const ASKED_FOR: TimeDelta = TimeDelta::hours(1);
 /// How long a slot that waits for another run's end is left alone.
 const WHILE_ANOTHER_RUNS: Duration = Duration::from_secs(1);
 /// How long an abandoned run of a paused job is left alone.
@@ -286,7 +284,7 @@ impl Post {
             }
             let wanted = match self.job.catch_up {
                 _ if open.manual => {
-                    open.state != "requested" || situation.now - open.slot < ASKED_FOR
+                    open.state != "requested" || situation.now - open.slot < db::ASKED_FOR
                 }
                 CatchUp::None => false,
                 CatchUp::Last => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
 use super::job::{Job, Overlap};
@@ -10,6 +10,9 @@ use crate::lease::Fence;
 
 /// Attempts at one slot before it is left abandoned: a run that kills its process does not do so for ever.
 pub const MOST_ATTEMPTS: i32 = 3;
+
+/// A run asked for by hand that nobody took within this is not wanted any more.
+pub const ASKED_FOR: TimeDelta = TimeDelta::hours(1);
 
 /// What one look says of all jobs.
 #[derive(Clone, Debug, FromRow)]

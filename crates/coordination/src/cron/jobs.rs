@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgPool};
 use tokio::sync::Notify;
 
 use super::schedule::Schedule;
-use super::{CronError, TimeZone};
+use super::{CronError, TimeZone, db};
 use crate::StoreError;
 
 /// One run of a job, for reading.
@@ -112,18 +112,22 @@ impl Jobs {
 
     /// Asks for a run now, whoever takes it, and answers its slot; that of a request which nobody has taken yet, where
     /// there is one. A paused job is run, too; one that runs already is run again after that. Fails where no replica
-    /// runs the job by now. A request that nobody takes within an hour is given up.
+    /// runs the job by now. A request that nobody takes within an hour is given up, or made anew by the next one.
     pub async fn trigger(&self, job: &str) -> Result<DateTime<Utc>, CronError> {
         let tried = "ask for a run";
         let insert = sqlx::query_scalar(
             "-- cron::trigger
-            insert into coordination.cron_runs (job, slot, manual, state)
+            insert into coordination.cron_runs as r (job, slot, manual, state)
             select job, clock_timestamp(), true, 'requested' from coordination.cron_jobs
             where job = $1 and seen_at > clock_timestamp() - interval '90 seconds'
-            on conflict (job) where state = 'requested' do update set manual = true
+            on conflict (job) where state = 'requested' do update
+            set scheduled_at = clock_timestamp(),
+                slot = case when r.slot > clock_timestamp() - make_interval(secs => $2)
+                    then r.slot else clock_timestamp() end
             returning slot",
         );
-        let slot = insert.bind(job).fetch_optional(&self.db).await;
+        let insert = insert.bind(job).bind(db::ASKED_FOR.as_seconds_f64());
+        let slot = insert.fetch_optional(&self.db).await;
         if let Some(slot) = slot.map_err(StoreError::postgres(tried))? {
             self.nudge.notify_one();
             return Ok(slot);

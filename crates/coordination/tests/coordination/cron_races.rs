@@ -479,3 +479,33 @@ async fn a_run_is_asked_for_once_of_somebody_and_not_for_ever(db: PgPool) {
     .await;
     assert!(seen.lock().unwrap().is_empty());
 }
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn who_asks_again_when_a_request_has_grown_old_has_it_run(db: PgPool) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin").jobs();
+    change(
+        &db,
+        "insert into coordination.cron_jobs (job, schedule, catch_up) values ('note', '0 0 29 2 *', 'last')",
+    )
+    .await;
+    let first = admin.trigger("note").await.unwrap();
+    change(
+        &db,
+        "update coordination.cron_runs set slot = slot - interval '61 minutes'",
+    )
+    .await;
+
+    let again = admin.trigger("note").await.unwrap();
+
+    assert!(again > first);
+    let seen = Seen::default();
+    while_running(
+        vec![(cron(&stores, &db, "a"), vec![noting(&seen, NEVER)])],
+        "it has run",
+        async || !seen.lock().unwrap().is_empty(),
+    )
+    .await;
+    assert_eq!(seen.lock().unwrap()[0].0, again);
+    assert_eq!(admin.history("note", 9).await.unwrap().len(), 1);
+}
