@@ -51,8 +51,8 @@ pub struct Open {
 pub struct Ended<'a> {
     pub state: &'static str,
     pub error: Option<&'a str>,
-    /// Whether the attempt counts; one that does not leaves its number to the next.
-    pub counts: bool,
+    /// While the run has had fewer holders than this the attempt does not count, and leaves its number to the next.
+    pub free_holders: i64,
     /// After how many failures in a row the job pauses itself; 0 for never.
     pub pause_after: i32,
 }
@@ -434,7 +434,9 @@ pub async fn finish(
             select coalesce((select state from told), $4) as state
         ), run as (
             update coordination.cron_runs
-            set state = $4, error = $5, attempt = attempt - $6, finished_at = clock_timestamp()
+            set state = $4, error = $5, finished_at = clock_timestamp(),
+                attempt = attempt - (select (count(*) < $6)::int from coordination.cron_attempts
+                    where job = $1 and slot = $2)
             where job = $1 and slot = $2 and token = $3 and state = 'running'
             returning 1
         ), attempt as (
@@ -464,7 +466,7 @@ pub async fn finish(
         .bind(token.0)
         .bind(ended.state)
         .bind(ended.error)
-        .bind(i32::from(!ended.counts))
+        .bind(ended.free_holders)
         .bind(ended.pause_after)
         .fetch_one(&mut *tx)
         .await?;

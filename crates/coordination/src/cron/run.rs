@@ -11,8 +11,8 @@ use tracing::{debug, error, info, warn};
 use super::job::{Overlap, Run};
 use super::{Cron, Job, db};
 use crate::lease::Fence;
-use crate::metrics;
 use crate::redlock::Held;
+use crate::{StoreError, metrics};
 
 const LEAVING: &str = "the replica stopped";
 const TIMED_OUT: &str = "it took longer than it may";
@@ -20,6 +20,12 @@ const LOST: &str = "the lock was lost";
 const TAKEN_OVER: &str = "another replica took the run over";
 const SUPERSEDED: &str = "a later slot came first";
 
+const UNWRITABLE: &str = "the database refused the text of the error; it stands in the log";
+
+/// Of so many holders in a row those that lose the lock or the database use no attempt up.
+const FREE_HOLDERS: i64 = 10;
+/// So often the database may refuse to write down how a run ended.
+const MOST_REFUSALS: u32 = 3;
 /// How soon a run hears that a later slot wants it cancelled.
 const HEARS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -156,12 +162,20 @@ impl Watch {
 
     async fn record(&self, end: End, took: Duration) {
         let (name, slot) = (self.job.name, self.won.slot);
-        // However many replicas are restarted or lose their lock one after the other, a run is handed on until it has
-        // ended: only a body that failed, or a holder that vanished, uses an attempt up.
-        let counts = matches!(end, End::Done(_));
+        // However many replicas are restarted one after the other, the run is handed on. A lost lock is seldom its fault
+        // either, but a body that starves its process loses every one.
+        let free_holders = match &end {
+            End::Done(_) | End::Stopped(TIMED_OUT | SUPERSEDED) => 0,
+            End::Stopped(LEAVING) => i64::MAX,
+            End::Stopped(_) => FREE_HOLDERS,
+        };
         let (state, error) = match end {
             End::Done(Ok(())) => ("succeeded", None),
-            End::Done(Err(error)) => ("failed", Some(format!("{error:#}"))),
+            // A text of PostgreSQL holds no NUL.
+            End::Done(Err(error)) => (
+                "failed",
+                Some(format!("{error:#}").replace('\0', "\u{fffd}")),
+            ),
             End::Stopped(TIMED_OUT) => ("failed", Some(TIMED_OUT.to_owned())),
             End::Stopped(SUPERSEDED) => ("cancelled", Some(SUPERSEDED.to_owned())),
             End::Stopped(reason) => ("abandoned", Some(reason.to_owned())),
@@ -177,24 +191,40 @@ impl Watch {
         let ended = db::Ended {
             state,
             error: error.as_deref(),
-            counts,
+            free_holders,
             pause_after: db::pause_after(&self.job),
         };
-        self.write_down(&ended).await;
+        self.write_down(ended).await;
     }
 
-    /// Tells the database how the run ended until it has answered, with the lock in hand: a body that succeeded must not
-    /// be run again because the database was away at its end. Only a replica that stops gives up, after its grace.
-    async fn write_down(&self, ended: &db::Ended<'_>) {
+    /// Tells the database how the run ended for as long as it is away: a body that succeeded must not be run again because
+    /// of that. Where the lock is lost meanwhile the token decides. A replica that stops gives up after its grace; and a
+    /// database that refuses is asked a few times only, for nobody else can have the lock until then.
+    async fn write_down(&self, mut ended: db::Ended<'_>) {
         let (name, slot) = (self.job.name, self.won.slot);
-        let mut left = None;
+        let (mut left, mut refusals) = (None, 0);
         for attempt in 0_u32.. {
-            let finish = db::finish(&self.cron.db, name, slot, self.won.token, ended);
+            let finish = db::finish(&self.cron.db, name, slot, self.won.token, &ended);
             let why = match timeout(Duration::from_secs(2), finish).await {
                 Ok(Ok(recorded)) => return self.told(recorded, ended.error),
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => {
+                    let why = error.to_string();
+                    if !StoreError::postgres("write down how a run ended")(error).is_unreachable() {
+                        refusals += 1;
+                        // Of what is written down only this may be anything.
+                        ended.error = ended.error.and(Some(UNWRITABLE));
+                    }
+                    why
+                }
                 Err(_) => "no answer in time".to_owned(),
             };
+            if refusals > MOST_REFUSALS {
+                error!(
+                    job = name, %slot,
+                    "the database refuses to write down that job {name} for {slot} {}: {why}; as it is now it will be run again", ended.state
+                );
+                return;
+            }
             if attempt == 3 {
                 warn!(job = name, %slot, "cannot write down yet that job {name} for {slot} {}: {why}", ended.state);
             }

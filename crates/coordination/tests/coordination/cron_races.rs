@@ -1,11 +1,11 @@
-//! Cron where two things happen at once: a replica that sleeps with the lock in hand, a database that is away when a run
-//! ends, policies that change between two attempts, history that goes.
+//! Cron where two things happen at once: a replica that sleeps with the lock in hand, policies that change between two
+//! attempts, history that goes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use coordination::{CatchUp, CronError, Job, Overlap, Run};
+use coordination::{CatchUp, CronError, Job, Overlap};
 use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
 use sqlx::PgPool;
@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cron::{NEVER, Seen, cron, noting, while_running};
 use crate::stores::{Stores, stores, until};
 
-async fn change(db: &PgPool, sql: &'static str) {
+pub async fn change(db: &PgPool, sql: &'static str) {
     sqlx::query(sql).execute(db).await.unwrap();
 }
 
-async fn number(db: &PgPool, sql: &'static str) -> i64 {
+pub async fn number(db: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(db).await.unwrap()
 }
 
@@ -123,165 +123,6 @@ async fn a_replica_that_slept_with_the_lock_does_not_begin_one_more_than_may_ove
         select 'note', now() - make_interval(secs => n), 7, 'b', 'running', now(), clock_timestamp(), true
         from generate_series(1, 16) n";
     sleeps_before_it_begins(&db, Overlap::Allow, begun).await;
-}
-
-#[sqlx::test(migrations = "../../migrations")]
-async fn a_run_that_succeeded_is_not_run_again_because_the_database_was_away_at_its_end(
-    db: PgPool,
-) {
-    let stores = stores().await;
-    let admin = cron(&stores, &db, "admin").jobs();
-    // Ten answers to the end of a run are errors, as those of a server that restarts; the sequence counts them.
-    for sql in [
-        "create sequence tries",
-        "create function refuse() returns trigger language plpgsql as $$ begin
-            if nextval('tries') <= 10 then raise exception 'going down'; end if;
-            return new;
-        end $$",
-        "create trigger refuse before update on coordination.cron_runs for each row
-            when (new.state = 'succeeded') execute function refuse()",
-    ] {
-        change(&db, sql).await;
-    }
-    let seen = Seen::default();
-    let replicas = ["a", "b"]
-        .map(|name| (cron(&stores, &db, name), vec![noting(&seen, NEVER)]))
-        .to_vec();
-    while_running(replicas, "the end is written down", async || {
-        let _ = match admin.history("note", 1).await.unwrap().first() {
-            None => admin.trigger("note").await.is_ok(),
-            Some(run) => return run.state == "succeeded",
-        };
-        false
-    })
-    .await;
-
-    assert_eq!(number(&db, "select last_value from tries").await, 11);
-    let run = admin.history("note", 1).await.unwrap().remove(0);
-    assert_eq!((run.attempt, seen.lock().unwrap().len()), (1, 1));
-}
-
-#[sqlx::test(migrations = "../../migrations")]
-async fn a_run_completed_with_its_effect_is_not_run_again_though_its_process_died_right_after(
-    db: PgPool,
-) {
-    let stores = stores().await;
-    let admin = cron(&stores, &db, "admin").jobs();
-    // A process of its own, as it were: shut down, none of its tasks gets to say goodbye.
-    let process = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let other = PgPool::connect_lazy_with((*db.connect_options()).clone());
-    let effects = other.clone();
-    let job = Job::new("effect", NEVER, move |run: Run| {
-        let effects = effects.clone();
-        async move {
-            let mut tx = run.guard().begin(&effects).await?;
-            run.complete(&mut tx).await?;
-            tx.commit().await?;
-            std::future::pending().await
-        }
-    });
-    let doomed = cron(&stores, &other, "doomed").run(vec![job], CancellationToken::new());
-    let task = process.handle().spawn(doomed);
-    until("the effect is there", async || {
-        let _ = match admin.history("effect", 1).await.unwrap().first() {
-            None => admin.trigger("effect").await.is_ok(),
-            Some(run) => return run.state == "succeeded",
-        };
-        false
-    })
-    .await;
-    process.shutdown_background();
-    drop(task);
-    stores.delete(&stores.keys.cron("effect")).await;
-    let silence = "update coordination.cron_runs set alive_at = alive_at - interval '1 minute'";
-    change(&db, silence).await;
-
-    let (again, other) = (Arc::new(AtomicUsize::new(0)), Seen::default());
-    let counted = again.clone();
-    let job = Job::new("effect", NEVER, move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok(()) }
-    });
-    let heir = vec![(
-        cron(&stores, &db, "heir"),
-        vec![job, noting(&other, "* * * * * *")],
-    )];
-    while_running(heir, "another job has run three times", async || {
-        other.lock().unwrap().len() >= 3
-    })
-    .await;
-
-    assert_eq!(again.load(Ordering::SeqCst), 0);
-    let run = admin.history("effect", 9).await.unwrap().remove(0);
-    assert_eq!((run.state.as_str(), run.attempt), ("succeeded", 1));
-}
-
-#[sqlx::test(migrations = "../../migrations")]
-async fn a_completed_run_stays_so_whatever_its_body_says_and_a_late_one_cannot_complete(
-    db: PgPool,
-) {
-    let stores = stores().await;
-    let admin = cron(&stores, &db, "admin").jobs();
-    let pool = db.clone();
-    let fails = Job::new("fails", NEVER, move |run: Run| {
-        let pool = pool.clone();
-        async move {
-            let mut tx = pool.begin().await?;
-            run.complete(&mut tx).await?;
-            tx.commit().await?;
-            anyhow::bail!("after all")
-        }
-    })
-    .pause_after(1);
-    let pool = db.clone();
-    let late = Job::new("late", NEVER, move |run: Run| {
-        let pool = pool.clone();
-        async move {
-            sqlx::query("update coordination.cron_runs set token = token + 1 where job = 'late'")
-                .execute(&pool)
-                .await?;
-            let mut tx = pool.begin().await?;
-            let refused = run.complete(&mut tx).await.unwrap_err();
-            assert!(refused.is_fenced(), "{refused}");
-            anyhow::bail!("late")
-        }
-    });
-    while_running(
-        vec![(cron(&stores, &db, "a"), vec![fails, late])],
-        "both have given their account",
-        async || {
-            for job in ["fails", "late"] {
-                if admin.history(job, 1).await.unwrap().is_empty() {
-                    let _ = admin.trigger(job).await;
-                }
-            }
-            number(
-                &db,
-                "select count(*) from coordination.cron_attempts where accepted is not null",
-            )
-            .await
-                == 2
-        },
-    )
-    .await;
-
-    let outcomes: Vec<(String, String, bool)> = sqlx::query_as(
-        "select job, outcome, accepted from coordination.cron_attempts order by job",
-    )
-    .fetch_all(&db)
-    .await
-    .unwrap();
-    let expected = [
-        ("fails".to_owned(), "succeeded".to_owned(), true),
-        ("late".to_owned(), "failed".to_owned(), false),
-    ];
-    assert_eq!(outcomes, expected);
-    let told = admin.overview(1).await.unwrap().remove(0).told;
-    assert_eq!((told.failures, told.paused_at), (0, None));
 }
 
 #[sqlx::test(migrations = "../../migrations")]

@@ -7,6 +7,7 @@
 
 mod children;
 mod cron;
+mod cron_ends;
 mod cron_process;
 mod cron_races;
 mod fencing;
