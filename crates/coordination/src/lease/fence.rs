@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 
 use crate::StoreError;
 
@@ -15,19 +15,6 @@ impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// Takes the next token of a key that has no counter in Redis, such as that of a cron job. In a transaction that
-/// also decides who the holder is: taken later, it would be above that of the holder who came meanwhile.
-pub async fn next_fence(conn: &mut PgConnection, key: &str) -> Result<Fence, StoreError> {
-    let query = sqlx::query_scalar(
-        "insert into coordination.fences as f (key, token) values ($1, 1)
-        on conflict (key) do update set token = f.token + 1 returning token",
-    );
-    let token = query.bind(key).fetch_one(conn).await;
-    token
-        .map(Fence)
-        .map_err(StoreError::postgres("take a fencing token"))
 }
 
 /// The highest token of a key; 0 before the first.

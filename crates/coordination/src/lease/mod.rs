@@ -79,7 +79,7 @@ use uuid::Uuid;
 use crate::script::{self, Call, Replication};
 use crate::{Keys, Store, StoreError, metrics};
 
-pub use fence::{Fence, next_fence};
+pub use fence::Fence;
 pub(crate) use fence::{known_fence, step_fence};
 pub use guard::{FenceError, FencedTx, Guard, OTHER_FENCE, STALE_FENCE, UNFENCED};
 use held::Holder;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use coordination::lease::{OTHER_FENCE, STALE_FENCE, UNFENCED, next_fence};
-use coordination::{FenceError, Guard, Leases, StoreError};
+use coordination::lease::{OTHER_FENCE, STALE_FENCE, UNFENCED};
+use coordination::{FenceError, Lease, Leases, StoreError};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::stores::{Stores, stores, until};
@@ -39,6 +39,10 @@ async fn text(db: &PgPool, id: i64) -> String {
 
 fn leases(stores: &Stores, db: &PgPool) -> Leases {
     Leases::new(stores.redis.clone(), db.clone(), stores.keys.clone())
+}
+
+async fn acquire(leases: &Leases, name: &str) -> Lease {
+    leases.acquire(name, TTL).await.unwrap().unwrap()
 }
 
 async fn refusal(db: &PgPool, statement: &'static str) -> String {
@@ -172,22 +176,22 @@ async fn a_proof_ends_with_its_transaction_and_a_forged_one_with_an_old_token_is
     db: PgPool,
 ) {
     reports(&db).await;
+    let stores = stores().await;
+    let leases = leases(&stores, &db);
+    let old = acquire(&leases, "report:1").await;
+    let late = old.guard();
+    old.release().await.unwrap();
+    let lease = acquire(&leases, "report:1").await;
     let mut conn = db.acquire().await.unwrap();
-    let old = next_fence(&mut conn, "report:1").await.unwrap();
-    let fence = next_fence(&mut conn, "report:1").await.unwrap();
-    let guard = |fence| Guard {
-        name: "report:1".to_owned(),
-        fence,
-    };
 
     let mut tx = conn.begin().await.unwrap();
-    guard(fence).prove(&mut tx).await.unwrap();
+    lease.guard().prove(&mut tx).await.unwrap();
     assert_eq!(write(&mut tx, 1, "proven").await, Ok(1));
     tx.rollback().await.unwrap();
     assert_eq!(write(&mut conn, 1, "later").await, Err(UNFENCED.to_owned()));
 
     let mut tx = conn.begin().await.unwrap();
-    assert!(guard(old).prove(&mut tx).await.unwrap_err().is_fenced());
+    assert!(late.prove(&mut tx).await.unwrap_err().is_fenced());
     assert_eq!(write(&mut tx, 1, "late").await, Err(UNFENCED.to_owned()));
     tx.rollback().await.unwrap();
 
@@ -196,7 +200,7 @@ async fn a_proof_ends_with_its_transaction_and_a_forged_one_with_an_old_token_is
         "select set_config('coordination.fence_key', 'report:1', true), set_config('coordination.fence_token', $1, true)",
     );
     forged
-        .bind(old.to_string())
+        .bind(late.fence.to_string())
         .execute(&mut *tx)
         .await
         .unwrap();
@@ -212,24 +216,21 @@ async fn a_proof_ends_with_its_transaction_and_a_forged_one_with_an_old_token_is
 #[sqlx::test(migrations = "../../migrations")]
 async fn a_transaction_proves_one_lease_and_may_not_fall_silent(db: PgPool) {
     reports(&db).await;
-    let mut conn = db.acquire().await.unwrap();
-    let mut guards = Vec::new();
-    for name in ["report:1", "report:2"] {
-        let fence = next_fence(&mut conn, name).await.unwrap();
-        let name = name.to_owned();
-        guards.push(Guard { name, fence });
-    }
+    let stores = stores().await;
+    let leases = leases(&stores, &db);
+    let first = acquire(&leases, "report:1").await;
+    let second = acquire(&leases, "report:2").await;
 
     let mut tx = db.begin().await.unwrap();
-    guards[0].prove(&mut tx).await.unwrap();
-    guards[0].prove(&mut tx).await.unwrap();
+    first.guard().prove(&mut tx).await.unwrap();
+    first.guard().prove(&mut tx).await.unwrap();
     let query = sqlx::query_scalar("show idle_in_transaction_session_timeout");
     let bound: String = query.fetch_one(&mut *tx).await.unwrap();
     assert_eq!(bound, "5s");
-    let second = guards[1].prove(&mut tx).await.unwrap_err();
+    let refused = second.guard().prove(&mut tx).await.unwrap_err();
 
-    let FenceError::Store(StoreError::Refused { source, .. }) = second else {
-        panic!("{second}");
+    let FenceError::Store(StoreError::Refused { source, .. }) = refused else {
+        panic!("{refused}");
     };
     assert!(source.to_string().contains("report:2"), "{source}");
 }
@@ -246,10 +247,10 @@ async fn the_row_that_counts_is_the_one_that_is_stored(db: PgPool) {
     ] {
         sqlx::query(statement).execute(&db).await.unwrap();
     }
-    let mut conn = db.acquire().await.unwrap();
-    let fence = next_fence(&mut conn, "report:1").await.unwrap();
-    let name = "report:1".to_owned();
-    let mut tx = Guard { name, fence }.begin(&db).await.unwrap();
+    let stores = stores().await;
+    let leases = leases(&stores, &db);
+    let report = acquire(&leases, "report:1").await;
+    let mut tx = report.guard().begin(&db).await.unwrap();
     assert_eq!(write(&mut tx, 1, "mine").await, Ok(1));
     let delete = sqlx::query("delete from shop.reports where id = 1");
     delete.execute(&mut *tx).await.unwrap();
@@ -261,9 +262,8 @@ async fn the_row_that_counts_is_the_one_that_is_stored(db: PgPool) {
     );
     tx.rollback().await.unwrap();
 
-    let fence = next_fence(&mut conn, "total:t1").await.unwrap();
-    let name = "total:t1".to_owned();
-    let mut tx = Guard { name, fence }.begin(&db).await.unwrap();
+    let total = acquire(&leases, "total:t1").await;
+    let mut tx = total.guard().begin(&db).await.unwrap();
     let insert = sqlx::query("insert into shop.totals (id) values (1)");
     insert.execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
