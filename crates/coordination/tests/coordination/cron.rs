@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use coordination::cron::Scheduler;
 use coordination::redlock::SHORTEST_TTL;
 use coordination::{CatchUp, Cron, CronError, Job, Redlock, Run};
@@ -38,6 +38,13 @@ pub fn waiting(name: &'static str, schedule: &str) -> Job {
         run.cancelled.cancelled().await;
         anyhow::bail!("cancelled")
     })
+}
+
+/// A schedule with a slot every hour, the latest half an hour ago, so that none falls due in the test; and that slot.
+pub async fn hourly(db: &PgPool) -> (String, DateTime<Utc>) {
+    let latest = sqlx::query_scalar("select date_trunc('minute', now()) - interval '30 minutes'");
+    let latest: DateTime<Utc> = latest.fetch_one(db).await.unwrap();
+    (format!("{} * * * *", latest.minute()), latest)
 }
 
 /// Runs instances until a condition holds, then stops them.
@@ -198,13 +205,14 @@ async fn a_stop_hands_the_running_slot_to_another_instance(db: PgPool) {
 async fn missed_slots_are_made_good_as_the_job_says(db: PgPool) {
     let stores = stores().await;
     let admin = cron(&stores, &db, "admin").jobs();
+    let (schedule, latest) = hourly(&db).await;
     let known = "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since)
-        values ('note', '0 * * * *', $1, date_trunc('hour', now()) - interval '3 hours 30 minutes')";
+        values ('note', $1, $2, $3 - interval '3 hours 30 minutes')";
 
     for (catch_up, expected) in [
         (CatchUp::None, 0),
         (CatchUp::Last, 1),
-        (CatchUp::All(chrono::TimeDelta::hours(24)), 4),
+        (CatchUp::All(TimeDelta::hours(24)), 4),
     ] {
         for table in [
             "delete from coordination.cron_runs",
@@ -212,12 +220,13 @@ async fn missed_slots_are_made_good_as_the_job_says(db: PgPool) {
         ] {
             sqlx::query(table).execute(&db).await.unwrap();
         }
-        let known = sqlx::query(known).bind(catch_up.to_string());
+        let known = sqlx::query(known).bind(&schedule);
+        let known = known.bind(catch_up.to_string()).bind(latest);
         known.execute(&db).await.unwrap();
         let seen = Seen::default();
         let instance = vec![(
             cron(&stores, &db, "a"),
-            vec![noting(&seen, "0 * * * *").catch_up(catch_up)],
+            vec![noting(&seen, &schedule).catch_up(catch_up)],
         )];
         while_running(
             instance,

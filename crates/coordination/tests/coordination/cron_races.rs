@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cron::{NEVER, Seen, cron, noting, while_running};
+use crate::cron::{NEVER, Seen, cron, hourly, noting, while_running};
 use crate::stores::{Stores, stores, until};
 
 pub async fn change(db: &PgPool, sql: &'static str) {
@@ -34,16 +34,11 @@ async fn redis(stores: &Stores, command: &'static str, words: &[&str]) -> i64 {
 async fn sleeps_before_it_begins(db: &PgPool, overlap: Overlap, meanwhile: &'static str) {
     let stores = stores().await;
     let seen = Seen::default();
-    change(
-        db,
-        "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since, seen_at)
-        values ('note', '0 * * * *', 'last', now() - interval '2 hours', '2000-01-01')",
-    )
-    .await;
-    let slot: DateTime<Utc> = sqlx::query_scalar("select date_trunc('hour', now(), 'UTC')")
-        .fetch_one(db)
-        .await
-        .unwrap();
+    let (schedule, slot) = hourly(db).await;
+    let known = "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since, seen_at)
+        values ('note', $1, 'last', now() - interval '2 hours', '2000-01-01')";
+    let known = sqlx::query(known).bind(&schedule).execute(db).await;
+    known.unwrap();
     let key = match overlap {
         Overlap::Allow => stores
             .keys
@@ -53,7 +48,7 @@ async fn sleeps_before_it_begins(db: &PgPool, overlap: Overlap, meanwhile: &'sta
     redis(&stores, "SETNX", &[&key, "another"]).await;
     let stop = CancellationToken::new();
     let replica = cron(&stores, db, "a");
-    let job = noting(&seen, "0 * * * *").overlap(overlap);
+    let job = noting(&seen, &schedule).overlap(overlap);
     let running = JoinSet::from_iter([replica.run(vec![job], stop.clone())]);
     until("the replica runs the job", async || {
         number(

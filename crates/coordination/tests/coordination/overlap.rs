@@ -9,7 +9,7 @@ use coordination::{Cron, Job, Jobs, Overlap, Run};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use crate::cron::{NEVER, Seen, cron, noting, while_running};
+use crate::cron::{NEVER, Seen, cron, hourly, noting, while_running};
 use crate::stores::{Stores, stores};
 
 /// A job whose runs go on until they are let go or cancelled.
@@ -260,9 +260,11 @@ async fn a_job_that_fails_again_and_again_pauses_itself_until_it_is_resumed(db: 
 async fn the_slots_of_a_pause_are_nobodys_debt(db: PgPool) {
     let stores = stores().await;
     let admin = cron(&stores, &db, "admin").jobs();
+    let (schedule, _) = hourly(&db).await;
     let known = "insert into coordination.cron_jobs (job, schedule, catch_up, owes_since)
-        values ('note', '0 * * * *', 'last', now() - interval '1 day')";
-    sqlx::query(known).execute(&db).await.unwrap();
+        values ('note', $1, 'last', now() - interval '1 day')";
+    let known = sqlx::query(known).bind(&schedule).execute(&db).await;
+    known.unwrap();
 
     assert!(admin.pause("note", "maintenance").await.unwrap());
     assert!(!admin.pause("note", "again").await.unwrap());
@@ -273,7 +275,7 @@ async fn the_slots_of_a_pause_are_nobodys_debt(db: PgPool) {
 
     let seen = Seen::default();
     let jobs = vec![
-        noting(&seen, "0 * * * *"),
+        noting(&seen, &schedule),
         crate::cron::waiting("other", NEVER),
     ];
     while_running(
