@@ -91,8 +91,9 @@ impl StoreError {
                 | sqlx::Error::WorkerCrashed => true,
                 sqlx::Error::Database(error) => error.code().is_some_and(|code| {
                     // Connection exceptions, out of resources, operator intervention (which a statement time-out
-                    // also is), time-outs of locks and of transactions that fell silent or took too long.
-                    ["08", "53", "57", "55P03", "25P03", "25P04"]
+                    // also is), time-outs of locks and of transactions that fell silent or took too long, and a server
+                    // that is a standby until the failover is over.
+                    ["08", "53", "57", "55P03", "25P03", "25P04", "25006"]
                         .iter()
                         .any(|class| code.starts_with(class))
                 }),

@@ -25,7 +25,7 @@ const UNWRITABLE: &str = "the database refused the text of the error; it stands 
 /// Of so many holders in a row those that lose the lock or the database use no attempt up.
 const FREE_HOLDERS: i64 = 10;
 /// So often the database may refuse to write down how a run ended.
-const MOST_REFUSALS: u32 = 3;
+const MOST_REFUSALS: u32 = 10;
 /// How soon a run hears that a later slot wants it cancelled.
 const HEARS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -221,7 +221,7 @@ impl Watch {
             if refusals > MOST_REFUSALS {
                 error!(
                     job = name, %slot,
-                    "the database refuses to write down that job {name} for {slot} {}: {why}; as it is now it will be run again", ended.state
+                    "the database refuses to write down that job {name} for {slot} {}: {why}; it will be run again", ended.state
                 );
                 return;
             }
