@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod docs;
+mod explain;
 mod local;
 mod serve;
 mod traffic;
@@ -49,6 +50,17 @@ enum Command {
     },
     /// Shows every instance of every service in the cluster, on all machines.
     Status {
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows what became of a request: which gateway and which instances had it, retries, limits, why it was refused.
+    ///
+    /// Every answer of the gateway names its request in the header `X-Request-ID`. Gateways remember the latest requests
+    /// (`DECISION_LOG_REQUESTS`) for a while (`DECISION_LOG_SECONDS`); all of them are asked.
+    Explain {
+        /// The id of the request.
+        request_id: String,
         /// JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -145,6 +157,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
     }) {
         Command::Serve { services } => serve::serve(env, &services).await,
         Command::Status { json } => commands::status(env, json).await,
+        Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
         Command::Migrate => commands::migrate(env).await,
         Command::Cron { command } => commands::cron(env, command).await,
         Command::Openapi => commands::openapi(),

@@ -12,7 +12,7 @@ use coordination::{
     Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
 };
 use gateway::front::health::{About, health};
-use gateway::front::{Front, FrontConfig, Upstreams};
+use gateway::front::{Decisions, Front, FrontConfig, Upstreams};
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
 use platform::listen::Listeners;
@@ -25,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::cluster::Cluster;
+use crate::explain::Inquiry;
 use crate::local::{self, Local};
 use crate::traffic::Traffic;
 use crate::turns::in_turn;
@@ -340,6 +341,7 @@ fn front_door(
         environment,
         clock: platform.clock.clone(),
     };
+    let decisions = Decisions::new(config.decisions, config.remember);
     let named = platform.clone();
     let health = health(upstreams.clone(), about, move || {
         named.instance(Service::Gateway)
@@ -351,10 +353,15 @@ fn front_door(
         snapshots: registry.watch(),
         jobs: Jobs::new(platform.db.clone()),
         invariants: Invariants::new(platform.db.clone(), process()),
+        decisions: decisions.clone(),
+        inquiry: Inquiry::new()?,
     };
     let local = local::router(own, health);
     let redis = Some(platform.redis.clone());
-    Ok(Front::new(config, upstreams.clone(), redis, local, sockets))
+    let upstreams = upstreams.clone();
+    Ok(Front::new(
+        config, upstreams, redis, local, decisions, sockets,
+    ))
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod admin;
 mod cron;
 mod database;
+mod explain;
 mod status;
 mod stores;
 mod table;
@@ -17,6 +18,7 @@ use crate::serve::Config;
 pub use admin::create_admin;
 pub use cron::cron;
 pub use database::migrate;
+pub use explain::explain;
 pub use status::status;
 
 /// What can be done with cron jobs.

@@ -36,6 +36,7 @@ pub enum BodyError {
 pub struct Progress {
     began: Instant,
     last: AtomicU64,
+    passed: AtomicU64,
     state: AtomicU8,
 }
 
@@ -53,13 +54,28 @@ pub enum Stage {
 }
 
 impl Progress {
-    /// A body of which nothing came yet, or that is complete from the start.
-    pub fn new(complete: bool) -> Self {
+    /// A body of which nothing came yet.
+    pub fn begun() -> Self {
         Self {
             began: Instant::now(),
             last: AtomicU64::new(0),
-            state: AtomicU8::new(u8::from(complete)),
+            passed: AtomicU64::new(0),
+            state: AtomicU8::new(0),
         }
+    }
+
+    /// A body of so many bytes that is complete from the start.
+    pub fn complete(bytes: u64) -> Self {
+        Self {
+            passed: AtomicU64::new(bytes),
+            state: AtomicU8::new(1),
+            ..Self::begun()
+        }
+    }
+
+    /// Bytes that came so far.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
     }
 
     /// How far it got.
@@ -183,6 +199,7 @@ impl Streamed {
             }
         };
         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+        self.progress.passed.fetch_add(size, Ordering::Relaxed);
         if let Some(left) = &mut self.left {
             let Some(rest) = left.checked_sub(size) else {
                 self.progress.enter(Stage::TooLarge);

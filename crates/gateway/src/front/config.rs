@@ -5,6 +5,7 @@ use std::time::Duration;
 use coordination::{Keys, Limit};
 use platform::{Env, Settings};
 
+use crate::front::access::AccessLog;
 use crate::front::cors::Origins;
 
 /// How the front door behaves. The default is the development profile.
@@ -41,11 +42,21 @@ pub struct FrontConfig {
     pub drain_within: Duration,
     /// How long a Socket.IO session is remembered after its last request.
     pub session_ttl: Duration,
+    /// `ACCESS_LOG_SAMPLE`: which share of ordinary requests gets a line in the access log, 0 to 1. Default: 1 in
+    /// development, 0.01 in production. `ACCESS_LOG_SLOW_SECONDS`: what takes longer always gets one, as do errors and
+    /// retried requests. Default 1.
+    pub access: AccessLog,
+    /// `DECISION_LOG_REQUESTS`: how many requests this replica remembers for `gateway explain`, and as many again of
+    /// those that failed, were slow or were tried again. Default 4096.
+    pub decisions: usize,
+    /// `DECISION_LOG_SECONDS`: for how long at most. Default 900.
+    pub remember: Duration,
 }
 
 impl FrontConfig {
     /// Reads what is the front door's own, and takes the rest from the shared settings.
     pub fn from_env(env: &mut Env, settings: &Settings, keys: &Keys) -> Self {
+        let usual = Self::default();
         Self {
             origins: Origins {
                 local: !settings.is_production(),
@@ -56,7 +67,17 @@ impl FrontConfig {
                 .then(|| Limit::per_second(100).burst(200)),
             keys: keys.clone(),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
-            ..Self::default()
+            access: AccessLog {
+                sample: env.within(
+                    "ACCESS_LOG_SAMPLE",
+                    if settings.is_production() { 0.01 } else { 1.0 },
+                    (0.0, 1.0),
+                ),
+                slow: env.seconds("ACCESS_LOG_SLOW_SECONDS", usual.access.slow),
+            },
+            decisions: env.within("DECISION_LOG_REQUESTS", usual.decisions, (0, 1_000_000)),
+            remember: env.seconds("DECISION_LOG_SECONDS", usual.remember),
+            ..usual
         }
     }
 }
@@ -82,6 +103,12 @@ impl Default for FrontConfig {
             keep_idle: Duration::from_secs(50),
             drain_within: Duration::from_secs(2),
             session_ttl: Duration::from_secs(120),
+            access: AccessLog {
+                sample: 1.0,
+                slow: Duration::from_secs(1),
+            },
+            decisions: 4096,
+            remember: Duration::from_secs(900),
         }
     }
 }

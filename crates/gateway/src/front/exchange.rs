@@ -12,6 +12,8 @@ use crate::front::body::{Outgoing, Progress, Stage};
 use crate::front::connections::{Held, SendError};
 use crate::front::instance::Instance;
 use crate::front::metrics;
+use crate::front::record;
+use crate::front::recording::Recording;
 use crate::front::refusal::Refusal;
 use crate::front::upstreams::Group;
 
@@ -51,11 +53,34 @@ enum Outcome {
     Late,
 }
 
+impl Outcome {
+    fn tell(&self, recording: &mut Recording) {
+        let (outcome, status, error) = match self {
+            Self::Answered(response, _) => {
+                let outcome = match response.status() {
+                    StatusCode::MISDIRECTED_REQUEST => record::Outcome::Misdirected,
+                    _ => record::Outcome::Answered,
+                };
+                (outcome, Some(response.status()), None)
+            }
+            Self::Failed(error @ SendError::Unsent(..)) => {
+                (record::Outcome::Unreached, None, Some(error.to_string()))
+            }
+            Self::Failed(error @ SendError::Broken { .. }) => {
+                (record::Outcome::BrokeOff, None, Some(error.to_string()))
+            }
+            Self::Late => (record::Outcome::Late, None, None),
+        };
+        recording.try_ended(outcome, status, error);
+    }
+}
+
 impl Exchange<'_> {
     /// Sends the request until an instance answers, it may not be sent again, or time is up.
     pub async fn run(
         &self,
         mut request: Request<Outgoing>,
+        recording: &mut Recording,
     ) -> Result<(Response<Incoming>, Held), Refusal> {
         let mut tried = Vec::new();
         let mut retries = 0;
@@ -80,6 +105,7 @@ impl Exchange<'_> {
             tried.push(instance.clone());
             let another = self.repeatable && spare.is_some() && self.group.has_other(&tried);
 
+            recording.try_begins(&instance);
             let outcome = tokio::select! {
                 biased;
                 sent = instance.send(request) => match sent {
@@ -88,6 +114,7 @@ impl Exchange<'_> {
                 },
                 () = self.wait(another) => Outcome::Late,
             };
+            outcome.tell(recording);
             let (refusal, next) = match outcome {
                 // Another service has the address of an instance that is gone, and has done nothing.
                 Outcome::Answered(response, _)

@@ -26,6 +26,8 @@ const ONE_HOP: [HeaderName; 8] = [
 /// How a request reached us.
 #[derive(Clone, Debug)]
 pub struct Arrival {
+    /// Names the request.
+    pub id: HeaderValue,
     /// The address of the other end, where it is known.
     pub peer: Option<IpAddr>,
     /// The scheme it used.
@@ -87,12 +89,7 @@ pub fn strip(headers: &mut HeaderMap) {
 }
 
 /// Turns a client's headers into those that an instance gets.
-pub fn forward(
-    headers: &mut HeaderMap,
-    arrival: &Arrival,
-    host: Option<HeaderValue>,
-    request_id: &HeaderValue,
-) {
+pub fn forward(headers: &mut HeaderMap, arrival: &Arrival, host: Option<HeaderValue>) {
     strip(headers);
     // We answer the expectation ourselves, by reading the body.
     headers.remove(header::EXPECT);
@@ -120,7 +117,7 @@ pub fn forward(
         headers.insert(FORWARDED_HOST, host.clone());
     }
     headers.insert(header::HOST, host);
-    headers.insert(REQUEST_ID, request_id.clone());
+    headers.insert(REQUEST_ID, arrival.id.clone());
 }
 
 /// Puts the request for a WebSocket, or its acceptance, back on.
@@ -172,6 +169,7 @@ mod tests {
 
     fn arrival(trusted: bool) -> Arrival {
         Arrival {
+            id: HeaderValue::from_static("id"),
             peer: "203.0.113.9".parse().ok(),
             scheme: "http",
             trusted,
@@ -185,12 +183,7 @@ mod tests {
             ("x-forwarded-for", "2.2.2.2, 3.3.3.3"),
         ]);
 
-        forward(
-            &mut map,
-            &arrival(false),
-            None,
-            &HeaderValue::from_static("id"),
-        );
+        forward(&mut map, &arrival(false), None);
 
         assert_eq!(
             map["x-forwarded-for"],
@@ -216,7 +209,6 @@ mod tests {
             &mut map,
             &arrival(false),
             Some(HeaderValue::from_static("shop.example")),
-            &HeaderValue::from_static("id"),
         );
 
         assert_eq!(map["host"], "shop.example");
@@ -249,7 +241,6 @@ mod tests {
                 &mut map,
                 &arrival(trusted),
                 Some(HeaderValue::from_static("a")),
-                &HeaderValue::from_static("id"),
             );
             assert_eq!(map["x-forwarded-proto"], proto);
         }

@@ -215,7 +215,7 @@ async fn ask(group: &Group) -> (&'static str, ServiceHealth) {
 async fn probe(instance: &Arc<Instance>) -> ServiceHealth {
     let url = format!("http://{}", instance.address);
     let request = Request::get("/health")
-        .header(header::HOST, &instance.address)
+        .header(header::HOST, &*instance.address)
         .body(Outgoing::Empty);
     let Ok(request) = request else {
         return ServiceHealth::unhealthy(Some(url), "its address is not one");

@@ -22,8 +22,10 @@ const SUSPICION: Duration = Duration::from_secs(1);
 pub struct Instance {
     /// Names it for as long as it lives.
     pub id: String,
+    /// What people call it, as `instance-0`.
+    pub name: Arc<str>,
     /// Host and port of its own.
-    pub address: String,
+    pub address: Arc<str>,
     pub connections: Connections,
     ejection: Duration,
     born: Instant,
@@ -58,6 +60,8 @@ pub enum Standing {
 pub struct InstanceReport {
     /// Names it for as long as it lives.
     pub id: String,
+    /// What people call it, as `instance-0`.
+    pub name: String,
     /// Host and port of its own.
     pub address: String,
     /// The same three states as a service's.
@@ -80,9 +84,16 @@ pub struct InstanceReport {
 
 impl Instance {
     /// An instance of which nothing is known.
-    pub fn new(id: String, address: String, connections: Connections, ejection: Duration) -> Self {
+    pub fn new(
+        id: String,
+        name: Arc<str>,
+        address: Arc<str>,
+        connections: Connections,
+        ejection: Duration,
+    ) -> Self {
         Self {
             id,
+            name,
             address,
             connections,
             ejection,
@@ -185,7 +196,8 @@ impl Instance {
         };
         InstanceReport {
             id: self.id.clone(),
-            address: self.address.clone(),
+            name: self.name.to_string(),
+            address: self.address.to_string(),
             state,
             draining: self.draining.load(Ordering::Relaxed),
             outstanding: self.outstanding(),
@@ -259,6 +271,7 @@ mod tests {
         );
         Instance::new(
             "a".into(),
+            "instance-0".into(),
             "127.0.0.1:1".into(),
             connections,
             Duration::from_secs(5),

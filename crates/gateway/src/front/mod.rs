@@ -1,11 +1,13 @@
 //! The front door: every request enters here and goes to the gateway's own router or to an instance of a service.
 
+mod access;
 mod body;
 mod breaker;
 mod budget;
 mod config;
 mod connections;
 mod cors;
+mod decisions;
 mod exchange;
 mod frames;
 mod headers;
@@ -14,6 +16,8 @@ mod instance;
 mod limit;
 mod metrics;
 mod proxy;
+pub mod record;
+mod recording;
 mod refusal;
 mod routes;
 mod sticky;
@@ -41,14 +45,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+pub use access::AccessLog;
 pub use body::BoxBody;
 pub use config::FrontConfig;
 pub use cors::Origins;
+pub use decisions::Decisions;
 pub use instance::InstanceReport;
+pub use recording::Recorded;
 pub use upstreams::{Directory, GroupReport, Stats, Upstream, Upstreams};
 
 use headers::Arrival;
 use limit::AddressLimit;
+use recording::{Recorder, Recording};
 use refusal::Refusal;
 use routes::{Kind, Route, Target};
 use sticky::Sessions;
@@ -62,6 +70,7 @@ struct Inner {
     upstreams: Upstreams,
     sessions: Sessions,
     limit: Option<AddressLimit>,
+    recorder: Recorder,
     local: Router,
     drain: CancellationToken,
     tunnels: TaskTracker,
@@ -76,6 +85,7 @@ impl Front {
         upstreams: Upstreams,
         redis: Option<Pool>,
         local: Router,
+        decisions: Decisions,
         drain: CancellationToken,
     ) -> Self {
         let limit = config.limit.zip(redis.clone());
@@ -83,12 +93,14 @@ impl Front {
             AddressLimit::new(RateLimiter::new(redis, config.keys.clone()), limit)
         });
         let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
+        let recorder = Recorder::new(config.access, decisions);
         let (tunnels, clock) = (TaskTracker::new(), Clock::system());
         Self(Arc::new(Inner {
             config,
             upstreams,
             sessions,
             limit,
+            recorder,
             local,
             drain,
             tunnels,
@@ -104,7 +116,7 @@ impl Front {
 }
 
 impl tower::Service<Request<Incoming>> for Front {
-    type Response = Response<BoxBody>;
+    type Response = Response<Recorded>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -120,67 +132,82 @@ impl tower::Service<Request<Incoming>> for Front {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<Incoming>) -> Response<BoxBody> {
-        let id = headers::request_id(request.headers());
+    async fn answer(&self, request: Request<Incoming>) -> Response<Recorded> {
+        let arrival = self.arrival(&request);
         let origin = self.config.origins.admit(request.headers());
         let (uri, version) = (request.uri().clone(), request.version());
+        let now = self.clock.now();
+        let mut recording = self.recorder.begin(&request, &arrival, now);
 
         let mut decision = None;
         let mut response = match cors::preflight(request.method(), request.headers()) {
             Some(preflight) => preflight,
-            None => match self.serve(request, &id, &mut decision).await {
-                Ok(response) => response,
-                Err(refusal) => {
-                    let mut response = refusal.response(self.clock.now(), &id, uri.path());
+            None => {
+                let served = self.serve(request, &arrival, &mut decision, &mut recording);
+                served.await.unwrap_or_else(|refusal| {
+                    recording.refused(refusal.told());
+                    let mut response = refusal.response(self.clock.now(), &arrival.id, uri.path());
                     if refusal.closes() && version < Version::HTTP_2 {
                         response
                             .headers_mut()
                             .insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     response
-                }
-            },
+                })
+            }
         };
         if let Some(decision) = decision {
             tell_limit(&decision, response.headers_mut());
         }
         cors::finish(response.headers_mut(), origin);
-        response.headers_mut().insert(headers::REQUEST_ID, id);
         response
+            .headers_mut()
+            .insert(headers::REQUEST_ID, arrival.id);
+        recording.answer(response)
+    }
+
+    fn arrival(&self, request: &Request<Incoming>) -> Arrival {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        Arrival {
+            id: headers::request_id(request.headers()),
+            peer: peer.map(|info| info.0.ip()),
+            scheme: "http",
+            trusted: self.config.trust_forwarded,
+        }
     }
 
     async fn serve(
         &self,
         request: Request<Incoming>,
-        id: &HeaderValue,
+        arrival: &Arrival,
         decision: &mut Option<Decision>,
+        recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
         // A gateway that would pass it on could meet itself again and again.
         if request.headers().contains_key(ADDRESSEE) {
             return Err(Refusal::Misdirected);
         }
-        let peer = request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map(|info| info.0.ip());
-        let arrival = Arrival {
-            peer,
-            scheme: "http",
-            trusted: self.config.trust_forwarded,
-        };
         let route = routes::route(request.method(), request.uri());
-        if route.target == Target::Nowhere {
-            return Err(Refusal::NotFound);
+        match route.target {
+            Target::Nowhere => return Err(Refusal::NotFound),
+            Target::Local => {}
+            Target::Service(service) => recording.route(service, route.kind != Kind::Plain),
         }
-        *decision = self.ask_limits(&request, &route, &arrival).await?;
+        *decision = self.ask_limits(&request, &route, arrival).await?;
+        if let Some(decision) = decision {
+            recording.limit(decision);
+        }
         if let Some(refused) = decision.filter(|decision| !decision.allowed) {
             let wait = refused.retry_after;
             return Err(Refusal::TooFast { wait });
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
-            Target::Local => self.local(request, route, id).await,
-            Target::Service(service) => self.proxy(service, route, request, &arrival, id).await,
+            Target::Local => self.local(request, route, &arrival.id).await,
+            Target::Service(service) => {
+                self.proxy(service, route, request, arrival, recording)
+                    .await
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::front::connections::Held;
 use crate::front::exchange::{Exchange, Patience};
 use crate::front::headers::{self, Arrival};
 use crate::front::instance::Instance;
+use crate::front::recording::Recording;
 use crate::front::refusal::Refusal;
 use crate::front::routes::{Kind, Route};
 use crate::front::sticky::{self, EngineQuery};
@@ -34,13 +35,13 @@ impl Inner {
         route: Route,
         mut request: Request<Incoming>,
         arrival: &Arrival,
-        id: &HeaderValue,
+        recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
         let websocket =
             request.version() == Version::HTTP_11 && headers::wants_websocket(request.headers());
         let client = websocket.then(|| hyper::upgrade::on(&mut request));
         let done = self
-            .pass(service, &route, request, websocket, arrival, id)
+            .pass(service, &route, request, websocket, arrival, recording)
             .await;
         let result = match &done {
             Ok((response, _)) => class(response.status()),
@@ -73,7 +74,7 @@ impl Inner {
         request: Request<Incoming>,
         websocket: bool,
         arrival: &Arrival,
-        id: &HeaderValue,
+        recording: &mut Recording,
     ) -> Result<(Response<Incoming>, Held), Refusal> {
         let group = self.upstreams.group(service);
         let (mut parts, body) = request.into_parts();
@@ -91,6 +92,9 @@ impl Inner {
             ),
             None => None,
         };
+        if home.is_some() {
+            recording.sticky();
+        }
         group
             .breaker
             .admit(now.into())
@@ -112,7 +116,7 @@ impl Inner {
         };
 
         let host = host(&parts.uri, &parts.headers);
-        headers::forward(&mut parts.headers, arrival, host, id);
+        headers::forward(&mut parts.headers, arrival, host);
         let named = HeaderValue::from_static(service.name());
         parts.headers.insert(ADDRESSEE, named);
         if websocket {
@@ -141,7 +145,8 @@ impl Inner {
             load,
             try_within: self.config.try_within,
         };
-        let done = exchange.run(request).await;
+        let done = exchange.run(request, recording).await;
+        recording.received(progress.passed());
         if let (Err(Refusal::UnknownSession), Some(sid)) = (&done, session) {
             self.sessions.forget(sid);
         }
@@ -156,7 +161,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<(Outgoing, Arc<Progress>), Refusal> {
         if body.is_end_stream() {
-            return Ok((Outgoing::Empty, Arc::new(Progress::new(true))));
+            return Ok((Outgoing::Empty, Arc::new(Progress::complete(0))));
         }
         let most = body.size_hint().upper();
         if most.is_some_and(|size| size <= HELD_BODY) {
@@ -166,10 +171,11 @@ impl Inner {
                 .and_then(Result::ok)
                 .ok_or(Refusal::BodyTimeout)?
                 .to_bytes();
-            return Ok((Outgoing::Held(Some(bytes)), Arc::new(Progress::new(true))));
+            let progress = Progress::complete(bytes.len() as u64);
+            return Ok((Outgoing::Held(Some(bytes)), Arc::new(progress)));
         }
         let limit = (*kind != Kind::Upload).then_some(self.config.body_limit);
-        let progress = Arc::new(Progress::new(false));
+        let progress = Arc::new(Progress::begun());
         Ok((Outgoing::streamed(body, limit, progress.clone()), progress))
     }
 

@@ -1,5 +1,6 @@
 //! Why the front door says no, and how.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::IntoResponse;
@@ -8,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use platform::Problem;
 
 use crate::front::BoxBody;
+use crate::front::record::Refused;
 
 /// A refusal of the front door itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +43,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reply.
-    pub fn response(
-        self,
-        now: Timestamp,
-        request_id: &HeaderValue,
-        path: &str,
-    ) -> Response<BoxBody> {
-        let (status, code, message) = match self {
+    /// The status, the code of the contract and the sentence that the client is told.
+    const fn words(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
@@ -94,8 +91,45 @@ impl Refusal {
                 "UPSTREAM_TIMEOUT",
                 "the service did not answer in time",
             ),
-            Self::UnknownSession => return unknown_session(),
+            Self::UnknownSession => (
+                StatusCode::BAD_REQUEST,
+                "UNKNOWN_SESSION",
+                "the Socket.IO session is not known, or its instance is gone",
+            ),
+        }
+    }
+
+    /// What the record of the request says.
+    pub const fn told(self) -> Refused {
+        let reason = match self {
+            Self::NotFound => "not_found",
+            Self::Misdirected => "misdirected",
+            Self::TooLarge => "too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::TooFast { .. } => "rate_limited",
+            Self::Down => "no_instance",
+            Self::Open { .. } => "circuit_open",
+            Self::Broken => "broke_off",
+            Self::Timeout => "late",
+            Self::UnknownSession => "unknown_session",
         };
+        Refused {
+            reason: Cow::Borrowed(reason),
+            message: Cow::Borrowed(self.words().2),
+        }
+    }
+
+    /// The reply.
+    pub fn response(
+        self,
+        now: Timestamp,
+        request_id: &HeaderValue,
+        path: &str,
+    ) -> Response<BoxBody> {
+        if self == Self::UnknownSession {
+            return unknown_session();
+        }
+        let (status, code, message) = self.words();
         let problem = Problem::new(status, code, message);
         let problem = match self {
             Self::TooFast { wait } | Self::Open { wait } => problem.retry_after(wait),

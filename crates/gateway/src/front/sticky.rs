@@ -112,7 +112,7 @@ impl Sessions {
     pub async fn remember(&self, sid: &str, instance: &Instance) {
         let home = Home {
             id: instance.id.as_str().into(),
-            address: instance.address.as_str().into(),
+            address: instance.address.clone(),
             told: Instant::now(),
         };
         self.known().insert(sid, home.clone());

@@ -23,6 +23,8 @@ use crate::front::metrics;
 pub struct Upstream {
     /// Names it for as long as it lives: a successor in the same slot has another.
     pub id: String,
+    /// What people call it, as `instance-0`.
+    pub name: String,
     /// Host and port of its own.
     pub address: String,
     /// It is leaving: it serves the sessions it has, and gets nothing new while there is another.
@@ -156,6 +158,7 @@ fn directory(snapshot: &Snapshot) -> Directory {
         let entries = snapshot.of(service.name()).iter();
         let upstream = |entry: &coordination::Entry| Upstream {
             id: entry.announcement.replica.clone(),
+            name: entry.instance.clone(),
             address: entry.announcement.address.clone(),
             draining: entry.load.draining,
         };
@@ -181,7 +184,7 @@ impl Group {
         let known = std::mem::take(&mut *instances);
         for upstream in listed {
             let same = |instance: &&Arc<Instance>| {
-                instance.id == upstream.id && instance.address == upstream.address
+                instance.id == upstream.id && *instance.address == *upstream.address
             };
             let instance = known.iter().find(same).cloned().unwrap_or_else(|| {
                 let address = upstream.address.clone();
@@ -193,7 +196,8 @@ impl Group {
                 );
                 Arc::new(Instance::new(
                     upstream.id.clone(),
-                    address,
+                    upstream.name.as_str().into(),
+                    address.into(),
                     connections,
                     config.ejection,
                 ))
@@ -251,7 +255,7 @@ impl Group {
             .unwrap_or_else(PoisonError::into_inner);
         instances
             .iter()
-            .find(|instance| instance.id == id && instance.address == address)
+            .find(|instance| instance.id == id && *instance.address == *address)
             .cloned()
     }
 

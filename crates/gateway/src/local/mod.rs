@@ -3,6 +3,7 @@
 mod cron;
 mod instances;
 mod invariants;
+mod requests;
 mod upstreams;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use axum::extract::State;
 use axum::routing::get;
 use contracts::Service;
 use coordination::{Invariants, Jobs, Snapshot};
-use gateway::front::Upstreams;
+use gateway::front::{Decisions, Upstreams};
 use http::StatusCode;
 use http::header::LOCATION;
 use platform::Platform;
@@ -24,6 +25,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::docs;
+use crate::explain::Inquiry;
 
 pub use instances::Instance;
 
@@ -40,6 +42,10 @@ pub struct Local {
     pub jobs: Jobs,
     /// What must never happen.
     pub invariants: Invariants,
+    /// The latest requests that went through this replica.
+    pub decisions: Decisions,
+    /// Asks other replicas for theirs.
+    pub inquiry: Inquiry,
 }
 
 /// The gateway's own routes, with the layers of every service around them.
@@ -75,6 +81,7 @@ fn routes() -> OpenApiRouter<Local> {
         .routes(routes!(cron::pause_job))
         .routes(routes!(cron::resume_job))
         .routes(routes!(invariants::report_invariants))
+        .routes(routes!(requests::explain_request))
 }
 
 /// The public keys that tokens are verified with.

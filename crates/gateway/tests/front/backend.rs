@@ -149,6 +149,7 @@ impl Backend {
     pub fn upstream(&self) -> Upstream {
         Upstream {
             id: self.name.clone(),
+            name: self.name.clone(),
             address: self.address.to_string(),
             draining: false,
         }
@@ -172,6 +173,7 @@ pub async fn nobody(name: &str) -> Upstream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Upstream {
         id: name.to_owned(),
+        name: name.to_owned(),
         address: listener.local_addr().unwrap().to_string(),
         draining: false,
     }

@@ -11,7 +11,7 @@ use contracts::Service;
 use coordination::Keys;
 use fred::clients::Pool;
 use fred::interfaces::ClientLike;
-use gateway::front::{Directory, Front, FrontConfig, Upstream, Upstreams};
+use gateway::front::{Decisions, Directory, Front, FrontConfig, Upstream, Upstreams};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
@@ -29,6 +29,7 @@ pub struct Door {
     pub address: SocketAddr,
     pub front: Front,
     pub upstreams: Upstreams,
+    pub decisions: Decisions,
     pub registry: watch::Sender<Arc<Directory>>,
     pub drain: CancellationToken,
     pub client: Client<HttpConnector, Body>,
@@ -82,7 +83,15 @@ impl Door {
         let (registry, watched) = watch::channel(Arc::new(directory));
         let upstreams = Upstreams::follow(watched, Directory::clone, &config);
         let drain = CancellationToken::new();
-        let front = Front::new(config, upstreams.clone(), redis, local, drain.clone());
+        let decisions = Decisions::new(config.decisions, config.remember);
+        let front = Front::new(
+            config,
+            upstreams.clone(),
+            redis,
+            local,
+            decisions.clone(),
+            drain.clone(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
@@ -92,6 +101,7 @@ impl Door {
             address,
             front,
             upstreams,
+            decisions,
             registry,
             drain,
             client,

@@ -23,11 +23,7 @@ impl Auth {
         method: &Method,
         path: &str,
     ) -> String {
-        let text = format!("{}.{}", service.name(), now.utc().timestamp());
-        let tag = mac(&self.0.service_secret, &text, method, path)
-            .finalize()
-            .into_bytes();
-        format!("{text}.{}", hex::encode(tag))
+        credential(&self.0.service_secret, service, now, method, path)
     }
 
     /// Tells bodies apart without telling what they hold: a plain digest of one with a password could be guessed at by
@@ -60,6 +56,19 @@ impl Auth {
             None
         }
     }
+}
+
+/// Signs a call to a service with the cluster's `SERVICE_SECRET`; `path` is that of the URL, without the query.
+pub fn credential(
+    secret: &SecretString,
+    service: Service,
+    now: Timestamp,
+    method: &Method,
+    path: &str,
+) -> String {
+    let text = format!("{}.{}", service.name(), now.utc().timestamp());
+    let tag = mac(secret, &text, method, path).finalize().into_bytes();
+    format!("{text}.{}", hex::encode(tag))
 }
 
 fn mac(secret: &SecretString, text: &str, method: &Method, path: &str) -> Hmac<Sha256> {

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use sqlx::PgPool;
 
 pub use caller::{Admin, Caller, CurrentUser};
-pub use credential::SERVICE_HEADER;
+pub use credential::{SERVICE_HEADER, credential};
 pub use sessions::Sessions;
 pub use tokens::{Claims, Identity, TokenError, Tokens};
 

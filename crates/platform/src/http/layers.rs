@@ -189,11 +189,12 @@ fn has_deadline(path: &str) -> bool {
             .any(|start| path.starts_with(start))
 }
 
-/// The path without the secret of a one-time address.
-fn loggable(path: &str) -> &str {
+/// The path without the secret of a one-time address: as a service has it, or as the gateway is asked for it.
+pub fn loggable(path: &str) -> &str {
     const TICKETS: &str = "/media/uploads/";
-    if path.starts_with(TICKETS) {
-        TICKETS
+    let start = usize::from(path.starts_with("/api/")) * "/api".len();
+    if path[start..].starts_with(TICKETS) {
+        &path[..start + TICKETS.len()]
     } else {
         path
     }
