@@ -207,7 +207,11 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
             },
             traffic: Traffic::default(),
         });
-        front = Some(door);
+        front = Some(door.clone());
+        tasks.every("gateway.upkeep", UPKEEP, move || {
+            door.upkeep();
+            async { Ok(Tick::Idle) }
+        });
     }
 
     platform::events::spawn_relay(platform, &tasks);

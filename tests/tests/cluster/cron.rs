@@ -1,66 +1,11 @@
 //! Cron, invariants and instances in the hands of an administrator: through the gateway, and on the command line.
 
-use std::process::Stdio;
-
 use anyhow::{Context, ensure};
-use cluster_tests::{GATEWAY, PATIENCE, Reply, call, call_with, register, text};
-use reqwest::header::{AUTHORIZATION, HeaderMap};
+use cluster_tests::operator::{administrator, bearing, gateway};
+use cluster_tests::{GATEWAY, PATIENCE, Reply, call_with, register, text};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use testkit::{Cluster, eventually};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-
-/// Runs a command of the binary on the cluster, and gives what it printed.
-async fn gateway(cluster: &Cluster, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut child = Command::new(testkit::gateway_program()?)
-        .args(arguments)
-        .env("CLOUDPHONE_HOME", cluster.home())
-        .env_remove("REDIS_URL")
-        .env_remove("DATABASE_URL")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    stdin.write_all(input.as_bytes()).await?;
-    drop(stdin);
-    let output = child.wait_with_output().await?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// A client that sends a token.
-fn bearing(token: &str) -> anyhow::Result<Client> {
-    let mut headers = HeaderMap::new();
-    headers.insert(AUTHORIZATION, format!("Bearer {token}").parse()?);
-    Ok(Client::builder()
-        .no_proxy()
-        .default_headers(headers)
-        .build()?)
-}
-
-/// An administrator, made and signed in.
-async fn administrator(cluster: &Cluster) -> anyhow::Result<Client> {
-    let named = [
-        "admin",
-        "create",
-        "--username",
-        "root",
-        "--email",
-        "root@example.com",
-    ];
-    gateway(cluster, &named, "Correct1horse\n").await?;
-    let ask = json!({ "username": "root", "password": "Correct1horse" });
-    let url = cluster.url(GATEWAY, "/api/auth/login");
-    let signed_in = call(Method::POST, url, Some(ask)).await?.expect(200);
-    bearing(&text(&signed_in, "access_token"))
-}
 
 /// Calls a route of the gateway's own.
 async fn ask(cluster: &Cluster, who: &Client, method: Method, path: &str) -> anyhow::Result<Reply> {

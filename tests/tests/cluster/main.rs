@@ -4,6 +4,7 @@ mod authorisation;
 mod checklist;
 mod cron;
 mod expiry;
+mod explain;
 mod faults;
 mod files;
 mod payments;

@@ -7,7 +7,7 @@ use crate::front::BoxBody;
 
 const HEADERS: &str = "Content-Type, Authorization, X-Request-ID, X-API-Key, Idempotency-Key";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSED: &str = "X-Request-ID, Retry-After, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, RateLimit";
+const EXPOSED: &str = "X-Request-ID, Retry-After, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, RateLimit, Server-Timing";
 
 /// The origins whose pages may call with credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -108,6 +108,11 @@ impl Front {
         }))
     }
 
+    /// Forgets what was remembered for long enough. It wants to be called every few seconds.
+    pub fn upkeep(&self) {
+        self.0.recorder.forget_old();
+    }
+
     /// Waits until every socket has ended, which they do a moment after `drain`.
     pub async fn drained(&self) {
         self.0.tunnels.close();

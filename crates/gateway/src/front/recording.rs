@@ -54,6 +54,11 @@ impl Recorder {
         Self(Arc::new((access, decisions)))
     }
 
+    /// Forgets records that are too old.
+    pub fn forget_old(&self) {
+        self.0.1.forget_old();
+    }
+
     /// Begins the record of a request.
     pub fn begin<B>(&self, request: &Request<B>, arrival: &Arrival, now: Timestamp) -> Recording {
         let path = platform::http::loggable(request.uri().path());
