@@ -151,7 +151,7 @@ mod tests {
         assert!(env.finish().is_ok());
         assert_eq!(
             config.ports.layout(),
-            "2;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
+            "3;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182"
         );
     }
 

@@ -125,9 +125,9 @@ pub struct Sweep {
 
 /// Reads the answer of `leases.lua`, lowest port first; `None` where it is none.
 pub fn held_sets(answer: &[String]) -> Option<Vec<HeldSet>> {
-    let sets = answer.chunks(3).map(|row| {
-        let [owner, set, end] = row else { return None };
-        let mut numbers = set.split(',');
+    let sets = answer.chunks(2).map(|row| {
+        let [owner, entry] = row else { return None };
+        let mut numbers = entry.split(',');
         let mut port = || numbers.next()?.parse().ok();
         let ports = PortSet {
             adb: port()?,
@@ -138,7 +138,7 @@ pub fn held_sets(answer: &[String]) -> Option<Vec<HeldSet>> {
             owner: owner.clone(),
             ports,
             since: moment(numbers.next()?)?,
-            until: moment(end)?,
+            until: moment(numbers.next()?)?,
         })
     });
     let mut sets: Vec<HeldSet> = sets.collect::<Option<_>>()?;
@@ -148,10 +148,11 @@ pub fn held_sets(answer: &[String]) -> Option<Vec<HeldSet>> {
 
 /// Reads the answer of `resting.lua`, by kind and number; `None` where it is none.
 pub fn resting_ports(answer: &[String]) -> Option<Vec<RestingPort>> {
-    let ports = answer.chunks(4).map(|row| {
-        let [kind, port, end, rest] = row else {
+    let ports = answer.chunks(3).map(|row| {
+        let [name, end, rest] = row else {
             return None;
         };
+        let (kind, port) = name.split_once(':')?;
         let (reason, since) = rest.split_once(',')?;
         Some(RestingPort {
             kind: PortKind::parse(kind)?,

@@ -1,14 +1,14 @@
 -- Leases the lowest free port of each kind, all or none. ARGV[3]: owner, ARGV[4]: ms to live.
 -- Answers {'leased', adb, webrtc, scrcpy}, {'missing'} or {'exhausted', kind, leased, resting}.
-if not built() then return {'missing'} end
-local owner, ttl = ARGV[3], tonumber(ARGV[4])
--- Whatever is due comes back in the order in which it fell due. One of each kind is enough for this lease; more, so that
--- the lowest number is found and that ports come back faster than they are leased.
-wake(128)
+if not built then return {'missing'} end
+local owner, ttl = ARGV[3], ARGV[4]
+-- Whatever is due comes back in the order in which it fell due. More than one lease takes, so that the lowest number is found
+-- and that ports come back faster than they are leased.
+local WAKE = 384
+if due <= now then wake(WAKE) end
 
-local mine = redis.call('HGET', index .. 'sets', owner)
-if mine then -- The same owner again: it keeps what it has.
-  local ports = ports_of(mine)
+if entry then -- The same owner again: it keeps what it has.
+  local ports, since = ports_of(entry)
   local whole = true
   for i, kind in ipairs(kinds) do
     local holder = redis.call('GET', lease_key(kind, ports[i]))
@@ -24,38 +24,46 @@ if mine then -- The same owner again: it keeps what it has.
     end
   end
   if whole then
-    redis.call('ZADD', index .. 'ends', now + ttl, owner)
+    redis.call('HSET', KEYS[1], '=' .. owner, entry_of(ports, since, now + ttl))
     return {'leased', ports[1], ports[2], ports[3]}
   end
+  redis.call('HDEL', KEYS[1], '=' .. owner)
 end
 
--- The leases first: nothing but them needs to be taken back where one kind has none left.
 local found, astray = {}, {}
 local function send_to_rest() -- Leased behind the index's back: the lease is right, the index wrong.
   for _, each in ipairs(astray) do
     rest(each[1], each[2], math.max(redis.call('PTTL', lease_key(each[1], each[2])), 1000), 'leased')
   end
 end
+local function put_back()
+  for i, port in ipairs(found) do
+    redis.call('DEL', lease_key(kinds[i], port))
+    redis.call('ZADD', index .. 'free:' .. kinds[i], port, port)
+  end
+  send_to_rest()
+end
 for i, kind in ipairs(kinds) do
-  local at = 0
+  local free = index .. 'free:' .. kind
   while not found[i] do
-    local port = redis.call('ZRANGE', index .. 'free:' .. kind, at, at)[1]
-    if not port then
-      for j = 1, i - 1 do redis.call('DEL', lease_key(kinds[j], found[j])) end
-      send_to_rest()
-      if mine then redis.call('HDEL', index .. 'sets', owner) redis.call('ZREM', index .. 'ends', owner) end
-      return {'exhausted', kind, count_held()[i], redis.call('ZCARD', index .. 'resting:' .. kind)}
-    end
-    if redis.call('SET', lease_key(kind, port), owner, 'PX', ttl, 'NX') then
-      found[i] = port
-    else
-      astray[#astray + 1] = {kind, port}
-      at = at + 1
+    local port = redis.call('ZPOPMIN', free)[1]
+    if port then
+      local taken = redis.pcall('SET', lease_key(kind, port), owner, 'PX', ttl, 'NX')
+      if not taken then
+        astray[#astray + 1] = {kind, port}
+      elseif taken.err then -- The slot moves: what was taken out of the index goes back.
+        redis.call('ZADD', free, port, port)
+        put_back()
+        return taken
+      else
+        found[i] = port
+      end
+    elseif wake(WAKE) == 0 then
+      put_back()
+      return {'exhausted', kind, count_held(entries())[i], count_resting()[i]}
     end
   end
 end
-redis.call('HSET', index .. 'sets', owner, table.concat(found, ',') .. ',' .. now)
-redis.call('ZADD', index .. 'ends', now + ttl, owner)
-for i, kind in ipairs(kinds) do redis.call('ZREM', index .. 'free:' .. kind, found[i]) end
+redis.call('HSET', KEYS[1], '=' .. owner, entry_of(found, now, now + ttl))
 send_to_rest()
 return {'leased', found[1], found[2], found[3]}

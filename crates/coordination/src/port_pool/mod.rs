@@ -10,6 +10,8 @@
 //! over, a bounded number at a time and always more than one lease takes: none waits for ever, and a lease never fails
 //! while a port is due. When more than that many are due at once, the lowest of those that came back is leased.
 //!
+//! A lease is one script of nine Redis commands, whatever the occupancy; what rests costs it nothing until it is due.
+//!
 //! What the index forgot, or Redis as a whole, is built anew from the database ([`PortPool::rebuild`]) while requests go
 //! on: whoever comes first builds, the others find it done. A set that was leased just before the loss and is not in the
 //! database yet may then be leased once more; the unique constraints there refuse the second one.
@@ -46,8 +48,8 @@ static REBUILD: LazyLock<Script> = port_script!("rebuild.lua");
 static LEASES: LazyLock<Script> = port_script!("leases.lua");
 static RESTING: LazyLock<Script> = port_script!("resting.lua");
 
-/// Most sets, and most resting ports of a kind, that one sweep looks at.
-const SWEEP_LIMIT: u32 = 256;
+/// Most sets, and most resting ports, that one sweep takes back.
+const SWEEP_LIMIT: u32 = 512;
 
 /// Why no ports were leased, or nothing could be said about them.
 #[derive(Debug, thiserror::Error)]

@@ -114,7 +114,7 @@ impl PortRanges {
         let one =
             |kind: PortKind| format!("{kind}={}-{}", self.of(kind).start(), self.of(kind).end());
         format!(
-            "2;{};{};{}",
+            "3;{};{};{}",
             one(PortKind::Adb),
             one(PortKind::Webrtc),
             one(PortKind::Scrcpy)

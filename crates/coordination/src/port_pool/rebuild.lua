@@ -2,25 +2,22 @@
 -- ARGV[4]: ms to live, ARGV[5]: ms of rest for leases that ran out, ARGV[6]: how many sets the database holds, then owner,
 -- adb, webrtc, scrcpy of each, then kind, port, ms of rest left, reason and ms rested so far of each port at rest.
 -- Answers 1, or 0 when the index is there already.
-if built() and ARGV[3] ~= '1' then return 0 end
--- Whatever breaks this off, the index is none until it is whole.
-redis.call('SET', KEYS[1], 'unfinished')
+if built and ARGV[3] ~= '1' then return 0 end
 local ttl, quarantine, count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- What was known before: since when, and leases that ran out and were not swept.
 local since, known, unswept = {}, {}, {}
-local before = redis.call('HGETALL', index .. 'sets')
-for at = 1, #before, 2 do
-  local ports, start = ports_of(before[at + 1])
-  since[before[at]], known[before[at]] = start, ports
+for owner, entry in pairs(entries()) do
+  local ports, start = ports_of(entry)
+  since[owner], known[owner] = start, ports
   for i, kind in ipairs(kinds) do
     if ports[i] then unswept[kind .. ':' .. ports[i]] = true end
   end
 end
-redis.call('DEL', index .. 'sets', index .. 'ends')
+-- Whatever breaks this off, the index is none until it is whole.
+redis.call('DEL', KEYS[1])
 local function keep(owner, ports, left)
-  redis.call('HSET', index .. 'sets', owner, table.concat(ports, ',') .. ',' .. (since[owner] or now))
-  redis.call('ZADD', index .. 'ends', now + left, owner)
+  redis.call('HSET', KEYS[1], '=' .. owner, entry_of(ports, since[owner] or now, now + left))
 end
 
 -- What the database says is so, whoever else leased it: nobody else can be given it there.
@@ -40,18 +37,16 @@ for _ = 1, count do
   at = at + 4
 end
 
+-- What the database knows to rest.
 local rests = {}
 for i = at, #ARGV, 5 do rests[ARGV[i] .. ':' .. ARGV[i + 1]] = true end
 
-local living = {}
+local living, at_rest = {}, {}
+for _, name in ipairs(redis.call('ZRANGE', index .. 'resting', 0, -1)) do
+  if held[name] then rouse(name) else at_rest[name] = true end
+end
 for i, kind in ipairs(kinds) do
   redis.call('DEL', index .. 'free:' .. kind)
-  for _, port in ipairs(redis.call('ZRANGE', index .. 'resting:' .. kind, 0, -1)) do
-    if held[kind .. ':' .. port] or not inside(kind, port) then
-      redis.call('ZREM', index .. 'resting:' .. kind, port)
-      redis.call('HDEL', index .. 'rests', kind .. ':' .. port)
-    end
-  end
   local low, high = range_of(kind)
   for number = low, high do
     local port = string.format('%d', number)
@@ -61,7 +56,7 @@ for i, kind in ipairs(kinds) do
       if owner then -- A lease outlived the index: it stays.
         living[owner] = living[owner] or {{}, {}, {}}
         table.insert(living[owner][i], port)
-      elseif not redis.call('ZSCORE', index .. 'resting:' .. kind, port) then
+      elseif not at_rest[name] then
         give_back(kind, port, unswept[name] and quarantine or 0, 'expired')
       end
     end
@@ -79,8 +74,7 @@ for owner, leased in pairs(living) do
   for i, kind in ipairs(kinds) do
     for _, port in ipairs(leased[i]) do
       local left = math.max(redis.call('PTTL', lease_key(kind, port)), 1)
-      redis.call('ZREM', index .. 'resting:' .. kind, port)
-      redis.call('HDEL', index .. 'rests', kind .. ':' .. port)
+      rouse(kind .. ':' .. port)
       if whole and port == ports[i] then
         longest = math.max(longest, left)
       elseif owned[owner] and rests[kind .. ':' .. port] then -- Its owner has given it up for another: see below.
@@ -100,5 +94,6 @@ while ARGV[at] do
   end
   at = at + 5
 end
-redis.call('SET', KEYS[1], layout)
+due = redis.call('ZRANGE', index .. 'resting', 0, 0, 'WITHSCORES')[2] or 'none'
+redis.call('HSET', KEYS[1], 'layout', layout, 'due', due)
 return 1

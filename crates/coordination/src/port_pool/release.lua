@@ -2,8 +2,7 @@
 -- owner alone: whatever set the index has of it, free at once.
 -- Answers how many of the three were the owner's. Where it has another set by now, what both share stays its own.
 local owner, given, count, whole = ARGV[3], {unpack(ARGV, 4)}, 0, true
-local indexed = built()
-local mine = indexed and redis.call('HGET', index .. 'sets', owner)
+local mine = built and entry
 local ports = mine and ports_of(mine) or {}
 if #given == 0 then
   if not mine then return 0 end
@@ -17,12 +16,9 @@ for i, kind in ipairs(kinds) do
   local holder = redis.call('GET', lease_key(kind, port))
   if (whole and not holder) or (holder == owner and (whole or ports[i] ~= port)) then
     redis.call('DEL', lease_key(kind, port))
-    if indexed then give_back(kind, port, ms, reason) end
+    if built then give_back(kind, port, ms, reason) end
     count = count + 1
   end
 end
-if whole then
-  redis.call('HDEL', index .. 'sets', owner)
-  redis.call('ZREM', index .. 'ends', owner)
-end
+if whole then redis.call('HDEL', KEYS[1], '=' .. owner) end
 return count

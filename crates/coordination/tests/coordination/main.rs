@@ -16,6 +16,7 @@ mod invariants;
 mod lease;
 mod overlap;
 mod ports;
+mod ports_moving;
 mod ports_random;
 mod ports_rivals;
 mod proxy;

@@ -331,6 +331,34 @@ async fn ports_that_are_due_all_at_once_are_leased_again_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn a_port_that_is_due_behind_hundreds_of_another_kind_is_leased_at_once() {
+    let stores = stores().await;
+    let pool = pool(&stores, few(2), Duration::ZERO);
+    let due = |kind, port, left| RecordedRest {
+        left: Duration::from_millis(left),
+        ..at_rest(&(kind, port))
+    };
+    let others = (8081..9080).map(|port| due(PortKind::Webrtc, port, 1));
+    let adb = (5555..=5556).map(|port| due(PortKind::Adb, port, 2));
+    let recorded = Recorded {
+        resting: others.chain(adb).collect(),
+        ..Recorded::default()
+    };
+    pool.rebuild("n1", &recorded, LONG).await.unwrap();
+    until("all are due", async || {
+        let resting = pool.resting("n1").await.unwrap();
+        let now = chrono::DateTime::<chrono::Utc>::from(SystemTime::now());
+        resting.len() == 1001 && resting.iter().all(|rest| rest.until < now)
+    })
+    .await;
+
+    let leased = pool.lease("n1", "a", LONG).await.unwrap();
+
+    assert_eq!((leased.adb, leased.webrtc), (5555, 8080));
+    assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
+}
+
+#[tokio::test]
 async fn ports_nobody_renews_come_back_by_way_of_the_quarantine() {
     let stores = stores().await;
     let pool = pool(&stores, PortRanges::default(), LONG);
@@ -567,9 +595,8 @@ async fn a_store_that_drops_a_part_of_the_index_is_found_out() {
     let held = vec![("a".to_owned(), lease(&pool, "a", LONG).await.unwrap())];
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 0);
 
-    stores
-        .delete(&(index(&stores, &PortRanges::default()) + ":free:webrtc"))
-        .await;
+    let index = index(&stores, &PortRanges::default());
+    stores.delete(&(index + ":free:webrtc")).await;
 
     assert_eq!(pool.sweep("n1").await.unwrap().lost, 999);
     let recorded = Recorded {

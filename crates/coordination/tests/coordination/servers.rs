@@ -89,9 +89,16 @@ impl RedisServer {
 
     /// Sends one command.
     pub fn run(&self, words: &[&str]) {
+        self.ask(words);
+    }
+
+    /// Sends one command and gives what is answered.
+    pub fn ask(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &self.port.to_string()]).args(words);
-        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// A pool of one connection.
