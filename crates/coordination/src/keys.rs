@@ -74,6 +74,11 @@ impl Keys {
         self.key("{registry}:news")
     }
 
+    /// The channel that names sessions which have ended.
+    pub fn session_news(&self) -> String {
+        self.key("{sessions}:ended")
+    }
+
     /// The state of a rate limit.
     pub fn rate(&self, key: &str) -> String {
         self.key(&format!("rate:{{{key}}}"))

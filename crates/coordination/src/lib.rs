@@ -65,6 +65,7 @@ pub mod invariants;
 mod keys;
 pub mod lease;
 mod metrics;
+pub mod news;
 pub mod port_pool;
 pub mod rate_limit;
 pub mod redlock;

@@ -42,7 +42,7 @@ impl Cluster {
         let stores = (db.clone(), redis.pool.clone(), keys.clone());
         let auth = Auth::new(
             &signing_key,
-            service_secret,
+            &service_secret,
             settings.sandbox,
             stores,
             clock.clone(),

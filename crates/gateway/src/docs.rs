@@ -1,5 +1,6 @@
 //! The OpenAPI document of all services, merged.
 
+use http::Method;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseBuilder};
@@ -60,10 +61,7 @@ pub fn document() -> Document {
 /// Adds what holds for every route: one that is not marked as open refuses a call without a token, and every refusal
 /// is a problem document.
 fn complete(operation: &mut Operation) {
-    let is_open = operation
-        .security
-        .as_ref()
-        .is_some_and(|wanted| wanted.contains(&SecurityRequirement::default()));
+    let is_open = is_open(operation);
     let responses = &mut operation.responses.responses;
     let refusal = |text: &str| ResponseBuilder::new().description(text).build().into();
     if !is_open {
@@ -84,6 +82,31 @@ fn complete(operation: &mut Operation) {
             response.content.insert(media_type, content.into());
         }
     }
+}
+
+/// The routes that want a token, as their services know them.
+pub fn guarded() -> Vec<(Method, String)> {
+    let mut guarded = Vec::new();
+    for (path, item) in document().paths.paths {
+        let operations = [
+            (Method::GET, item.get),
+            (Method::PUT, item.put),
+            (Method::POST, item.post),
+            (Method::DELETE, item.delete),
+            (Method::PATCH, item.patch),
+        ];
+        for (method, operation) in operations {
+            if operation.is_some_and(|operation| !is_open(&operation)) {
+                guarded.push((method, path.clone()));
+            }
+        }
+    }
+    guarded
+}
+
+fn is_open(operation: &Operation) -> bool {
+    let wanted = operation.security.as_ref();
+    wanted.is_some_and(|wanted| wanted.contains(&SecurityRequirement::default()))
 }
 
 fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

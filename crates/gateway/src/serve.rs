@@ -12,7 +12,8 @@ use coordination::{
     Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
 };
 use gateway::front::health::{About, health};
-use gateway::front::{Decisions, Front, FrontConfig, Upstreams};
+use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams};
+use platform::auth::Edge;
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
 use platform::listen::Listeners;
@@ -25,6 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::cluster::Cluster;
+use crate::docs;
 use crate::explain::Inquiry;
 use crate::local::{self, Local};
 use crate::traffic::Traffic;
@@ -197,6 +199,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
             &registry,
             config.front,
             &upstreams,
+            &tasks,
             sockets.clone(),
         )?;
         parts.push(Part {
@@ -337,6 +340,7 @@ fn front_door(
     registry: &Registry,
     config: FrontConfig,
     upstreams: &Upstreams,
+    tasks: &Tasks,
     sockets: CancellationToken,
 ) -> anyhow::Result<Front> {
     let environment = platform.settings.profile.name();
@@ -362,9 +366,15 @@ fn front_door(
     };
     let local = local::router(own, health);
     let redis = Some(platform.redis.clone());
-    let upstreams = upstreams.clone();
+    let identities = Identities::new(Edge::new(platform, tasks), docs::guarded())?;
     Ok(Front::new(
-        config, upstreams, redis, local, decisions, sockets,
+        config,
+        upstreams.clone(),
+        redis,
+        Some(identities),
+        local,
+        decisions,
+        sockets,
     ))
 }
 

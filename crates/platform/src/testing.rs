@@ -47,7 +47,7 @@ pub async fn beside(db: PgPool, redis_url: &str, change: impl FnOnce(&mut Settin
     let secret = "a service secret of thirty-two bytes".into();
     let auth = Auth::new(
         &seed,
-        secret,
+        &secret,
         settings.sandbox,
         (db.clone(), redis.pool.clone(), keys.clone()),
         clock.clone(),

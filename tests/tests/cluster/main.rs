@@ -11,5 +11,6 @@ mod payments;
 mod ports;
 mod refusals;
 mod restart;
+mod revocation;
 mod sockets;
 mod startup;

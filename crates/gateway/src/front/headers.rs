@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use platform::auth::IDENTITY_HEADER;
 
 /// Names a request in logs and replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,6 +23,9 @@ const ONE_HOP: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Whatever `Connection` names, these stay: the next hop is lost without them, or they are our own word.
+const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, IDENTITY_HEADER];
 
 /// How a request reached us.
 #[derive(Clone, Debug)]
@@ -81,7 +85,7 @@ pub fn strip(headers: &mut HeaderMap) {
                 .any(|known| token.eq_ignore_ascii_case(known))
         })
         .filter_map(|token| token.parse().ok())
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .filter(|name| !KEPT.contains(name))
         .collect();
     for name in named.iter().chain(&ONE_HOP) {
         headers.remove(name);

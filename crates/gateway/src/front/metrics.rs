@@ -19,6 +19,11 @@ pub fn ejected(service: Service) {
     counter!("gateway_ejections_total", "service" => service.name()).increment(1);
 }
 
+/// A request bore a token: the door gave its word, left it to the service, or refused it.
+pub fn identity(result: &'static str) {
+    counter!("gateway_identities_total", "result" => result).increment(1);
+}
+
 /// A socket was opened, or closed.
 pub fn open_upgrades(change: f64) {
     gauge!("gateway_open_upgrades").increment(change);

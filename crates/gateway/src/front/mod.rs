@@ -12,6 +12,7 @@ mod exchange;
 mod frames;
 mod headers;
 pub mod health;
+mod identity;
 mod instance;
 mod limit;
 mod metrics;
@@ -39,6 +40,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::Clock;
+use platform::auth::IDENTITY_HEADER;
 use platform::http::{ADDRESSEE, tell_limit};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,7 @@ pub use body::BoxBody;
 pub use config::FrontConfig;
 pub use cors::Origins;
 pub use decisions::Decisions;
+pub use identity::Identities;
 pub use instance::InstanceReport;
 pub use recording::Recorded;
 pub use upstreams::{Directory, GroupReport, Stats, Upstream, Upstreams};
@@ -69,6 +72,7 @@ struct Inner {
     config: FrontConfig,
     upstreams: Upstreams,
     sessions: Sessions,
+    identities: Option<Identities>,
     limit: Option<AddressLimit>,
     recorder: Recorder,
     local: Router,
@@ -79,11 +83,13 @@ struct Inner {
 
 impl Front {
     /// A front door before these services. `local` serves the gateway's own paths; `drain` says that the process
-    /// leaves. Without Redis nothing is limited, and polling sessions are known to this process alone.
+    /// leaves. Without Redis nothing is limited, and polling sessions are known to this process alone; without
+    /// identities every token is left to the services.
     pub fn new(
         config: FrontConfig,
         upstreams: Upstreams,
         redis: Option<Pool>,
+        identities: Option<Identities>,
         local: Router,
         decisions: Decisions,
         drain: CancellationToken,
@@ -99,6 +105,7 @@ impl Front {
             config,
             upstreams,
             sessions,
+            identities,
             limit,
             recorder,
             local,
@@ -183,7 +190,7 @@ impl Inner {
 
     async fn serve(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         arrival: &Arrival,
         decision: &mut Option<Decision>,
         recording: &mut Recording,
@@ -192,12 +199,16 @@ impl Inner {
         if request.headers().contains_key(ADDRESSEE) {
             return Err(Refusal::Misdirected);
         }
+        // This is our word alone.
+        request.headers_mut().remove(IDENTITY_HEADER);
         let route = routes::route(request.method(), request.uri());
         match route.target {
             Target::Nowhere => return Err(Refusal::NotFound),
             Target::Local => {}
             Target::Service(service) => recording.route(service, route.kind != Kind::Plain),
         }
+        let identities = self.identities.as_ref();
+        let caller = identities.map(|identities| (identities, identities.present(&request)));
         *decision = self.ask_limits(&request, &route, arrival).await?;
         if let Some(decision) = decision {
             recording.limit(decision);
@@ -205,6 +216,10 @@ impl Inner {
         if let Some(refused) = decision.filter(|decision| !decision.allowed) {
             let wait = refused.retry_after;
             return Err(Refusal::TooFast { wait });
+        }
+        if let Some((identities, presented)) = caller {
+            let admitted = identities.admit(presented, &mut request, &route, &arrival.id);
+            admitted.await?;
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),

@@ -247,6 +247,7 @@ fn label(refusal: Refusal) -> &'static str {
         | Refusal::Misdirected
         | Refusal::TooLarge
         | Refusal::BodyTimeout
+        | Refusal::NotSignedIn(_)
         | Refusal::TooFast { .. } => "refused",
     }
 }

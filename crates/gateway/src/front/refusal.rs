@@ -7,6 +7,7 @@ use axum::response::IntoResponse;
 use contracts::Timestamp;
 use http::{HeaderValue, Response, StatusCode, header};
 use platform::Problem;
+use platform::auth::AuthError;
 
 use crate::front::BoxBody;
 use crate::front::record::Refused;
@@ -22,6 +23,8 @@ pub enum Refusal {
     TooLarge,
     /// The client did not send its body in time, or broke off.
     BodyTimeout,
+    /// Who asks is not known, on a route that wants to know.
+    NotSignedIn(AuthError),
     /// Too many requests from this address.
     TooFast {
         /// When the next may come.
@@ -91,6 +94,7 @@ impl Refusal {
                 "UPSTREAM_TIMEOUT",
                 "the service did not answer in time",
             ),
+            Self::NotSignedIn(error) => error.words(),
             Self::UnknownSession => (
                 StatusCode::BAD_REQUEST,
                 "UNKNOWN_SESSION",
@@ -106,6 +110,7 @@ impl Refusal {
             Self::Misdirected => "misdirected",
             Self::TooLarge => "too_large",
             Self::BodyTimeout => "body_timeout",
+            Self::NotSignedIn(_) => "not_signed_in",
             Self::TooFast { .. } => "rate_limited",
             Self::Down => "no_instance",
             Self::Open { .. } => "circuit_open",

@@ -11,7 +11,7 @@ use contracts::Service;
 use coordination::Keys;
 use fred::clients::Pool;
 use fred::interfaces::ClientLike;
-use gateway::front::{Decisions, Directory, Front, FrontConfig, Upstream, Upstreams};
+use gateway::front::{Decisions, Directory, Front, FrontConfig, Identities, Upstream, Upstreams};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
@@ -76,6 +76,16 @@ impl Door {
     }
 
     pub async fn before(config: FrontConfig, directory: Directory, redis: Option<Pool>) -> Self {
+        Self::knowing(config, directory, redis, None).await
+    }
+
+    /// The same for a door that knows its callers.
+    pub async fn knowing(
+        config: FrontConfig,
+        directory: Directory,
+        redis: Option<Pool>,
+        identities: Option<Identities>,
+    ) -> Self {
         let local = Router::new()
             .route("/gateway/ping", axum::routing::any(|| async { "pong" }))
             .route("/health", axum::routing::any(|| async { "well" }))
@@ -88,6 +98,7 @@ impl Door {
             config,
             upstreams.clone(),
             redis,
+            identities,
             local,
             decisions.clone(),
             drain.clone(),

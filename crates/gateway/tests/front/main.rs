@@ -8,6 +8,7 @@ mod bodies;
 mod door;
 mod failures;
 mod health;
+mod identity;
 mod records;
 mod routing;
 mod sessions;

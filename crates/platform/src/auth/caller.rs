@@ -3,10 +3,10 @@
 use axum::extract::FromRequestParts;
 use contracts::{Service, SessionId, UserId};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 use tracing::warn;
 
-use super::{Auth, Identity, SERVICE_HEADER, TokenError};
+use super::{Auth, AuthError, Claims, IDENTITY_HEADER, Identity, SERVICE_HEADER};
 use crate::Problem;
 use crate::http::is_loopback;
 use crate::problem::causes;
@@ -111,29 +111,40 @@ impl Auth {
     /// # Errors
     /// 401; 503 where no store can tell whether the session lives.
     pub async fn authenticate(&self, token: &str) -> Result<CurrentUser, Problem> {
+        let claims = self.verify(token)?;
+        self.check_living(&claims.identity.session_id).await?;
+        Ok(claims.identity.into())
+    }
+
+    /// What a token says, if it is one of ours and its time is not over.
+    pub(super) fn verify(&self, token: &str) -> Result<Claims, AuthError> {
+        Ok(self.tokens().verify(token, self.0.clock.now())?)
+    }
+
+    /// Refuses a session that has ended, and one of which no store can tell.
+    pub(super) async fn check_living(&self, session: &SessionId) -> Result<(), AuthError> {
         let now = self.0.clock.now();
-        let claims = self
-            .tokens()
-            .verify(token, now)
-            .map_err(|error| match error {
-                TokenError::Expired => {
-                    Problem::new(StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED", error.to_string())
-                }
-                TokenError::Invalid => Problem::unauthenticated(error.to_string()),
-            })?;
-        match self
-            .sessions()
-            .is_living(&claims.identity.session_id, now)
-            .await
-        {
-            Ok(true) => Ok(claims.identity.into()),
-            Ok(false) => Err(Problem::unauthenticated("the session has ended")),
+        match self.sessions().is_living(session, now).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AuthError::Ended),
             Err(error) => {
                 warn!("{}", causes(&error));
-                Err(Problem::not_ready(
-                    "the session could not be checked; try again",
-                ))
+                Err(AuthError::Unchecked)
             }
+        }
+    }
+
+    /// The user of a call: whom a gateway vouches for, else whose token it bears.
+    async fn user(&self, parts: &Parts) -> Result<Option<CurrentUser>, Problem> {
+        if let Some(identity) = self.vouched(parts) {
+            return Ok(Some(identity.into()));
+        }
+        match bearer(&parts.headers)? {
+            Some(token) => self.authenticate(token).await.map(Some),
+            None if parts.headers.contains_key(IDENTITY_HEADER) => Err(Problem::unauthenticated(
+                "no gateway vouches for this call: sign in",
+            )),
+            None => Ok(None),
         }
     }
 
@@ -147,7 +158,7 @@ impl Auth {
 ///
 /// # Errors
 /// 401 where the header is there and is none.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(None);
     };
@@ -155,9 +166,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    token
-        .map(Some)
-        .ok_or_else(|| Problem::unauthenticated("the Authorization header is not `Bearer <token>`"))
+    token.map(Some).ok_or(AuthError::Malformed)
 }
 
 fn auth(parts: &Parts) -> Result<Auth, Problem> {
@@ -172,10 +181,8 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let auth = auth(parts)?;
-        let token = bearer(&parts.headers)?
-            .ok_or_else(|| Problem::unauthenticated("sign in: a bearer token is required"))?;
-        auth.authenticate(token).await
+        let user = auth(parts)?.user(parts).await?;
+        user.ok_or_else(|| Problem::unauthenticated("sign in: a bearer token is required"))
     }
 }
 
@@ -197,8 +204,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let auth = auth(parts)?;
-        if let Some(token) = bearer(&parts.headers)? {
-            return auth.authenticate(token).await.map(Self::User);
+        if let Some(user) = auth.user(parts).await? {
+            return Ok(Self::User(user));
         }
         if let Some(credential) = parts.headers.get(SERVICE_HEADER) {
             let service = credential.to_str().ok().and_then(|text| {

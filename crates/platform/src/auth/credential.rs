@@ -12,7 +12,10 @@ use super::Auth;
 pub const SERVICE_HEADER: &str = "x-cloudphone-service";
 
 /// How far the clocks of two machines may differ, in seconds.
-const TOLERANCE: i64 = 30;
+pub const TOLERANCE: i64 = 30;
+
+/// A message authentication code by the secret that services share.
+pub type ServiceMac = Hmac<Sha256>;
 
 impl Auth {
     /// Signs a call to another service. `path` is that of the URL, without the query; the body is not signed.
@@ -23,13 +26,13 @@ impl Auth {
         method: &Method,
         path: &str,
     ) -> String {
-        credential(&self.0.service_secret, service, now, method, path)
+        sign(self.0.service_key.clone(), service, now, method, path)
     }
 
     /// Tells bodies apart without telling what they hold: a plain digest of one with a password could be guessed at by
     /// whoever reads it.
     pub fn fingerprint(&self, body: &[u8]) -> [u8; 32] {
-        let mut mac = keyed(&self.0.service_secret);
+        let mut mac = self.0.service_key.clone();
         mac.update(b"fingerprint\n");
         mac.update(body);
         mac.finalize().into_bytes().into()
@@ -47,7 +50,8 @@ impl Auth {
         let (name, seconds) = text.split_once('.')?;
         let age = now.utc().timestamp().checked_sub(seconds.parse().ok()?)?;
         // `verify_slice` compares in constant time.
-        mac(&self.0.service_secret, text, method, uri.path())
+        let key = self.0.service_key.clone();
+        mac(key, text, method, uri.path())
             .verify_slice(&hex::decode(tag).ok()?)
             .ok()?;
         if (-TOLERANCE..=TOLERANCE).contains(&age) {
@@ -66,17 +70,21 @@ pub fn credential(
     method: &Method,
     path: &str,
 ) -> String {
+    sign(keyed(secret), service, now, method, path)
+}
+
+fn sign(key: ServiceMac, service: Service, now: Timestamp, method: &Method, path: &str) -> String {
     let text = format!("{}.{}", service.name(), now.utc().timestamp());
-    let tag = mac(secret, &text, method, path).finalize().into_bytes();
+    let tag = mac(key, &text, method, path).finalize().into_bytes();
     format!("{text}.{}", hex::encode(tag))
 }
 
-fn mac(secret: &SecretString, text: &str, method: &Method, path: &str) -> Hmac<Sha256> {
-    let mut mac = keyed(secret);
-    mac.update(format!("{text}\n{method}\n{path}").as_bytes());
-    mac
+fn mac(mut key: ServiceMac, text: &str, method: &Method, path: &str) -> ServiceMac {
+    key.update(format!("{text}\n{method}\n{path}").as_bytes());
+    key
 }
 
-fn keyed(secret: &SecretString) -> Hmac<Sha256> {
+/// The code of nothing yet, by this secret.
+pub fn keyed(secret: &SecretString) -> ServiceMac {
     Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes keys of any length")
 }

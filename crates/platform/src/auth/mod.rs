@@ -1,9 +1,15 @@
-//! Who is calling: tokens signed with `EdDSA`, sessions that can end at any moment, and credentials between services.
+//! Who is calling: tokens signed with `EdDSA`, sessions that can end at any moment, credentials between services, and the
+//! word of a gateway for a caller.
 
 mod caller;
 mod credential;
+mod edge;
+mod endings;
+mod error;
+mod recent;
 mod sessions;
 mod tokens;
+mod vouch;
 
 use std::sync::Arc;
 
@@ -14,10 +20,15 @@ use sqlx::PgPool;
 
 pub use caller::{Admin, Caller, CurrentUser};
 pub use credential::{SERVICE_HEADER, credential};
+pub use edge::{Edge, Known};
+pub use endings::Endings;
+pub use error::AuthError;
 pub use sessions::Sessions;
 pub use tokens::{Claims, Identity, TokenError, Tokens};
+pub use vouch::{IDENTITY_HEADER, Occasion};
 
 use crate::Clock;
+use credential::ServiceMac;
 
 /// Verifies callers; one for the process.
 #[derive(Clone, Debug)]
@@ -27,7 +38,7 @@ pub struct Auth(Arc<Inner>);
 struct Inner {
     tokens: Tokens,
     sessions: Sessions,
-    service_secret: SecretString,
+    service_key: ServiceMac,
     sandbox: bool,
     clock: Clock,
 }
@@ -39,7 +50,7 @@ impl Auth {
     /// Where the signing key is not a base64 seed of 32 bytes.
     pub fn new(
         signing_key: &SecretString,
-        service_secret: SecretString,
+        service_secret: &SecretString,
         sandbox: bool,
         (db, redis, keys): (PgPool, Pool, Keys),
         clock: Clock,
@@ -49,7 +60,7 @@ impl Auth {
         Ok(Self(Arc::new(Inner {
             tokens,
             sessions,
-            service_secret,
+            service_key: credential::keyed(service_secret),
             sandbox,
             clock,
         })))

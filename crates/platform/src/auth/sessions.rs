@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use contracts::{SessionId, Timestamp, UserId};
 use coordination::Keys;
 use fred::clients::Pool;
-use fred::interfaces::KeysInterface;
+use fred::interfaces::{KeysInterface, PubsubInterface};
 use fred::types::{Expiration, SetOptions};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
@@ -188,6 +188,21 @@ impl Sessions {
         Ok(others)
     }
 
+    /// The sessions that ended since then by the clocks of those who ended them, so many at most.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn ended_since(&self, since: Timestamp, most: usize) -> sqlx::Result<Vec<SessionId>> {
+        sqlx::query_scalar(
+            "-- sessions::ended_since
+            select id from platform.sessions where ended_at >= $1 limit $2",
+        )
+        .bind(since)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .fetch_all(&self.db)
+        .await
+    }
+
     /// Forgets sessions that expired a week ago; how many.
     ///
     /// # Errors
@@ -211,8 +226,22 @@ impl Sessions {
                     .set::<(), _, _>(self.key(id), ENDED, Some(while_remembered), None, false)
             });
             futures::future::try_join_all(marks).await?;
+            self.tell_ended(some).await;
         }
         Ok(())
+    }
+
+    /// Tells those who keep in mind who is gone. They read it a moment later where this is lost.
+    async fn tell_ended(&self, ids: &[SessionId]) {
+        let ids: Vec<&str> = ids.iter().map(SessionId::as_str).collect();
+        let channel = self.keys.session_news();
+        let told = self
+            .redis
+            .next()
+            .publish::<(), _, _>(channel, ids.join(","));
+        if !matches!(timeout(PATIENCE, told).await, Ok(Ok(()))) {
+            tracing::debug!("could not tell at once that {} sessions ended", ids.len());
+        }
     }
 
     fn key(&self, id: &SessionId) -> String {

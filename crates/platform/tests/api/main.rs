@@ -9,3 +9,4 @@ mod layers;
 mod redis;
 mod sessions;
 mod support;
+mod vouching;

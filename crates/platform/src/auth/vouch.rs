@@ -1,0 +1,84 @@
+//! The word of a gateway for a caller: who it is, signed for one request and a moment, so that the service behind need
+//! neither verify a token nor ask a store. A service that does not believe it verifies the caller itself.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use contracts::Timestamp;
+use hmac::Mac;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method};
+
+use super::credential::TOLERANCE;
+use super::{Auth, Identity};
+
+/// The header that carries the word; one that a client sends is taken off at the gateway.
+pub const IDENTITY_HEADER: HeaderName = HeaderName::from_static("x-cloudphone-identity");
+const REQUEST_ID: &str = "x-request-id";
+
+/// One request, as both sides see it. The body is not signed.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// What it asks the service for.
+    pub target: &'a PathAndQuery,
+    /// The value of `x-request-id`.
+    pub request_id: &'a HeaderValue,
+}
+
+impl Identity {
+    /// The identity as it stands in the header; worth keeping for as long as the identity is.
+    pub fn spelled(&self) -> String {
+        let json = serde_json::to_vec(self).expect("an identity is plain JSON");
+        URL_SAFE_NO_PAD.encode(json)
+    }
+}
+
+impl Auth {
+    /// Signs [`Identity::spelled`] for one request.
+    pub fn vouch(&self, spelled: &str, occasion: Occasion<'_>, now: Timestamp) -> HeaderValue {
+        let text = format!("{}.{spelled}", now.utc().timestamp());
+        let tag = self.occasion_mac(&text, occasion).finalize().into_bytes();
+        let value = format!("{text}.{}", hex::encode(tag));
+        HeaderValue::try_from(value).expect("digits, base64 and dots are a header value")
+    }
+
+    /// Whom a gateway vouches for on this request, now.
+    pub(super) fn vouched(&self, parts: &Parts) -> Option<Identity> {
+        let value = parts.headers.get(IDENTITY_HEADER)?.to_str().ok()?;
+        let occasion = Occasion {
+            method: &parts.method,
+            target: parts.uri.path_and_query()?,
+            request_id: parts.headers.get(REQUEST_ID)?,
+        };
+        let (text, tag) = value.rsplit_once('.')?;
+        let (seconds, spelled) = text.split_once('.')?;
+        // `verify_slice` compares in constant time.
+        self.occasion_mac(text, occasion)
+            .verify_slice(&hex::decode(tag).ok()?)
+            .ok()?;
+        let now = self.0.clock.now().utc().timestamp();
+        let age = now.checked_sub(seconds.parse().ok()?)?;
+        if !(-TOLERANCE..=TOLERANCE).contains(&age) {
+            return None;
+        }
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(spelled).ok()?).ok()
+    }
+
+    fn occasion_mac(&self, text: &str, occasion: Occasion<'_>) -> super::credential::ServiceMac {
+        let mut mac = self.0.service_key.clone();
+        // No service has this name, so that no credential of one can pass for it.
+        mac.update(b"identity\n");
+        for part in [
+            occasion.method.as_str().as_bytes(),
+            occasion.target.as_str().as_bytes(),
+            occasion.request_id.as_bytes(),
+        ] {
+            mac.update(part);
+            mac.update(b"\n");
+        }
+        mac.update(text.as_bytes());
+        mac
+    }
+}
