@@ -25,8 +25,8 @@ impl fmt::Display for Store {
 /// A store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store is away, starting, failing over or too slow: trying again later can help. Whether the command
-    /// took effect is unknown.
+    /// The store is away, starting, failing over, too slow or in trouble: trying again later can help. Whether the
+    /// command took effect is unknown.
     #[error("{store} is unreachable: could not {tried}")]
     Unreachable {
         /// Which store.
@@ -83,23 +83,21 @@ impl StoreError {
     /// Wraps an error of the database client; `tried` completes "could not …".
     pub fn postgres(tried: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| {
-            let away = match &source {
-                sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed => true,
-                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                    // Connection exceptions, out of resources, operator intervention (which a statement time-out
-                    // also is), time-outs of locks and of transactions that fell silent or took too long, and a server
-                    // that is a standby until the failover is over.
-                    ["08", "53", "57", "55P03", "25P03", "25P04", "25006"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }),
+            let refused = match &source {
+                sqlx::Error::Database(error) => {
+                    error.code().is_some_and(|code| postgres_refuses(&code))
+                }
+                // The same question would have the same answer.
+                sqlx::Error::RowNotFound
+                | sqlx::Error::TypeNotFound { .. }
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::ColumnIndexOutOfBounds { .. }
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_) => true,
                 _ => false,
             };
-            Self::new(Store::PostgreSql, away, tried, source.into())
+            Self::new(Store::PostgreSql, !refused, tried, source.into())
         }
     }
 
@@ -143,6 +141,15 @@ impl StoreError {
     }
 }
 
+/// Recognises, by its SQLSTATE, an answer that is about the statement and its values: bad data, a violated constraint, bad
+/// SQL, an exception that a function raises, a fence. Any other one, such as a deadlock, a full disk or a server that is
+/// about to be replaced, is about the state of the server, and passes.
+fn postgres_refuses(code: &str) -> bool {
+    ["22", "23", "42", "P0", "ZF"]
+        .iter()
+        .any(|class| code.starts_with(class))
+}
+
 /// Recognises the answers of a Redis that is there but cannot serve yet or any more.
 fn redis_is_not_ready(answer: &str) -> bool {
     [
@@ -161,6 +168,7 @@ fn redis_is_not_ready(answer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::STALE_FENCE;
 
     #[test]
     fn a_store_that_is_away_is_told_apart_from_one_that_refuses() {
@@ -194,5 +202,13 @@ mod tests {
             "PostgreSQL is unreachable: could not read a row"
         );
         assert!(!StoreError::postgres("read a row")(sqlx::Error::RowNotFound).is_unreachable());
+        for code in ["22001", "23505", "42P01", "P0001", STALE_FENCE] {
+            assert!(postgres_refuses(code), "{code}");
+        }
+        for code in [
+            "08006", "25006", "28P01", "40001", "40P01", "53100", "57P01", "58030", "XX000",
+        ] {
+            assert!(!postgres_refuses(code), "{code}");
+        }
     }
 }

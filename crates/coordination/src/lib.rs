@@ -72,6 +72,7 @@ pub mod redlock;
 pub mod registry;
 mod script;
 mod task;
+mod text;
 
 pub use error::{Store, StoreError};
 pub use keys::Keys;

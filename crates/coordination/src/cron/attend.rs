@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::job::{MOST_AT_ONCE, Overlap};
+use super::job::Overlap;
 use super::run::{Won, supervise};
 use super::schedule::Schedule;
 use super::{CatchUp, Cron, CronError, Job, db};
@@ -225,11 +225,7 @@ impl Post {
         let Some(situation) = known.first() else {
             anyhow::bail!("nobody announced the job");
         };
-        let most = match self.job.overlap {
-            Overlap::Allow => MOST_AT_ONCE,
-            Overlap::Skip | Overlap::QueueOne | Overlap::CancelOther => 1,
-        };
-        let is_free = situation.running < most;
+        let is_free = situation.running < self.job.overlap.most_at_once();
         let open = self.open(conn, situation, silence).await?;
         if let Some(slot) = open.filter(|_| is_free) {
             return Ok(Due::Open(slot));

@@ -71,6 +71,16 @@ pub enum Overlap {
     Allow,
 }
 
+impl Overlap {
+    /// How many runs of one job may go on at the same time.
+    pub fn most_at_once(self) -> i64 {
+        match self {
+            Self::Allow => MOST_AT_ONCE,
+            Self::Skip | Self::QueueOne | Self::CancelOther => 1,
+        }
+    }
+}
+
 /// Runs of one job that go on at the same time where [`Overlap::Allow`] lets them; further slots wait.
 pub const MOST_AT_ONCE: i64 = 16;
 

@@ -12,7 +12,7 @@ use super::job::{Overlap, Run};
 use super::{Cron, Job, db};
 use crate::lease::Fence;
 use crate::redlock::Held;
-use crate::{StoreError, metrics};
+use crate::{StoreError, metrics, text};
 
 const LEAVING: &str = "the replica stopped";
 const TIMED_OUT: &str = "it took longer than it may";
@@ -20,7 +20,7 @@ const LOST: &str = "the lock was lost";
 const TAKEN_OVER: &str = "another replica took the run over";
 const SUPERSEDED: &str = "a later slot came first";
 
-const UNWRITABLE: &str = "the database refused the text of the error; it stands in the log";
+const UNWRITABLE: &str = "the database refused twice to take the error; it stands in the log";
 
 /// Of so many holders in a row those that lose the lock or the database use no attempt up.
 const FREE_HOLDERS: i64 = 10;
@@ -171,11 +171,7 @@ impl Watch {
         };
         let (state, error) = match end {
             End::Done(Ok(())) => ("succeeded", None),
-            // A text of PostgreSQL holds no NUL.
-            End::Done(Err(error)) => (
-                "failed",
-                Some(format!("{error:#}").replace('\0', "\u{fffd}")),
-            ),
+            End::Done(Err(error)) => ("failed", Some(text::of_error(&error))),
             End::Stopped(TIMED_OUT) => ("failed", Some(TIMED_OUT.to_owned())),
             End::Stopped(SUPERSEDED) => ("cancelled", Some(SUPERSEDED.to_owned())),
             End::Stopped(reason) => ("abandoned", Some(reason.to_owned())),
@@ -198,8 +194,9 @@ impl Watch {
     }
 
     /// Tells the database how the run ended for as long as it is away: a body that succeeded must not be run again because
-    /// of that. Where the lock is lost meanwhile the token decides. A replica that stops gives up after its grace; and a
-    /// database that refuses is asked a few times only, for nobody else can have the lock until then.
+    /// of that. Where the lock is lost meanwhile the token decides. A replica that stops gives up after its grace. A
+    /// database that refuses is asked a few times only, for nobody else can have the lock until then; the run is left
+    /// open, and is taken over or given up as that of a holder that vanished.
     async fn write_down(&self, mut ended: db::Ended<'_>) {
         let (name, slot) = (self.job.name, self.won.slot);
         let (mut left, mut refusals) = (None, 0);
@@ -211,8 +208,10 @@ impl Watch {
                     let why = error.to_string();
                     if !StoreError::postgres("write down how a run ended")(error).is_unreachable() {
                         refusals += 1;
-                        // Of what is written down only this may be anything.
-                        ended.error = ended.error.and(Some(UNWRITABLE));
+                        // Of what is written down only this may be anything, and one refusal may be about something else.
+                        if refusals > 1 {
+                            ended.error = ended.error.and(Some(UNWRITABLE));
+                        }
                     }
                     why
                 }
@@ -221,7 +220,8 @@ impl Watch {
             if refusals > MOST_REFUSALS {
                 error!(
                     job = name, %slot,
-                    "the database refuses to write down that job {name} for {slot} {}: {why}; it will be run again", ended.state
+                    "the database refuses to write down that job {name} for {slot} {}: {why}; the run is left open, and run again or given up by the job's policies",
+                    ended.state
                 );
                 return;
             }

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{FromRow, PgPool};
 
 use super::Finding;
-use crate::cron::{CatchUp, Told};
+use crate::cron::{CatchUp, Overlap, Told};
 
 /// A slot is not missed before it is late by this much, and a holder not gone before it was silent for as long.
 const LATE: TimeDelta = TimeDelta::seconds(60);
@@ -142,11 +142,15 @@ async fn come_to_nothing(db: &PgPool) -> anyhow::Result<Vec<Finding>> {
 /// another one at each look, and so it is not confirmed.
 async fn missing(db: &PgPool, standing: &Standing) -> anyhow::Result<Option<Finding>> {
     let (told, now) = (&standing.told, standing.now);
-    let in_the_way = standing.running > 0 && told.overlap != "allow";
-    let (Some(schedule), Ok(policy)) = (told.schedule(), told.catch_up.parse()) else {
+    let (Some(schedule), Ok(policy), Ok(overlap)) = (
+        told.schedule(),
+        told.catch_up.parse(),
+        told.overlap.parse::<Overlap>(),
+    ) else {
         return Ok(None);
     };
-    if in_the_way {
+    // Other runs are in the way.
+    if standing.running >= overlap.most_at_once() {
         return Ok(None);
     }
     let job = &told.job;

@@ -24,7 +24,7 @@ use sqlx::{FromRow, PgPool};
 
 use crate::cron::{CatchUp, Job, Overlap, Run};
 use crate::lease::Guard;
-use crate::{StoreError, metrics};
+use crate::{StoreError, metrics, text};
 
 /// Every minute; three looks in a row then confirm a finding within two to three minutes.
 const SCHEDULE: &str = "* * * * *";
@@ -195,7 +195,7 @@ impl Invariants {
     async fn look_as(&self, check: &Check, guard: Option<&Guard>) -> anyhow::Result<()> {
         let begun = db::now(&self.db).await?;
         let found = (check.look)().await;
-        let error = found.as_ref().err().map(|error| format!("{error:#}"));
+        let error = found.as_ref().err().map(text::of_error);
         let mut tx = self.db.begin().await?;
         if let Some(guard) = guard {
             guard.prove(&mut tx).await?;

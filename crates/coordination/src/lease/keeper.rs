@@ -185,7 +185,7 @@ impl Keeper {
     }
 
     /// Takes what is due. `idle`: nothing is under way; then the task ends where nothing is left to do.
-    fn work(&self, now: Instant, idle: bool) -> Work {
+    fn work(&self, now: Instant, idle: bool, connections: usize) -> Work {
         let mut work = Work::default();
         let mut state = self.state();
         let state = &mut *state;
@@ -196,7 +196,7 @@ impl Keeper {
                 .map(|(_, id)| *id)
                 .collect();
             for id in soon {
-                state.look_at(id, now, &mut work);
+                state.look_at(id, now, connections, &mut work);
             }
         }
         let (due, later) = std::mem::take(&mut state.parting)
@@ -231,9 +231,11 @@ impl Keeper {
                     };
                     let at = match answer {
                         Some(true) => {
-                            // An earlier request may be answered later.
-                            held.since = held.since.max(start);
-                            held.connection = connection;
+                            // An earlier request may be answered later: over the slower connection.
+                            if start >= held.since {
+                                held.since = start;
+                                held.connection = connection;
+                            }
                             held.since + held.ttl / 3
                         }
                         Some(false) => {
@@ -252,7 +254,7 @@ impl Keeper {
 }
 
 impl State {
-    fn look_at(&mut self, id: u64, now: Instant, work: &mut Work) {
+    fn look_at(&mut self, id: u64, now: Instant, connections: usize, work: &mut Work) {
         let Some(held) = self.held.get_mut(&id) else {
             return;
         };
@@ -270,7 +272,7 @@ impl State {
                     valid_until,
                 });
             // Without an answer by then it is sent again, over the next connection, while the first is still waited for.
-            held.connection += 1;
+            held.connection = (held.connection + 1) % connections;
             let patience = ((valid_until - now) / 3).max(held.ttl / 20);
             self.look_again(id, (now + patience).min(valid_until));
         }
@@ -337,9 +339,10 @@ impl Drop for Running {
 async fn run(mut running: Running) {
     let leases = running.leases.clone();
     let keeper = &leases.inner.keeper;
+    let connections = leases.inner.redis.clients().len();
     let mut under_way: FuturesUnordered<BoxFuture<'_, Outcome>> = FuturesUnordered::new();
     loop {
-        let work = keeper.work(Instant::now(), under_way.is_empty());
+        let work = keeper.work(Instant::now(), under_way.is_empty(), connections);
         lose(work.lost, "it could not be renewed in time");
         running.finished = work.finished;
         if work.finished {

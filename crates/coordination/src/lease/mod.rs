@@ -185,14 +185,13 @@ impl Leases {
         script::by_server(client, all, key)
     }
 
-    /// Renews leases over the connection of this number; the numbers beyond the last connection begin again with the first.
+    /// Renews leases over the connection of this number.
     async fn renew(
         &self,
         connection: usize,
         holders: Vec<(&Holder, Option<Duration>)>,
     ) -> Vec<Result<i64, StoreError>> {
-        let clients = self.inner.redis.clients();
-        let client = &clients[connection % clients.len()];
+        let client = &self.inner.redis.clients()[connection];
         let shortest = holders.iter().filter_map(|(_, ttl)| *ttl).min();
         let calls: Vec<Call> = holders
             .into_iter()

@@ -13,16 +13,19 @@ use crate::cron_races::{change, number};
 use crate::stores::{stores, until};
 
 #[sqlx::test(migrations = "../../migrations")]
-async fn a_run_that_succeeded_is_not_run_again_because_the_database_was_away_at_its_end(
+async fn a_run_that_succeeded_is_not_run_again_because_of_trouble_in_the_database_at_its_end(
     db: PgPool,
 ) {
     let stores = stores().await;
     let admin = cron(&stores, &db, "admin").jobs();
-    // Ten answers to the end of a run are those of a server that restarts; the sequence counts them.
+    // Eleven answers to the end of a run are those of a server that is busy or in trouble; the sequence counts them.
     for sql in [
         "create sequence tries",
         "create function refuse() returns trigger language plpgsql as $$ begin
-            if nextval('tries') <= 10 then raise exception 'going down' using errcode = 'admin_shutdown'; end if;
+            if nextval('tries') <= 11 then
+                raise exception 'not now' using errcode =
+                    (array['40P01', '40001', '58030', 'XX000'])[1 + currval('tries') % 4];
+            end if;
             return new;
         end $$",
         "create trigger refuse before update on coordination.cron_runs for each row
@@ -43,7 +46,7 @@ async fn a_run_that_succeeded_is_not_run_again_because_the_database_was_away_at_
     })
     .await;
 
-    assert_eq!(number(&db, "select last_value from tries").await, 11);
+    assert_eq!(number(&db, "select last_value from tries").await, 12);
     let run = admin.history("note", 1).await.unwrap().remove(0);
     assert_eq!((run.attempt, seen.lock().unwrap().len()), (1, 1));
 }
@@ -216,6 +219,58 @@ async fn a_failure_is_written_down_whatever_its_text(db: PgPool) {
     assert_eq!(error("nul").await, "no\u{fffd}luck");
     let instead = error("refused").await;
     assert!(instead.starts_with("the database refused"), "{instead}");
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn the_error_of_a_run_stands_in_the_history_in_spite_of_deadlocks_and_of_one_refusal(
+    db: PgPool,
+) {
+    let stores = stores().await;
+    let admin = cron(&stores, &db, "admin").jobs();
+    for sql in [
+        "create sequence deadlocks",
+        "create sequence refusals",
+        "create function refuse() returns trigger language plpgsql as $$ begin
+            if new.job = 'deadlocked' and nextval('deadlocks') <= 3 then
+                raise exception 'a deadlock' using errcode = 'deadlock_detected';
+            elsif new.job = 'refused' and nextval('refusals') <= 1 then
+                raise exception 'once';
+            end if;
+            return new;
+        end $$",
+        "create trigger refuse before update on coordination.cron_runs for each row
+            when (new.state = 'failed') execute function refuse()",
+    ] {
+        change(&db, sql).await;
+    }
+    let jobs = ["deadlocked", "refused"].map(|name| {
+        Job::new(name, NEVER, |_| async { anyhow::bail!("the true reason") }).pause_after(1)
+    });
+    while_running(
+        vec![(cron(&stores, &db, "a"), jobs.to_vec())],
+        "both are paused",
+        async || {
+            for job in ["deadlocked", "refused"] {
+                if admin.history(job, 1).await.unwrap().is_empty() {
+                    let _ = admin.trigger(job).await;
+                }
+            }
+            number(
+                &db,
+                "select count(*) from coordination.cron_jobs where paused_at is not null",
+            )
+            .await
+                == 2
+        },
+    )
+    .await;
+
+    for job in admin.overview(1).await.unwrap() {
+        let error = job.last.unwrap().error.unwrap();
+        let reason = job.told.pause_reason.unwrap();
+        assert_eq!(error, "the true reason");
+        assert!(reason.ends_with("the true reason"), "{reason}");
+    }
 }
 
 #[sqlx::test(migrations = "../../migrations")]

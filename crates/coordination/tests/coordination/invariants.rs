@@ -113,12 +113,12 @@ async fn a_check_that_fails_is_told_and_proves_nothing(db: PgPool) {
     let before = invariants.report(1).await.unwrap().invariants.remove(0);
 
     let broken = Check::new("thing", "invariants-thing", || async {
-        anyhow::bail!("no store")
+        anyhow::bail!("no\0store")
     });
     assert!(invariants.look(&broken).await.is_err());
 
     let after = invariants.report(1).await.unwrap().invariants.remove(0);
-    assert_eq!(after.error.as_deref(), Some("no store"));
+    assert_eq!(after.error.as_deref(), Some("no\u{fffd}store"));
     assert_eq!(after.checked_at, before.checked_at);
 }
 
@@ -248,6 +248,34 @@ async fn a_job_that_is_stuck_is_confirmed_although_its_latest_slot_is_another_on
 
     // The slots of three jobs that nobody begins, and the run whose holder has gone and which nobody takes over.
     assert_eq!(total(&invariants, "cron_slot_gaps").await, 4);
+}
+
+#[sqlx::test(migrations = "../../migrations")]
+async fn a_slot_that_waits_because_as_many_runs_go_on_as_may_is_no_gap(db: PgPool) {
+    let invariants = Invariants::new(db.clone(), "a".into());
+    for sql in [
+        "insert into coordination.cron_jobs (job, schedule, catch_up, overlap, owes_since)
+            values ('note', '* * * * *', 'last', 'allow', now() - interval '1 hour')",
+        "insert into coordination.cron_runs (job, slot, token, instance, state, started_at, alive_at, attempt)
+            select 'note', date_trunc('minute', now()) - interval '10 minutes' - n * interval '1 minute',
+                n, 'b', 'running', now(), now() + interval '1 hour', 1
+            from generate_series(1, 16) n",
+    ] {
+        sqlx::query(sql).execute(&db).await.unwrap();
+    }
+    let gaps = async || {
+        invariants
+            .look(&invariants.checks().remove(1))
+            .await
+            .unwrap();
+        let report = invariants.report(10).await.unwrap();
+        report.invariants[0].findings.len()
+    };
+
+    assert_eq!(gaps().await, 0);
+    let ended = "update coordination.cron_runs set state = 'succeeded', finished_at = now() where token = 1";
+    sqlx::query(ended).execute(&db).await.unwrap();
+    assert_eq!(gaps().await, 1, "there is room for it");
 }
 
 #[sqlx::test(migrations = "../../migrations")]
