@@ -1,6 +1,7 @@
 //! Benchmarks: ours beside a peer or a limit, interleaved in one run, with medians, extremes and ratios.
 
 mod cron;
+mod front_door;
 mod load;
 mod locks;
 mod peers;
@@ -11,6 +12,7 @@ mod stores;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -68,6 +70,21 @@ enum Bench {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
     },
+    /// The front door beside nginx, haproxy and Express under PM2, one worker and one core each, before the same upstream.
+    ///
+    /// Needs nginx, haproxy, wrk, h2load (Debian: nghttp2-client), Node, `npm ci` in benches/peers, and the gateway:
+    /// cargo build --release -p gateway
+    FrontDoor {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How long a turn takes.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// The numbers of connections.
+        #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
+        connections: Vec<u32>,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -96,6 +113,19 @@ fn main() -> anyhow::Result<ExitCode> {
                 seconds,
                 rounds,
             } => cron::run(jobs, seconds, rounds).await,
+            Bench::FrontDoor {
+                rounds,
+                seconds,
+                connections,
+            } => {
+                let turn = Duration::from_secs(seconds.into());
+                let plan = front_door::Plan {
+                    rounds,
+                    turn,
+                    connections,
+                };
+                front_door::run(&plan).await
+            }
             Bench::Supervise { .. } => Ok(Vec::new()),
         }
     })?;

@@ -1,6 +1,6 @@
 //! What others reach, as programs of their own: `redis-benchmark`, and Node's `redlock` in `peers/`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,12 +30,7 @@ pub async fn set_nx_ex(url: &str, count: usize, connections: usize) -> anyhow::R
 
 /// Node's `redlock`, acquired and released; per second.
 pub async fn node_redlock(url: &str, count: usize, at_once: usize) -> anyhow::Result<f64> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-    ensure!(
-        folder.join("node_modules").exists(),
-        "run `npm ci` in {} first",
-        folder.display()
-    );
+    let folder = folder()?;
     let mut command = Command::new("node");
     command
         .arg(folder.join("redlock.mjs"))
@@ -43,6 +38,25 @@ pub async fn node_redlock(url: &str, count: usize, at_once: usize) -> anyhow::Re
     let text = output(command).await?;
     let rate = text.trim().parse();
     rate.with_context(|| format!("the peer printed no rate: {text}"))
+}
+
+/// A token that the gateway in Node accepts.
+pub async fn express_token(secret: &str) -> anyhow::Result<String> {
+    let mut command = Command::new("node");
+    command.arg(folder()?.join("express-token.cjs"));
+    command.env("JWT_SECRET", secret);
+    Ok(output(command).await?.trim().to_owned())
+}
+
+/// Where the programs in Node are, with what they need.
+pub fn folder() -> anyhow::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    ensure!(
+        folder.join("node_modules").exists(),
+        "run `npm ci` in {} first",
+        folder.display()
+    );
+    Ok(folder)
 }
 
 async fn output(mut command: Command) -> anyhow::Result<String> {

@@ -17,7 +17,8 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn median(&self) -> f64 {
+    /// The middle one of the values.
+    pub fn median(&self) -> f64 {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]

@@ -46,6 +46,11 @@ impl Private {
         &self.stores.redis_url
     }
 
+    /// Where its PostgreSQL is.
+    pub fn database_url(&self) -> &str {
+        &self.stores.database_url
+    }
+
     /// Its PostgreSQL, with all tables.
     pub async fn database(&self) -> anyhow::Result<PgPool> {
         let url = &self.stores.database_url;

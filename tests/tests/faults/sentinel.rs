@@ -5,7 +5,7 @@ use testkit::{RedisServers, Sentinels, eventually};
 use tokio::time::Duration;
 
 use crate::audit::all_holds;
-use crate::load::{under_load, until};
+use crate::load::{Load, replicas, under_load, until};
 
 #[tokio::test]
 async fn a_master_that_is_killed() -> anyhow::Result<()> {
@@ -20,6 +20,31 @@ async fn a_master_that_is_killed() -> anyhow::Result<()> {
     // It comes back as the replica of its successor.
     master.start_again().await?;
     redis.agree().await;
+
+    all_holds(&cluster, load).await
+}
+
+#[tokio::test]
+async fn a_master_that_is_killed_where_leases_count_once_its_replica_has_them() -> anyhow::Result<()>
+{
+    let (redis, locks) = tokio::try_join!(Sentinels::start(&[]), RedisServers::start(1, &[]))?;
+    let cluster = replicas()
+        .redis(redis.url())
+        .env("REDLOCK_URLS", locks.urls())
+        .env("REDIS_WAIT_REPLICAS", "1")
+        .start()
+        .await?;
+    let load = Load::start(&cluster).await?;
+
+    load.goes_on(20).await;
+    let (master, _) = redis.roles().await?;
+    master.kill9();
+    load.meanwhile(redis.switched_from(master.address()))
+        .await?;
+    // Its successor is alone, and nothing counts until there is a replica again.
+    master.start_again().await?;
+    redis.agree().await;
+    load.goes_on(20).await;
 
     all_holds(&cluster, load).await
 }

@@ -1,23 +1,20 @@
 //! Redis by TLS, with an authority of one's own, user and password.
 
-use testkit::{Proxy, RedisServers, TlsRedis};
+use testkit::{Proxy, TlsRedis};
 
 use crate::audit::all_holds;
 use crate::load::{Load, replicas};
 
 #[tokio::test]
 async fn a_redis_that_speaks_tls_and_asks_who_one_is() -> anyhow::Result<()> {
-    let (redis, locks) = tokio::try_join!(TlsRedis::start(), RedisServers::start(1, &[]))?;
+    let redis = TlsRedis::start().await?;
     let url = format!(
         "{}?sslrootcert={}",
         redis.url(),
         redis.authority().display()
     );
-    let mut cluster = replicas()
-        .redis(url)
-        .env("REDLOCK_URLS", locks.urls())
-        .start()
-        .await?;
+    // The locks are there, too.
+    let mut cluster = replicas().redis(url).start().await?;
     let load = Load::start(&cluster).await?;
 
     redis.restart().await?;

@@ -21,7 +21,7 @@ pub fn announcement(service: &str, replica: usize) -> Announcement {
 
 fn registry(stores: &Stores) -> Registry {
     let pace = Pace {
-        ttl: Duration::from_millis(600),
+        ttl: Duration::from_millis(1500),
         ..Pace::default()
     };
     Registry::with_pace(stores.redis.clone(), stores.keys.clone(), pace)

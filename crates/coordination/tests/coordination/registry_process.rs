@@ -11,7 +11,7 @@ use crate::children::{Process, dismissed, told};
 use crate::registry::announcement;
 use crate::stores::{Stores, redis_url, stores, stores_as, stores_under, until};
 
-const TTL: Duration = Duration::from_millis(600);
+const TTL: Duration = Duration::from_millis(1500);
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 /// A registry that reads by itself so often.
