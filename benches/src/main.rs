@@ -84,6 +84,9 @@ enum Bench {
         /// The numbers of connections.
         #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
         connections: Vec<u32>,
+        /// Parts of the names of those to measure; all without it.
+        #[arg(long, value_delimiter = ',')]
+        rivals: Vec<String>,
     },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
@@ -117,12 +120,14 @@ fn main() -> anyhow::Result<ExitCode> {
                 rounds,
                 seconds,
                 connections,
+                rivals,
             } => {
                 let turn = Duration::from_secs(seconds.into());
                 let plan = front_door::Plan {
                     rounds,
                     turn,
                     connections,
+                    rivals,
                 };
                 front_door::run(&plan).await
             }

@@ -31,6 +31,14 @@ pub struct Plan {
     pub turn: Duration,
     /// The numbers of connections.
     pub connections: Vec<u32>,
+    /// Parts of their names; all where it is empty.
+    pub rivals: Vec<String>,
+}
+
+impl Plan {
+    fn wants(&self, name: &str) -> bool {
+        self.rivals.is_empty() || self.rivals.iter().any(|part| name.contains(part))
+    }
 }
 
 /// Measures every rival in turn.
@@ -44,7 +52,6 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     let folder = tempfile::TempDir::with_prefix("bench-")?;
     let upstream = upstream::start(folder.path(), &others).await?;
     let stores = Private::start().await?;
-    stores.database().await?.close().await;
     let place = Place {
         folder: folder.path(),
         core: PROXY_CORE,
@@ -52,7 +59,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         stores: &stores,
     };
     let mut rivals = Vec::new();
-    for kind in RIVALS {
+    for kind in RIVALS.into_iter().filter(|kind| plan.wants(kind.name)) {
         let started = rivals::start(kind, &place).await;
         rivals.push(started.with_context(|| format!("starting {}", kind.name))?);
     }
