@@ -164,7 +164,8 @@ impl Inner {
             return Ok((Outgoing::Empty, Arc::new(Progress::complete(0))));
         }
         let most = body.size_hint().upper();
-        if most.is_some_and(|size| size <= HELD_BODY) {
+        // An upload may take its time, however small it is.
+        if *kind != Kind::Upload && most.is_some_and(|size| size <= HELD_BODY) {
             let read = timeout_at(deadline, body.collect()).await;
             let bytes = read
                 .ok()

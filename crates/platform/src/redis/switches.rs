@@ -23,9 +23,8 @@ const RECONNECTION: Duration = Duration::from_secs(10);
 /// sentinel that it asks may be the last to know.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
-/// How long the last answer of a sentinel counts: one that is cut off may be the only one who knows of a failover, and one
-/// that is gone for good must not be believed for ever.
-const COUNTS: Duration = Duration::from_secs(60);
+/// How long the answer of a sentinel counts, which is asked all the time.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// The master as one sentinel knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +42,10 @@ impl Master {
 }
 
 /// What the sentinels of a URL have said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
+    /// How many there are.
+    sentinels: usize,
     /// The last answer of each, and when it came.
     answers: HashMap<Server, (Master, Instant)>,
     /// The one that is believed.
@@ -52,25 +53,30 @@ struct Told {
 }
 
 impl Told {
-    /// Takes an answer and believes the greatest epoch among the last ones, as the sentinels themselves do; says whether
-    /// another master is believed now. Epochs begin anew where the sentinels have lost their configuration: what each said
-    /// before no longer counts.
+    fn by(sentinels: usize) -> Self {
+        Self {
+            sentinels,
+            answers: HashMap::new(),
+            master: None,
+        }
+    }
+
+    /// Takes an answer and says whether another master is believed now: the one with the greatest epoch, as among the
+    /// sentinels themselves. Epochs begin anew where the sentinels have lost their configuration, which is believed when most
+    /// of them say so: one alone may have missed a failover.
     fn hear(&mut self, sentinel: &Server, master: Master, now: Instant) -> bool {
         self.answers.insert(sentinel.clone(), (master, now));
         self.answers
-            .retain(|_, (_, heard)| now.duration_since(*heard) < COUNTS);
+            .retain(|_, (_, heard)| now.duration_since(*heard) < FRESH);
         let answers = self.answers.values().map(|(master, _)| master);
         let Some(greatest) = answers.max_by_key(|master| master.epoch) else {
             return false;
         };
-        let kept = self.master.as_ref().is_some_and(|known| {
-            known.epoch == greatest.epoch
-                && self.answers.values().any(|(master, _)| master == known)
-        });
-        if kept {
-            return false;
-        }
-        if self.master.is_some() {
+        if let Some(known) = &self.master {
+            let most = self.answers.len() * 2 > self.sentinels;
+            if known.epoch == greatest.epoch || (known.epoch > greatest.epoch && !most) {
+                return false;
+            }
             let (host, port) = (&greatest.host, greatest.port);
             info!("the sentinel at {sentinel} makes {host}:{port} the Redis master to follow");
         }
@@ -95,7 +101,7 @@ impl Switches {
         else {
             return Self(None);
         };
-        let (told, heard) = watch::channel(Told::default());
+        let (told, heard) = watch::channel(Told::by(hosts.len()));
         for sentinel in hosts {
             let config = Config {
                 server: ServerConfig::Centralized {
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_greatest_epoch_is_believed_whoever_tells_of_it() {
-        let (mut told, now) = (Told::default(), Instant::now());
+        let (mut told, now) = (Told::by(3), Instant::now());
 
         assert!(told.hear(&sentinel(1), master(1, 6379), now), "the first");
         assert!(!told.hear(&sentinel(2), master(1, 6379), now), "no news");
@@ -235,25 +241,30 @@ mod tests {
     }
 
     #[test]
-    fn sentinels_that_count_from_the_beginning_again_are_believed() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        told.hear(&sentinel(1), master(5, 6379), now);
-        told.hear(&sentinel(2), master(5, 6379), now);
+    fn sentinels_that_count_from_the_beginning_again_are_believed_when_they_are_most() {
+        let (mut told, now) = (Told::by(3), Instant::now());
+        for n in 1..=3 {
+            told.hear(&sentinel(n), master(5, 6379), now);
+        }
 
-        let one_is_new = told.hear(&sentinel(1), master(0, 6380), now);
-        assert!(!one_is_new, "the other one has seen more");
-        assert!(told.hear(&sentinel(2), master(0, 6380), now), "both");
+        for n in 1..=2 {
+            let fewer = told.hear(&sentinel(n), master(0, 6380), now);
+            assert!(!fewer, "the third has seen more");
+        }
+        assert!(told.hear(&sentinel(3), master(0, 6380), now));
         assert_eq!(told.master, Some(master(0, 6380)));
     }
 
     #[test]
-    fn a_sentinel_that_is_gone_is_not_believed_for_ever() {
-        let (mut told, now) = (Told::default(), Instant::now());
+    fn one_that_missed_a_failover_is_not_believed_however_long_it_alone_answers() {
+        let (mut told, now) = (Told::by(3), Instant::now());
         told.hear(&sentinel(1), master(5, 6379), now);
 
-        let soon = now + COUNTS / 2;
-        assert!(!told.hear(&sentinel(2), master(1, 6380), soon), "cut off");
-        assert!(told.hear(&sentinel(2), master(1, 6380), now + COUNTS));
-        assert_eq!(told.master, Some(master(1, 6380)));
+        let later = now + FRESH * 100;
+        assert!(!told.hear(&sentinel(2), master(4, 6380), later));
+        assert!(
+            told.hear(&sentinel(3), master(4, 6380), later),
+            "two of three"
+        );
     }
 }
