@@ -210,6 +210,7 @@ async fn ours(
             service: "devices".to_owned(),
             address: format!("127.0.0.1:{}", place.upstream),
             host: "localhost".to_owned(),
+            zone: None,
             pid: std::process::id(),
             version: "bench".to_owned(),
             started_at: std::time::SystemTime::now().into(),

@@ -12,7 +12,7 @@ use coordination::{
     Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
 };
 use gateway::front::health::{About, health};
-use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams};
+use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams, hostname};
 use platform::auth::Edge;
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
@@ -302,6 +302,7 @@ async fn open(
             service: name.to_owned(),
             address: SocketAddr::new(settings.advertise_address, own.port()).to_string(),
             host: hostname(),
+            zone: settings.zone.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at,
@@ -465,11 +466,4 @@ impl Replica {
 /// The name of this process in the history of jobs.
 fn process() -> String {
     format!("{}:{}", hostname(), std::process::id())
-}
-
-fn hostname() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

@@ -15,6 +15,9 @@ pub struct Announcement {
     pub address: String,
     /// The machine.
     pub host: String,
+    /// Where the machine stands, as `eu-1a`, where that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// The process.
     pub pid: u32,
     /// The version it runs.

@@ -184,6 +184,7 @@ mod tests {
             service: "users".into(),
             address: format!("127.0.0.1:{slot}"),
             host: "h".into(),
+            zone: None,
             pid: 1,
             version: "0".into(),
             started_at: heartbeat_at,

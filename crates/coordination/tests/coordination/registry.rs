@@ -12,6 +12,7 @@ pub fn announcement(service: &str, replica: usize) -> Announcement {
         service: service.into(),
         address: format!("127.0.0.1:{}", 40_000 + replica),
         host: "host".into(),
+        zone: None,
         pid: 1,
         version: "0.1.0".into(),
         started_at: "2026-01-01T00:00:00Z".parse().unwrap(),

@@ -31,13 +31,13 @@ enum State {
 }
 
 impl Breaker {
-    /// Lets a request pass.
+    /// Lets a request pass. Where it is the one that tries, and ends without a result, the next may try at once.
     ///
     /// # Errors
     /// How long to wait, where the service does not answer.
-    pub fn admit(&self, now: Instant) -> Result<(), Duration> {
+    pub fn admit(&self, now: Instant) -> Result<Option<Trial<'_>>, Duration> {
         if self.failures.load(Ordering::Relaxed) < TRIPS_AT {
-            return Ok(());
+            return Ok(None);
         }
         let mut state = self.state();
         match *state {
@@ -45,9 +45,12 @@ impl Breaker {
             State::HalfOpen { since } if now < since + TRIAL_FOR => Err(OPEN_FOR),
             State::Open { .. } | State::HalfOpen { .. } => {
                 *state = State::HalfOpen { since: now };
-                Ok(())
+                Ok(Some(Trial {
+                    breaker: self,
+                    since: now,
+                }))
             }
-            State::Closed => Ok(()),
+            State::Closed => Ok(None),
         }
     }
 
@@ -87,6 +90,22 @@ impl Breaker {
     }
 }
 
+/// A request that tries whether the service answers again.
+#[derive(Debug)]
+pub struct Trial<'a> {
+    breaker: &'a Breaker,
+    since: Instant,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let mut state = self.breaker.state();
+        if *state == (State::HalfOpen { since: self.since }) {
+            *state = State::Open { until: self.since };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,23 +114,28 @@ mod tests {
     fn it_opens_lets_one_try_and_closes_when_that_one_is_answered() {
         let (breaker, start) = (Breaker::default(), Instant::now());
         for _ in 0..TRIPS_AT {
-            assert_eq!(breaker.admit(start), Ok(()));
+            assert!(breaker.admit(start).unwrap().is_none());
             breaker.failed(start);
         }
         assert_eq!(breaker.name(start), "OPEN");
-        assert_eq!(breaker.admit(start), Err(OPEN_FOR));
+        assert_eq!(breaker.admit(start).unwrap_err(), OPEN_FOR);
 
         let later = start + OPEN_FOR;
-        assert_eq!(breaker.admit(later), Ok(()));
+        let left = breaker.admit(later).unwrap();
         assert_eq!(breaker.name(later), "HALF_OPEN");
         assert!(breaker.admit(later).is_err());
+        drop(left);
+        let trial = breaker.admit(later).unwrap();
+        assert!(trial.is_some(), "the one before went away");
         breaker.failed(later);
+        drop(trial);
         assert!(breaker.admit(later).is_err());
 
         let last = later + OPEN_FOR;
-        assert_eq!(breaker.admit(last), Ok(()));
+        let trial = breaker.admit(last).unwrap();
         breaker.answered();
+        drop(trial);
         assert_eq!(breaker.name(last), "CLOSED");
-        assert_eq!(breaker.admit(last), Ok(()));
+        assert!(breaker.admit(last).unwrap().is_none());
     }
 }

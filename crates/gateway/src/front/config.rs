@@ -7,6 +7,8 @@ use platform::{Env, Settings};
 
 use crate::front::access::AccessLog;
 use crate::front::cors::Origins;
+use crate::front::deadlines::Deadlines;
+use crate::front::locality::Locality;
 
 /// How the front door behaves. The default is the development profile.
 #[derive(Clone, Debug)]
@@ -24,14 +26,21 @@ pub struct FrontConfig {
     pub body_limit: u64,
     /// Until when the head of a reply must be there.
     pub reply_within: Duration,
+    /// `GATEWAY_DEADLINES`: paths whose replies must begin earlier, as `/webhooks=5,/stats=2.5`. Default: the first one.
+    pub deadlines: Deadlines,
+    /// How many requests are let through at once.
+    pub overload: Overload,
     /// How long one try may take when the request may be tried elsewhere.
     pub try_within: Duration,
     /// The same for a Socket.IO long poll, which waits for something to happen.
     pub poll_within: Duration,
     /// How long an instance may take to accept a connection.
     pub connect_within: Duration,
-    /// How long an instance that failed again and again is left alone, times the number of times in a row.
+    /// `GATEWAY_EJECTION_SECONDS`: how long an instance that fails or lags is left alone, times the number of times in
+    /// a row. Default 5.
     pub ejection: Duration,
+    /// How requests are spread over the instances of a service.
+    pub balance: Balance,
     /// How long a body may stand still.
     pub stream_idle: Duration,
     /// How long a socket may be silent in both directions.
@@ -53,6 +62,110 @@ pub struct FrontConfig {
     pub remember: Duration,
 }
 
+/// How requests are spread over the instances of a service.
+#[derive(Clone, Debug)]
+pub struct Balance {
+    /// `GATEWAY_SLOW_START_SECONDS`: how long the share of an instance grows that is new or back. Default 10; 0 gives it
+    /// its whole share at once.
+    pub slow_start: Duration,
+    /// `GATEWAY_PREFER_NEAR`: whether instances on the gateway's own machine, then those in its `ZONE`, are preferred as
+    /// long as they are well and not much busier. Default: yes. From here the distance of an instance is measured.
+    pub locality: Option<Locality>,
+    /// `GATEWAY_EJECTION_MAX_PERCENT`: the part of a service's instances that may be left alone at a time; one of
+    /// several always may. Default 50; with 0 none is.
+    pub most_ejected_percent: usize,
+    /// `GATEWAY_PANIC_PERCENT`: where fewer of the instances than this are not left alone, all of them share the load
+    /// again. Default 50; with 0 never.
+    pub panic_percent: usize,
+    /// `GATEWAY_OUTLIER_FACTOR`: an instance is left alone when half of its replies begin so many times later than its
+    /// siblings'. Default 4; 0 for never.
+    pub outlier_factor: u32,
+    /// `GATEWAY_OUTLIER_MILLISECONDS`: and so many milliseconds later at least. Default 100.
+    pub outlier_margin: Duration,
+    /// How often the instances are compared.
+    pub outlier_every: Duration,
+}
+
+impl Balance {
+    fn from_env(env: &mut Env, zone: Option<String>) -> Self {
+        let usual = Self::default();
+        let near = env.flag("GATEWAY_PREFER_NEAR", true);
+        let slow_start = usual.slow_start.as_secs_f64();
+        let slow_start = env.within("GATEWAY_SLOW_START_SECONDS", slow_start, (0.0, 3600.0));
+        let percent = (0, 100);
+        let margin = env.within("GATEWAY_OUTLIER_MILLISECONDS", 100, (1, 60_000));
+        Self {
+            slow_start: Duration::from_secs_f64(slow_start),
+            locality: near.then(|| Locality::here(zone)),
+            most_ejected_percent: env.within(
+                "GATEWAY_EJECTION_MAX_PERCENT",
+                usual.most_ejected_percent,
+                percent,
+            ),
+            panic_percent: env.within("GATEWAY_PANIC_PERCENT", usual.panic_percent, percent),
+            outlier_factor: env.within("GATEWAY_OUTLIER_FACTOR", usual.outlier_factor, (0, 1000)),
+            outlier_margin: Duration::from_millis(margin),
+            outlier_every: usual.outlier_every,
+        }
+    }
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self {
+            slow_start: Duration::from_secs(10),
+            locality: None,
+            most_ejected_percent: 50,
+            panic_percent: 50,
+            outlier_factor: 4,
+            outlier_margin: Duration::from_millis(100),
+            outlier_every: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How many requests are let through at once, and what becomes of the others.
+#[derive(Clone, Debug)]
+pub struct Overload {
+    /// `GATEWAY_CONCURRENCY`: requests that wait for the head of their reply at once; uploads, sockets and polls of open
+    /// sessions do not count. Default 1024.
+    pub places: usize,
+    /// `GATEWAY_CONCURRENCY_PERCENT`: the part of the places, and of the queue, that one service may take. Default 50.
+    pub service_percent: usize,
+    /// `GATEWAY_QUEUE`: requests that wait for a place. Default 1024.
+    pub queue: usize,
+    /// `GATEWAY_QUEUE_MILLISECONDS`: how long one waits for a place. Default 1000.
+    pub queue_within: Duration,
+}
+
+impl Overload {
+    fn from_env(env: &mut Env) -> Self {
+        let within = env.within("GATEWAY_QUEUE_MILLISECONDS", 1000, (1, 8000));
+        Self {
+            places: env.within("GATEWAY_CONCURRENCY", 1024, (1, 1_000_000)),
+            service_percent: env.within("GATEWAY_CONCURRENCY_PERCENT", 50, (1, 100)),
+            queue: env.within("GATEWAY_QUEUE", 1024, (0, 1_000_000)),
+            queue_within: Duration::from_millis(within),
+        }
+    }
+
+    /// One service's part of a number of places.
+    pub fn of_a_service(&self, whole: usize) -> usize {
+        (whole * self.service_percent).div_ceil(100)
+    }
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self {
+            places: 1024,
+            service_percent: 50,
+            queue: 1024,
+            queue_within: Duration::from_secs(1),
+        }
+    }
+}
+
 impl FrontConfig {
     /// Reads what is the front door's own, and takes the rest from the shared settings.
     pub fn from_env(env: &mut Env, settings: &Settings, keys: &Keys) -> Self {
@@ -67,6 +180,10 @@ impl FrontConfig {
                 .then(|| Limit::per_second(100).burst(200)),
             keys: keys.clone(),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
+            ejection: env.seconds("GATEWAY_EJECTION_SECONDS", Duration::from_secs(5)),
+            balance: Balance::from_env(env, settings.zone.clone()),
+            deadlines: env.value("GATEWAY_DEADLINES", Deadlines::default()),
+            overload: Overload::from_env(env),
             access: AccessLog {
                 sample: env.within(
                     "ACCESS_LOG_SAMPLE",
@@ -98,6 +215,9 @@ impl Default for FrontConfig {
             poll_within: Duration::from_secs(50),
             connect_within: Duration::from_secs(1),
             ejection: Duration::from_secs(5),
+            balance: Balance::default(),
+            deadlines: Deadlines::default(),
+            overload: Overload::default(),
             stream_idle: Duration::from_secs(75),
             socket_idle: Duration::from_secs(600),
             keep_idle: Duration::from_secs(50),

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use platform::http::DEADLINE;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
 use crate::front::body::{Outgoing, Progress, Stage};
+use crate::front::choice::Load;
 use crate::front::connections::{Held, SendError};
-use crate::front::instance::Instance;
+use crate::front::group::Group;
+use crate::front::instance::{Instance, Reason};
 use crate::front::metrics;
 use crate::front::record;
 use crate::front::recording::Recording;
 use crate::front::refusal::Refusal;
-use crate::front::upstreams::Group;
 
 /// Tries after the first one.
 const RETRIES: u32 = 3;
@@ -41,7 +43,9 @@ pub struct Exchange<'a> {
     /// The only instance that can answer, where there is one.
     pub home: Option<Arc<Instance>>,
     /// By what instances are compared.
-    pub load: fn(&Instance) -> u32,
+    pub load: Load,
+    /// Whether the time until the reply begins is the instance's own.
+    pub timed: bool,
     /// How long one try may take when there is another instance to try.
     pub try_within: Duration,
 }
@@ -106,13 +110,16 @@ impl Exchange<'_> {
             let another = self.repeatable && spare.is_some() && self.group.has_other(&tried);
 
             recording.try_begins(&instance);
+            let sent_at = Instant::now();
+            let patience = self.patience(another, sent_at);
+            tell(request.headers_mut(), patience, sent_at);
             let outcome = tokio::select! {
                 biased;
                 sent = instance.send(request) => match sent {
                     Ok((response, held)) => Outcome::Answered(response, held),
                     Err(error) => Outcome::Failed(error),
                 },
-                () = self.wait(another) => Outcome::Late,
+                () = self.wait(patience) => Outcome::Late,
             };
             outcome.tell(recording);
             let (refusal, next) = match outcome {
@@ -133,12 +140,20 @@ impl Exchange<'_> {
                 Outcome::Answered(response, held) => {
                     instance.answered();
                     self.group.breaker.answered();
+                    if !response.status().is_server_error() {
+                        self.note(&instance, sent_at);
+                    }
                     let elsewhere = matches!(
                         response.status(),
                         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
                     );
                     match spare {
-                        Some(spare) if another && elsewhere && self.group.budget.spend() => {
+                        Some(spare)
+                            if another
+                                && elsewhere
+                                && !self.is_over()
+                                && self.group.budget.spend() =>
+                        {
                             metrics::retried(self.group.service);
                             retries += 1;
                             request = spare;
@@ -181,6 +196,7 @@ impl Exchange<'_> {
                     return Err(Refusal::BodyTimeout);
                 }
                 Outcome::Late => {
+                    self.note(&instance, sent_at);
                     self.blame(&instance, instance.failed());
                     (
                         Refusal::Timeout,
@@ -202,12 +218,19 @@ impl Exchange<'_> {
         }
     }
 
-    /// Ends when this try has taken too long.
-    async fn wait(&self, another: bool) {
+    /// How long this try may take.
+    fn patience(&self, another: bool, sent_at: Instant) -> Patience {
         match self.patience {
             Patience::Until(deadline) if another => {
-                sleep_until(deadline.min(Instant::now() + self.try_within)).await
+                Patience::Until(deadline.min(sent_at + self.try_within))
             }
+            patience => patience,
+        }
+    }
+
+    /// Ends when this try has taken too long.
+    async fn wait(&self, patience: Patience) {
+        match patience {
             Patience::Until(deadline) => sleep_until(deadline).await,
             Patience::WhileMoving(idle) => loop {
                 let until = self.progress.moved() + idle;
@@ -223,11 +246,29 @@ impl Exchange<'_> {
         matches!(self.patience, Patience::Until(deadline) if deadline <= Instant::now())
     }
 
-    fn blame(&self, instance: &Instance, often: bool) {
-        if often {
-            self.group.eject(instance);
+    /// Notes how long the instance took to begin its reply; a quick failure says nothing of that.
+    fn note(&self, instance: &Instance, sent_at: Instant) {
+        if self.timed {
+            instance.latencies.note(sent_at.elapsed());
         }
     }
+
+    fn blame(&self, instance: &Instance, often: bool) {
+        if often {
+            self.group.eject(instance, Reason::Failures);
+        }
+    }
+}
+
+/// Tells the instance how long this try may take, rounded up; what the client said on that is replaced.
+fn tell(headers: &mut HeaderMap, patience: Patience, sent_at: Instant) {
+    let Patience::Until(deadline) = patience else {
+        headers.remove(DEADLINE);
+        return;
+    };
+    let left = deadline.saturating_duration_since(sent_at).as_micros();
+    let left = u64::try_from(left.div_ceil(1000)).unwrap_or(u64::MAX);
+    headers.insert(DEADLINE, HeaderValue::from(left));
 }
 
 /// The same request once more, where its body allows.

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::front::body::Outgoing;
+use crate::front::group::Group;
 use crate::front::instance::Instance;
-use crate::front::upstreams::{Group, Upstreams};
+use crate::front::upstreams::Upstreams;
 
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(5);

@@ -1,12 +1,17 @@
 //! One instance of a service as the front door sees it: how busy it is, and how it has done lately.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_util::task::TaskTracker;
 
+use crate::front::config::FrontConfig;
 use crate::front::connections::Connections;
+use crate::front::latencies::Latencies;
+use crate::front::locality::Distance;
+use crate::front::upstreams::Upstream;
 
 /// After so many failures in a row an instance is left alone for a while.
 pub const FAILURES_TO_EJECT: u32 = 5;
@@ -16,6 +21,8 @@ const LONGEST: u32 = 12;
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// How long an instance that refused a connection is asked last.
 const SUSPICION: Duration = Duration::from_secs(1);
+/// The share of an instance that is neither new nor back, in steps.
+pub const WARM: u32 = 10;
 
 /// One instance of a service.
 #[derive(Debug)]
@@ -27,15 +34,23 @@ pub struct Instance {
     /// Host and port of its own.
     pub address: Arc<str>,
     pub connections: Connections,
+    /// How far it is from here.
+    pub distance: Distance,
+    /// How long it took to begin its replies, lately.
+    pub latencies: Latencies,
     ejection: Duration,
+    /// Milliseconds.
+    slow_start: u64,
     born: Instant,
     draining: AtomicBool,
     outstanding: AtomicU32,
     sockets: AtomicU32,
     failures_in_a_row: AtomicU32,
     ejections: AtomicU32,
-    /// Milliseconds after `born`.
+    /// Milliseconds after `born`, as all times below.
     ejected_until: AtomicU64,
+    ejected_for: AtomicU8,
+    warming_since: AtomicU64,
     suspected_until: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -52,6 +67,25 @@ pub enum Standing {
     Ejected,
     /// It is leaving.
     Draining,
+}
+
+/// Why an instance is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It failed again and again.
+    Failures,
+    /// It takes far longer than its siblings.
+    Latency,
+}
+
+impl Reason {
+    /// The word for it in reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failures => "failures",
+            Self::Latency => "latency",
+        }
+    }
 }
 
 /// An instance in the report of the front door.
@@ -80,30 +114,47 @@ pub struct InstanceReport {
     pub failures_in_a_row: u32,
     /// How often it was left alone, lately.
     pub ejections: u32,
+    /// Why it is left alone: `failures` or `latency`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_for: Option<&'static str>,
+    /// The share of requests that it has reached since it is new or back, in per cent.
+    pub slow_start: u32,
+    /// Half of its replies began within so many milliseconds, lately.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    /// How far it is: `host`, `zone` or `far`.
+    pub distance: &'static str,
 }
 
 impl Instance {
-    /// An instance of which nothing is known.
-    pub fn new(
-        id: String,
-        name: Arc<str>,
-        address: Arc<str>,
-        connections: Connections,
-        ejection: Duration,
-    ) -> Self {
+    /// An instance of which nothing is known but what the registry tells.
+    pub fn new(upstream: &Upstream, config: &FrontConfig, drivers: TaskTracker) -> Self {
+        let balance = &config.balance;
+        let near = balance.locality.as_ref();
+        let connections = Connections::new(
+            upstream.address.clone(),
+            config.keep_idle,
+            config.connect_within,
+            drivers,
+        );
         Self {
-            id,
-            name,
-            address,
+            id: upstream.id.clone(),
+            name: upstream.name.as_str().into(),
+            address: upstream.address.as_str().into(),
             connections,
-            ejection,
+            distance: near.map_or(Distance::Far, |here| here.distance(&upstream.locality)),
+            latencies: Latencies::default(),
+            ejection: config.ejection,
+            slow_start: u64::try_from(balance.slow_start.as_millis()).unwrap_or(u64::MAX),
             born: Instant::now(),
-            draining: AtomicBool::new(false),
+            draining: AtomicBool::new(upstream.draining),
             outstanding: AtomicU32::new(0),
             sockets: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            ejected_for: AtomicU8::new(0),
+            warming_since: AtomicU64::new(0),
             suspected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -115,17 +166,38 @@ impl Instance {
         self.draining.store(draining, Ordering::Relaxed);
     }
 
-    /// How gladly it is chosen now.
-    pub fn standing(&self, now: Instant) -> Standing {
+    /// Whether it is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// How gladly it is chosen now. Where the group `panics`, an ejection does not count.
+    pub fn standing(&self, now: Instant, panics: bool) -> Standing {
         let now = self.millis(now);
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             Standing::Draining
-        } else if now < self.ejected_until.load(Ordering::Relaxed) {
+        } else if !panics && now < self.ejected_until.load(Ordering::Relaxed) {
             Standing::Ejected
         } else if now < self.suspected_until.load(Ordering::Relaxed) {
             Standing::Suspected
         } else {
             Standing::Good
+        }
+    }
+
+    /// Whether it is left alone now.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.standing(now, false) == Standing::Ejected
+    }
+
+    /// The share of requests that it is due: [`WARM`] steps, from the first one as it is new or back.
+    pub fn warmth(&self, now: Instant) -> u32 {
+        let since = self.warming_since.load(Ordering::Relaxed);
+        let warmed = self.millis(now).saturating_sub(since);
+        match warmed < self.slow_start {
+            true => u32::try_from(warmed * u64::from(WARM) / self.slow_start)
+                .map_or(1, |steps| steps.max(1)),
+            false => WARM,
         }
     }
 
@@ -169,8 +241,8 @@ impl Instance {
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_TO_EJECT
     }
 
-    /// Leaves it alone for a while, longer each time.
-    pub fn eject(&self, now: Instant) {
+    /// Leaves it alone for a while, longer each time; it returns as one that is new.
+    pub fn eject(&self, now: Instant, reason: Reason) {
         let (at, last) = (self.millis(now), self.ejected_until.load(Ordering::Relaxed));
         let forgiven = last + u64::try_from(FORGIVEN.as_millis()).unwrap_or(u64::MAX) < at;
         let before = if forgiven {
@@ -180,16 +252,28 @@ impl Instance {
         };
         let times = (before + 1).min(LONGEST);
         self.ejections.store(times, Ordering::Relaxed);
-        self.ejected_until
-            .store(self.millis(now + self.ejection * times), Ordering::Relaxed);
-        // One more failure after its return is enough.
-        self.failures_in_a_row
-            .store(FAILURES_TO_EJECT - 1, Ordering::Relaxed);
+        self.ejected_for.store(reason as u8, Ordering::Relaxed);
+        let until = self.millis(now + self.ejection * times);
+        self.warming_since.store(until, Ordering::Relaxed);
+        self.ejected_until.store(until, Ordering::Relaxed);
+        match reason {
+            // One more failure after its return is enough.
+            Reason::Failures => self
+                .failures_in_a_row
+                .store(FAILURES_TO_EJECT - 1, Ordering::Relaxed),
+            // It is judged anew.
+            Reason::Latency => self.latencies.clear(),
+        }
     }
 
     /// What the report says of it.
     pub fn report(&self, now: Instant) -> InstanceReport {
-        let state = match self.standing(now) {
+        let standing = self.standing(now, false);
+        let ejected_for = match self.ejected_for.load(Ordering::Relaxed) {
+            0 => Reason::Failures,
+            _ => Reason::Latency,
+        };
+        let state = match standing {
             Standing::Ejected | Standing::Suspected => "OPEN",
             Standing::Good | Standing::Draining if self.on_probation() => "HALF_OPEN",
             Standing::Good | Standing::Draining => "CLOSED",
@@ -199,13 +283,20 @@ impl Instance {
             name: self.name.to_string(),
             address: self.address.to_string(),
             state,
-            draining: self.draining.load(Ordering::Relaxed),
+            draining: self.is_draining(),
             outstanding: self.outstanding(),
             sockets: self.sockets.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             failures_in_a_row: self.failures_in_a_row.load(Ordering::Relaxed),
             ejections: self.ejections.load(Ordering::Relaxed),
+            ejected_for: (standing == Standing::Ejected).then_some(ejected_for.name()),
+            slow_start: self.warmth(now) * 100 / WARM,
+            latency_ms: self
+                .latencies
+                .median()
+                .map(|median| u64::try_from(median.latency.as_millis()).unwrap_or(u64::MAX)),
+            distance: self.distance.name(),
         }
     }
 
@@ -258,24 +349,21 @@ impl Drop for OpenSocket {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::task::TaskTracker;
-
     use super::*;
+    use crate::front::locality::Locality;
 
     fn instance() -> Instance {
-        let connections = Connections::new(
-            "127.0.0.1:1".into(),
-            Duration::ZERO,
-            Duration::ZERO,
-            TaskTracker::new(),
-        );
-        Instance::new(
-            "a".into(),
-            "instance-0".into(),
-            "127.0.0.1:1".into(),
-            connections,
-            Duration::from_secs(5),
-        )
+        let upstream = Upstream {
+            id: "a".into(),
+            name: "instance-0".into(),
+            address: "127.0.0.1:1".into(),
+            locality: Locality {
+                host: "h".into(),
+                zone: None,
+            },
+            draining: false,
+        };
+        Instance::new(&upstream, &FrontConfig::default(), TaskTracker::new())
     }
 
     #[test]
@@ -283,16 +371,25 @@ mod tests {
         let (instance, start) = (instance(), std::time::Instant::now());
         let second = Duration::from_secs(1);
 
-        instance.eject(start);
-        assert_eq!(instance.standing(start + 4 * second), Standing::Ejected);
-        assert_eq!(instance.standing(start + 6 * second), Standing::Good);
+        instance.eject(start, Reason::Failures);
+        assert_eq!(
+            instance.standing(start + 4 * second, false),
+            Standing::Ejected
+        );
+        assert_eq!(instance.standing(start + 6 * second, false), Standing::Good);
         assert!(instance.failed(), "one failure after the return is enough");
 
-        instance.eject(start + 6 * second);
-        assert_eq!(instance.standing(start + 15 * second), Standing::Ejected);
-        assert_eq!(instance.standing(start + 17 * second), Standing::Good);
+        instance.eject(start + 6 * second, Reason::Failures);
+        assert_eq!(
+            instance.standing(start + 15 * second, false),
+            Standing::Ejected
+        );
+        assert_eq!(
+            instance.standing(start + 17 * second, false),
+            Standing::Good
+        );
 
-        instance.eject(start + 100 * second);
+        instance.eject(start + 100 * second, Reason::Failures);
         assert_eq!(instance.report(start + 100 * second).ejections, 1);
     }
 
@@ -302,11 +399,11 @@ mod tests {
         for _ in 1..FAILURES_TO_EJECT {
             assert!(!instance.refused(now));
         }
-        assert_eq!(instance.standing(now), Standing::Suspected);
+        assert_eq!(instance.standing(now, false), Standing::Suspected);
 
         instance.answered();
 
-        assert_eq!(instance.standing(now), Standing::Good);
+        assert_eq!(instance.standing(now, false), Standing::Good);
         assert!(!instance.refused(now));
     }
 }

@@ -1,7 +1,12 @@
 //! What the front door counts.
 
+use std::time::Duration;
+
 use contracts::Service;
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
+
+use crate::front::gate::{GateReport, Shed};
+use crate::front::group::GroupReport;
 
 /// A request to a service ended.
 pub fn upstream_request(service: Service, result: &'static str) {
@@ -15,8 +20,47 @@ pub fn retried(service: Service) {
 }
 
 /// An instance is left alone for a while.
-pub fn ejected(service: Service) {
-    counter!("gateway_ejections_total", "service" => service.name()).increment(1);
+pub fn ejected(service: Service, reason: &'static str) {
+    counter!("gateway_ejections_total", "service" => service.name(), "reason" => reason)
+        .increment(1);
+}
+
+/// A request had to wait for a place.
+pub fn queued(service: Service, waited: Duration) {
+    histogram!("gateway_queue_seconds", "service" => service.name()).record(waited);
+}
+
+/// A request was refused because too many are under way.
+pub fn shed(service: Service, why: Shed) {
+    counter!("gateway_shed_total", "service" => service.name(), "reason" => why.name())
+        .increment(1);
+}
+
+/// How a service is.
+pub fn group(service: Service, report: &GroupReport) {
+    let service = service.name();
+    let open = match report.state {
+        "CLOSED" => 0.0,
+        "HALF_OPEN" => 0.5,
+        _ => 1.0,
+    };
+    gauge!("gateway_circuit_open", "service" => service).set(open);
+    for (state, count) in [
+        ("available", report.stats.available),
+        ("ejected", report.stats.ejected),
+        ("warming", report.stats.warming),
+    ] {
+        gauge!("gateway_instances", "service" => service, "state" => state).set(count as f64);
+    }
+    let requests = &report.requests;
+    gauge!("gateway_requests_in_flight", "service" => service).set(requests.in_flight as f64);
+    gauge!("gateway_requests_queued", "service" => service).set(requests.queued as f64);
+}
+
+/// How much of the front door's room is taken.
+pub fn all(requests: &GateReport) {
+    gauge!("gateway_places_taken").set(requests.in_flight as f64);
+    gauge!("gateway_places_queued").set(requests.queued as f64);
 }
 
 /// A request bore a token: the door gave its word, left it to the service, or refused it.

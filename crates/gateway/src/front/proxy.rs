@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use platform::http::ADDRESSEE;
 use tokio::time::{Instant, timeout_at};
 
-use crate::front::body::{BoxBody, Outgoing, Progress, Reply};
+use crate::front::body::{BoxBody, Outgoing, Progress, Reply, Stage};
 use crate::front::connections::Held;
 use crate::front::exchange::{Exchange, Patience};
 use crate::front::headers::{self, Arrival};
@@ -95,14 +95,15 @@ impl Inner {
         if home.is_some() {
             recording.sticky();
         }
-        group
+        let _trial = group
             .breaker
             .admit(now.into())
             .map_err(|wait| Refusal::Open { wait })?;
         group.budget.earn();
 
         let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
-        let deadline = now + self.config.reply_within;
+        let own = self.config.deadlines.of(route.path.path());
+        let deadline = now + own.unwrap_or(self.config.reply_within);
         let (body, progress) = self.take_body(body, &route.kind, deadline).await?;
         let patience = match &route.kind {
             Kind::Plain => Patience::Until(deadline),
@@ -136,6 +137,18 @@ impl Inner {
         } else {
             Instance::outstanding
         };
+        let timed = route.kind == Kind::Plain && !websocket && progress.stage() == Stage::Sent;
+        // Uploads and polls take their time by nature: with a place each they would keep out everyone else.
+        let waits = route.kind != Kind::Upload && session.is_none();
+        let _place = match waits {
+            true => Some(
+                self.upstreams
+                    .enter(group)
+                    .await
+                    .map_err(|_| Refusal::Overloaded)?,
+            ),
+            false => None,
+        };
         let exchange = Exchange {
             group,
             patience,
@@ -143,6 +156,7 @@ impl Inner {
             repeatable,
             home,
             load,
+            timed,
             try_within: self.config.try_within,
         };
         let done = exchange.run(request, recording).await;
@@ -241,6 +255,7 @@ fn label(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Down => "down",
         Refusal::Open { .. } => "open",
+        Refusal::Overloaded => "overloaded",
         Refusal::Broken => "broken",
         Refusal::Timeout => "timeout",
         Refusal::UnknownSession => "unknown_session",

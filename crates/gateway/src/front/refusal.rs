@@ -37,6 +37,8 @@ pub enum Refusal {
         /// When it is tried again.
         wait: Duration,
     },
+    /// Too many requests are under way.
+    Overloaded,
     /// The instance broke off, or what it answered is not HTTP.
     Broken,
     /// The instance did not answer in time.
@@ -84,6 +86,11 @@ impl Refusal {
                 "UPSTREAM_DOWN",
                 "the service is recovering; try again",
             ),
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "OVERLOADED",
+                "too many requests are under way; try again",
+            ),
             Self::Broken => (
                 StatusCode::BAD_GATEWAY,
                 "UPSTREAM_DOWN",
@@ -114,6 +121,7 @@ impl Refusal {
             Self::TooFast { .. } => "rate_limited",
             Self::Down => "no_instance",
             Self::Open { .. } => "circuit_open",
+            Self::Overloaded => "overloaded",
             Self::Broken => "broke_off",
             Self::Timeout => "late",
             Self::UnknownSession => "unknown_session",
@@ -138,7 +146,7 @@ impl Refusal {
         let problem = Problem::new(status, code, message);
         let problem = match self {
             Self::TooFast { wait } | Self::Open { wait } => problem.retry_after(wait),
-            Self::Down => problem.retry_after(Duration::from_secs(1)),
+            Self::Down | Self::Overloaded => problem.retry_after(Duration::from_secs(1)),
             _ => problem,
         };
         problem.reply(now, request_id.to_str().ok(), Some(path))

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::front::group::Group;
 use crate::front::instance::Instance;
-use crate::front::upstreams::Group;
 
 /// Sessions remembered in this process, in each of two generations.
 const REMEMBERED: usize = 16_384;

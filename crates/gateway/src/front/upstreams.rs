@@ -1,21 +1,19 @@
-//! The instances of every service, kept up to date from the registry, and the choice among them.
+//! The instances of every service, kept up to date from the registry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contracts::Service;
 use coordination::{Registry, Snapshot};
-use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::front::breaker::Breaker;
-use crate::front::budget::Budget;
 use crate::front::config::FrontConfig;
-use crate::front::connections::Connections;
-use crate::front::instance::{Instance, InstanceReport, Standing};
+use crate::front::gate::{Gate, GateReport, Shed};
+use crate::front::group::{Group, GroupReport};
+use crate::front::locality::Locality;
 use crate::front::metrics;
 
 /// An instance as the registry tells of it.
@@ -27,6 +25,8 @@ pub struct Upstream {
     pub name: String,
     /// Host and port of its own.
     pub address: String,
+    /// Where it stands.
+    pub locality: Locality,
     /// It is leaving: it serves the sessions it has, and gets nothing new while there is another.
     pub draining: bool,
 }
@@ -36,42 +36,20 @@ pub type Directory = HashMap<Service, Vec<Upstream>>;
 
 /// The instances of every service, with what the front door learned about them. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Upstreams(Arc<HashMap<Service, Group>>);
+pub struct Upstreams(Arc<Inner>);
 
-/// The instances of one service.
 #[derive(Debug)]
-pub struct Group {
-    /// The service.
-    pub service: Service,
-    pub breaker: Breaker,
-    pub budget: Budget,
-    instances: RwLock<Vec<Arc<Instance>>>,
+struct Inner {
+    groups: HashMap<Service, Group>,
+    gate: Gate,
+    queue_within: Duration,
 }
 
-/// A service in the report of the front door.
-#[derive(Clone, Debug, Serialize)]
-pub struct GroupReport {
-    /// CLOSED, OPEN or `HALF_OPEN`.
-    pub state: &'static str,
-    /// Sums over the instances.
-    pub stats: Stats,
-    /// Each instance.
-    pub instances: Vec<InstanceReport>,
-}
-
-/// Sums over the instances of a service.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Stats {
-    /// Instances in the registry.
-    pub instances: usize,
-    /// Those that may be chosen.
-    pub available: usize,
-    /// Requests that wait for a reply.
-    pub outstanding: u32,
-    /// Requests sent.
-    pub requests: u64,
-    /// Those that got no reply.
-    pub failures: u64,
+/// A request's place, until dropped.
+#[derive(Debug)]
+pub struct Place<'a> {
+    _of_service: SemaphorePermit<'a>,
+    _of_all: SemaphorePermit<'a>,
 }
 
 impl Upstreams {
@@ -87,21 +65,18 @@ impl Upstreams {
         config: &FrontConfig,
     ) -> Self {
         let drivers = TaskTracker::new();
-        let group = |service| {
-            let group = Group {
-                service,
-                breaker: Breaker::default(),
-                budget: Budget::default(),
-                instances: RwLock::default(),
-            };
-            (service, group)
-        };
-        let upstreams = Self(Arc::new(Service::ALL.into_iter().map(group).collect()));
+        let group = |service| (service, Group::new(service, config));
+        let upstreams = Self(Arc::new(Inner {
+            groups: Service::ALL.into_iter().map(group).collect(),
+            gate: Gate::new(config.overload.places, config.overload.queue),
+            queue_within: config.overload.queue_within,
+        }));
+        let every = config.balance.outlier_every;
         let config = config.clone();
         let update = {
             let drivers = drivers.clone();
             move |upstreams: &Self, latest: &Directory| {
-                for group in upstreams.0.values() {
+                for group in upstreams.0.groups.values() {
                     let listed = latest.get(&group.service).map_or(&[][..], Vec::as_slice);
                     group.update(listed, &config, &drivers);
                 }
@@ -109,6 +84,19 @@ impl Upstreams {
         };
         let first = source.borrow_and_update().clone();
         update(&upstreams, &directory(&first));
+        let reviewed = Arc::downgrade(&upstreams.0);
+        drivers.spawn(async move {
+            sleep(every).await;
+            while let Some(inner) = reviewed.upgrade() {
+                for group in inner.groups.values() {
+                    group.review();
+                    group.publish();
+                }
+                metrics::all(&inner.gate.report());
+                drop(inner);
+                sleep(every).await;
+            }
+        });
         let followed = upstreams.clone();
         drivers.spawn(async move {
             while source.changed().await.is_ok() {
@@ -122,8 +110,41 @@ impl Upstreams {
     /// The instances of a service.
     pub fn group(&self, service: Service) -> &Group {
         self.0
+            .groups
             .get(&service)
             .expect("there is a group for every service")
+    }
+
+    /// Takes a place for a request to a service: of the service's part first, then of all. It queues for a moment where
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`Shed`], where the request is refused.
+    pub async fn enter<'a>(&'a self, group: &'a Group) -> Result<Place<'a>, Shed> {
+        let began = Instant::now();
+        let until = (began + self.0.queue_within).into();
+        let entered = async {
+            let of_service = group.gate.enter(until).await?;
+            let of_all = self.0.gate.enter(until).await?;
+            Ok(Place {
+                _of_service: of_service,
+                _of_all: of_all,
+            })
+        };
+        let entered = entered.await;
+        match &entered {
+            Ok(_) if began.elapsed() >= Duration::from_millis(1) => {
+                metrics::queued(group.service, began.elapsed());
+            }
+            Ok(_) => {}
+            Err(shed) => metrics::shed(group.service, *shed),
+        }
+        entered
+    }
+
+    /// All requests that are under way.
+    pub fn requests(&self) -> GateReport {
+        self.0.gate.report()
     }
 
     /// Waits until this instance of each of these services is known. It may never be: bound it.
@@ -160,172 +181,13 @@ fn directory(snapshot: &Snapshot) -> Directory {
             id: entry.announcement.replica.clone(),
             name: entry.instance.clone(),
             address: entry.announcement.address.clone(),
+            locality: Locality {
+                host: entry.announcement.host.clone(),
+                zone: entry.announcement.zone.clone(),
+            },
             draining: entry.load.draining,
         };
         (service, entries.map(upstream).collect())
     };
     Service::ALL.into_iter().map(upstreams).collect()
-}
-
-impl Group {
-    fn has(&self, id: &str) -> bool {
-        self.instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .any(|instance| instance.id == id)
-    }
-
-    fn update(&self, listed: &[Upstream], config: &FrontConfig, drivers: &TaskTracker) {
-        let mut instances = self
-            .instances
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = std::mem::take(&mut *instances);
-        for upstream in listed {
-            let same = |instance: &&Arc<Instance>| {
-                instance.id == upstream.id && *instance.address == *upstream.address
-            };
-            let instance = known.iter().find(same).cloned().unwrap_or_else(|| {
-                let address = upstream.address.clone();
-                let connections = Connections::new(
-                    address.clone(),
-                    config.keep_idle,
-                    config.connect_within,
-                    drivers.clone(),
-                );
-                Arc::new(Instance::new(
-                    upstream.id.clone(),
-                    upstream.name.as_str().into(),
-                    address.into(),
-                    connections,
-                    config.ejection,
-                ))
-            });
-            instance.set_draining(upstream.draining);
-            instances.push(instance);
-        }
-        for gone in known
-            .iter()
-            .filter(|old| !instances.iter().any(|instance| Arc::ptr_eq(instance, old)))
-        {
-            gone.connections.clear();
-        }
-    }
-
-    /// The less busy of two instances, taken at random from those against which nothing speaks; where there is none,
-    /// from the least bad ones. Those in `but` are left out.
-    pub fn pick(&self, but: &[Arc<Instance>], load: fn(&Instance) -> u32) -> Option<Arc<Instance>> {
-        let now = Instant::now();
-        let instances = self
-            .instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let ([only], []) = (instances.as_slice(), but) {
-            return Some(only.clone());
-        }
-        let left = || {
-            instances
-                .iter()
-                .filter(|instance| !but.iter().any(|tried| Arc::ptr_eq(tried, instance)))
-        };
-        let best = left().map(|instance| instance.standing(now)).min()?;
-        let equals = || left().filter(|instance| instance.standing(now) == best);
-        let count = equals().count();
-        // The clock did not move in between, but a standing may have.
-        let nth = |index: usize| equals().nth(index).or_else(|| left().next());
-        if count < 2 {
-            return nth(0).cloned();
-        }
-        let one = rand::random_range(0..count);
-        let other = (one + rand::random_range(1..count)) % count;
-        let (one, other) = (nth(one)?, nth(other)?);
-        Some(if load(other) < load(one) {
-            other.clone()
-        } else {
-            one.clone()
-        })
-    }
-
-    /// The very instance, where it is still there.
-    pub fn find(&self, id: &str, address: &str) -> Option<Arc<Instance>> {
-        let instances = self
-            .instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        instances
-            .iter()
-            .find(|instance| instance.id == id && *instance.address == *address)
-            .cloned()
-    }
-
-    /// Whether there is an instance to try beside those in `but`.
-    pub fn has_other(&self, but: &[Arc<Instance>]) -> bool {
-        let instances = self
-            .instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        instances
-            .iter()
-            .any(|instance| !but.iter().any(|tried| Arc::ptr_eq(tried, instance)))
-    }
-
-    /// Leaves an instance alone for a while, unless half of them are already.
-    pub fn eject(&self, instance: &Instance) {
-        let now = Instant::now();
-        let instances = self
-            .instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let out = instances
-            .iter()
-            .filter(|other| other.standing(now) == Standing::Ejected)
-            .count();
-        if instance.standing(now) != Standing::Ejected && (out + 1) * 2 <= instances.len() {
-            instance.eject(now);
-            metrics::ejected(self.service);
-            tracing::warn!(
-                upstream.service = %self.service,
-                upstream.id = instance.id,
-                "{} at {} fails again and again and is left alone for a while", self.service, instance.address
-            );
-        }
-    }
-
-    /// What the report says of it.
-    pub fn report(&self, now: Instant) -> GroupReport {
-        let instances = self
-            .instances
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let instances: Vec<_> = instances
-            .iter()
-            .map(|instance| instance.report(now))
-            .collect();
-        let stats = instances
-            .iter()
-            .fold(Stats::default(), |sum, instance| Stats {
-                instances: sum.instances + 1,
-                available: sum.available
-                    + usize::from(instance.state != "OPEN" && !instance.draining),
-                outstanding: sum.outstanding + instance.outstanding,
-                requests: sum.requests + instance.requests,
-                failures: sum.failures + instance.failures,
-            });
-        let state = match self.breaker.name(now) {
-            "CLOSED"
-                if instances.is_empty()
-                    || instances.iter().all(|instance| instance.state == "OPEN") =>
-            {
-                "OPEN"
-            }
-            "CLOSED" if instances.iter().all(|instance| instance.state != "CLOSED") => "HALF_OPEN",
-            state => state,
-        };
-        GroupReport {
-            state,
-            stats,
-            instances,
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use contracts::Timestamp;
-use gateway::front::GroupReport;
+use gateway::front::{GateReport, GroupReport};
 use platform::Admin;
 use platform::http::Json;
 use platform::problem::ProblemBody;
@@ -17,6 +17,9 @@ use super::Local;
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamReport {
     timestamp: Timestamp,
+    /// All that are under way: inFlight of places, queued of queue, and how many were shed since the start.
+    #[schema(value_type = Object)]
+    requests: GateReport,
     #[schema(value_type = Object)]
     circuit_breakers: HashMap<&'static str, GroupReport>,
 }
@@ -36,6 +39,7 @@ pub async fn breaker_stats(State(local): State<Local>, _: Admin) -> Json<Upstrea
 fn report(local: &Local) -> UpstreamReport {
     UpstreamReport {
         timestamp: local.platform.clock.now(),
+        requests: local.upstreams.requests(),
         circuit_breakers: local.upstreams.report(),
     }
 }

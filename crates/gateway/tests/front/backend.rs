@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::response::IntoResponse;
-use gateway::front::Upstream;
+use gateway::front::{Locality, Upstream};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -151,6 +151,7 @@ impl Backend {
             id: self.name.clone(),
             name: self.name.clone(),
             address: self.address.to_string(),
+            locality: somewhere(),
             draining: false,
         }
     }
@@ -175,7 +176,16 @@ pub async fn nobody(name: &str) -> Upstream {
         id: name.to_owned(),
         name: name.to_owned(),
         address: listener.local_addr().unwrap().to_string(),
+        locality: somewhere(),
         draining: false,
+    }
+}
+
+/// A place that is near no gateway.
+fn somewhere() -> Locality {
+    Locality {
+        host: "backend".to_owned(),
+        zone: None,
     }
 }
 

@@ -1,14 +1,28 @@
 //! Which instance gets a request.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use contracts::Service;
 use futures::future::join_all;
-use gateway::front::{FrontConfig, Upstream};
+use gateway::front::{Balance, FrontConfig, Locality, Upstream};
 
 use crate::backend::{Backend, nobody};
 use crate::door::{Door, directory, eventually};
+
+/// Everyone gets a whole share at once.
+fn warm() -> FrontConfig {
+    FrontConfig {
+        balance: Balance {
+            slow_start: Duration::ZERO,
+            ..Balance::default()
+        },
+        ..FrontConfig::default()
+    }
+}
 
 #[tokio::test]
 async fn requests_are_spread_over_all_instances() {
@@ -30,7 +44,7 @@ async fn requests_are_spread_over_all_instances() {
 #[tokio::test]
 async fn a_busy_instance_gets_no_more_than_an_idle_one() {
     let (busy, idle) = (Backend::hanging("busy").await, Backend::echo("idle").await);
-    let door = Door::to(Service::Users, &[busy.upstream()]).await;
+    let door = Door::before(warm(), directory(Service::Users, &[busy.upstream()]), None).await;
     let waiting: Vec<_> = (0..3).map(|_| door.get("/users")).collect();
     let waiting = join_all(waiting);
     tokio::pin!(waiting);
@@ -192,4 +206,159 @@ async fn a_service_that_does_not_answer_is_refused_at_once_until_it_does() {
     .await;
     assert_eq!(door.report(Service::Users)["state"], "CLOSED");
     assert!(back.hits() > 0);
+}
+
+#[tokio::test]
+async fn one_that_is_new_gets_a_growing_share() {
+    let (old, new) = (Backend::echo("old").await, Backend::echo("new").await);
+    let config = FrontConfig {
+        balance: Balance {
+            slow_start: Duration::from_secs(3),
+            ..Balance::default()
+        },
+        ..FrontConfig::default()
+    };
+    let door = Door::before(config, directory(Service::Users, &[old.upstream()]), None).await;
+    let grown = |index: usize| {
+        let report = door.report(Service::Users);
+        report["instances"][index]["slowStart"].as_u64()
+    };
+    eventually("the first one is warm", || async { grown(0) == Some(100) }).await;
+
+    door.register(Service::Users, &[old.upstream(), new.upstream()]);
+    eventually("both are known", || async { grown(1).is_some() }).await;
+    let mut sent = 0;
+    while grown(1) < Some(50) {
+        assert_eq!(door.get("/users").await.status, 200);
+        sent += 1;
+    }
+    // A fifth of them is due to it by now; a slow machine may have sent too few to tell.
+    let share = new.hits() * 100 / sent.max(1);
+    assert!(
+        sent < 100 || (5..40).contains(&share),
+        "{share} % of {sent}"
+    );
+
+    eventually("it is warm", || async { grown(1) == Some(100) }).await;
+    let before = new.hits();
+    for _ in 0..100 {
+        assert_eq!(door.get("/users").await.status, 200);
+    }
+    assert!(new.hits() - before >= 25, "{} of 100", new.hits() - before);
+}
+
+#[tokio::test]
+async fn one_that_lags_far_behind_its_siblings_is_left_alone_until_it_does_no_more() {
+    let lags = Arc::new(AtomicBool::new(true));
+    let lagging = lags.clone();
+    let router = Router::new().fallback(move || {
+        let lags = lagging.load(Ordering::Relaxed);
+        async move {
+            if lags {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    });
+    let (a, b) = (Backend::echo("a").await, Backend::echo("b").await);
+    let slow = Backend::serve("slow", router).await;
+    let config = FrontConfig {
+        ejection: Duration::from_millis(300),
+        balance: Balance {
+            outlier_every: Duration::from_secs(2),
+            slow_start: Duration::from_millis(300),
+            ..Balance::default()
+        },
+        ..FrontConfig::default()
+    };
+    let all = [a.upstream(), b.upstream(), slow.upstream()];
+    let door = Door::before(config, directory(Service::Users, &all), None).await;
+    let told = || door.report(Service::Users)["instances"][2].clone();
+
+    eventually("it is left alone", || async {
+        for reply in join_all((0..30).map(|_| door.get("/users"))).await {
+            assert_eq!(reply.status, 200);
+        }
+        told()["ejectedFor"] == "latency"
+    })
+    .await;
+    let report = door.report(Service::Users);
+    assert_eq!(report["stats"]["ejected"], 1);
+    assert_eq!(told()["failures"], 0, "it was only slow");
+
+    lags.store(false, Ordering::Relaxed);
+    let before = slow.hits();
+    eventually("it has its share again", || async {
+        assert_eq!(door.get("/users").await.status, 200);
+        slow.hits() > before + 10 && told()["slowStart"] == 100
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_near_one_is_preferred_until_it_is_much_busier_or_gone() {
+    let here = Locality {
+        host: "here".to_owned(),
+        zone: None,
+    };
+    let near = |backend: &Backend| Upstream {
+        locality: here.clone(),
+        ..backend.upstream()
+    };
+    let config = FrontConfig {
+        balance: Balance {
+            locality: Some(here.clone()),
+            ..warm().balance
+        },
+        ..FrontConfig::default()
+    };
+    let (local, far) = (Backend::echo("local").await, Backend::echo("far").await);
+    let both = [far.upstream(), near(&local)];
+    let door = Door::before(config.clone(), directory(Service::Users, &both), None).await;
+    for _ in 0..20 {
+        assert_eq!(door.get("/users").await.json()["by"], "local");
+    }
+    local.kill().await;
+    for _ in 0..20 {
+        assert_eq!(door.post("/users", "x").await.json()["by"], "far");
+    }
+
+    let busy = Backend::hanging("busy").await;
+    let both = [far.upstream(), near(&busy)];
+    let door = Door::before(config, directory(Service::Users, &both), None).await;
+    let waiting = join_all((0..5).map(|_| door.post("/users", "x")));
+    tokio::pin!(waiting);
+    let reached = eventually("five wait", || async { busy.hits() == 5 });
+    tokio::select! { _ = &mut waiting => panic!("it never answers"), () = reached => {} }
+    for _ in 0..10 {
+        assert_eq!(door.post("/users", "x").await.json()["by"], "far");
+    }
+}
+
+#[tokio::test]
+async fn the_operator_says_how_many_may_be_left_alone() {
+    for (percent, most) in [(0, 0), (1, 1), (75, 3), (100, 3)] {
+        let dead = [
+            nobody("a").await,
+            nobody("b").await,
+            nobody("c").await,
+            nobody("d").await,
+        ];
+        let config = FrontConfig {
+            balance: Balance {
+                most_ejected_percent: percent,
+                ..Balance::default()
+            },
+            ..FrontConfig::default()
+        };
+        let door = Door::before(config, directory(Service::Users, &dead), None).await;
+
+        for _ in 0..15 {
+            door.get("/users")
+                .await
+                .expect_problem(503, "UPSTREAM_DOWN");
+        }
+
+        let ejected = &door.report(Service::Users)["stats"]["ejected"];
+        assert_eq!(ejected, most, "{percent} %");
+    }
 }

@@ -281,3 +281,77 @@ async fn a_client_that_goes_away_frees_the_instance() {
     .await;
     assert_eq!(door.report(Service::Users)["stats"]["failures"], 0);
 }
+
+#[tokio::test]
+async fn an_instance_is_told_how_long_it_is_waited_for() {
+    let (a, b) = (Backend::echo("a").await, Backend::echo("b").await);
+    let config = FrontConfig {
+        reply_within: Duration::from_secs(60),
+        try_within: Duration::from_secs(30),
+        deadlines: "/users/quick=5".parse().unwrap(),
+        ..FrontConfig::default()
+    };
+    let door = Door::before(
+        config,
+        directory(Service::Users, &[a.upstream(), b.upstream()]),
+        None,
+    )
+    .await;
+    let told = async |method: &str, path: &str| {
+        let request = door
+            .request(method, path)
+            .header("x-cloudphone-deadline-ms", "77777")
+            .body(Body::empty());
+        let reply = door.send(request.unwrap()).await;
+        let told = &reply.json()["headers"]["x-cloudphone-deadline-ms"];
+        told.as_str().unwrap().parse::<u64>().unwrap()
+    };
+
+    let whole = told("POST", "/users").await;
+    assert!((30_001..=60_000).contains(&whole), "{whole}");
+    let one_try_of_several = told("GET", "/users").await;
+    assert!(
+        (5_001..=30_000).contains(&one_try_of_several),
+        "{one_try_of_several}"
+    );
+    let of_the_route = told("POST", "/api/users/quick/").await;
+    assert!((1..=5_000).contains(&of_the_route), "{of_the_route}");
+}
+
+#[tokio::test]
+async fn an_upload_has_no_deadline() {
+    let backend = Backend::echo("a").await;
+    let door = Door::to(Service::Apps, &[backend.upstream()]).await;
+
+    let upload = door
+        .request("POST", "/apps/upload")
+        .header("x-cloudphone-deadline-ms", "1")
+        .body(Body::from("apk"));
+    let reply = door.send(upload.unwrap()).await;
+
+    let headers = &reply.json()["headers"];
+    assert!(
+        headers.get("x-cloudphone-deadline-ms").is_none(),
+        "{headers}"
+    );
+}
+
+#[tokio::test]
+async fn a_route_with_a_deadline_of_its_own_is_given_up_earlier() {
+    let hanging = Backend::hanging("hanging").await;
+    let config = FrontConfig {
+        reply_within: Duration::from_secs(600),
+        deadlines: "/users/quick=0.2".parse().unwrap(),
+        ..FrontConfig::default()
+    };
+    let door = Door::before(
+        config,
+        directory(Service::Users, &[hanging.upstream()]),
+        None,
+    )
+    .await;
+
+    door.post("/users/quick", "x")
+        .await
+        .expect_problem(504, "UPSTREAM_TIMEOUT");
+}

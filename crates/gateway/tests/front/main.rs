@@ -9,6 +9,7 @@ mod door;
 mod failures;
 mod health;
 mod identity;
+mod overload;
 mod records;
 mod routing;
 mod sessions;

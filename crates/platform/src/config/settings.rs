@@ -108,6 +108,8 @@ pub struct Settings {
     /// `ADVERTISE_ADDRESS`: the address by which other machines reach this one. Default: the listen address, or
     /// 127.0.0.1 where that is a wildcard.
     pub advertise_address: IpAddr,
+    /// `ZONE`: where this machine stands, as `eu-1a`. A gateway prefers instances of its own zone. Default: nowhere.
+    pub zone: Option<String>,
     /// `GATEWAY_PORT`, `USERS_PORT` and so on: the well-known ports, 30000 to 30006 by default.
     pub ports: [u16; Service::ALL.len()],
     /// `DATABASE_POOL_MIN` and `DATABASE_POOL_MAX`: connections a process holds. Default 5 to 20.
@@ -216,6 +218,7 @@ impl Settings {
             home,
             listen_address,
             advertise_address: env.value("ADVERTISE_ADDRESS", reachable),
+            zone: env.text("ZONE"),
             ports,
             database_pool,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30)),

@@ -22,7 +22,7 @@ use super::limit;
 use crate::{Platform, Problem, health};
 
 /// Clients give up after 10 s; we answer before.
-const DEADLINE: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(8);
 /// The largest body where a route sets no bound of its own.
 const LARGEST_BODY: usize = 1 << 20;
 const REQUEST_ID: &str = "x-request-id";
@@ -62,6 +62,17 @@ pub fn service(platform: &Platform, service: Service, routes: OpenApiRouter) -> 
 /// The service that the gateway means: the port of an instance that died may be another service's a moment later, while the
 /// registry still names it. Who is not meant does nothing and answers 421.
 pub const ADDRESSEE: &str = "x-cloudphone-addressee";
+
+/// The milliseconds that the caller still waits for the head of the reply. Relative, as no two clocks agree. It can only
+/// shorten what a service allows itself: nobody works for a caller who is gone.
+pub const DEADLINE: &str = "x-cloudphone-deadline-ms";
+
+/// How long the handler of a request may take.
+fn time_left(request: &Request) -> Duration {
+    let told = request.headers().get(DEADLINE);
+    let told = told.and_then(|left| left.to_str().ok()?.parse().ok());
+    told.map_or(LONGEST, |left| LONGEST.min(Duration::from_millis(left)))
+}
 
 async fn addressed(State(service): State<Service>, request: Request, next: Next) -> Response {
     match request.headers().get(ADDRESSEE) {
@@ -115,18 +126,25 @@ async fn around(
     request.extensions_mut().insert(platform.auth.clone());
     let span = info_span!("request", request.id = %id, http.method = %method, http.path = %loggable(&path), service = %service);
 
+    let left = time_left(&request);
     let answer = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .instrument(span.clone());
     let (answer, decision) = limit::noted(async {
+        if left.is_zero() {
+            return Ok(problem_response(Problem::not_ready(
+                "the request came after its deadline; nothing was done",
+            )));
+        }
         if !has_deadline(&path) {
             return answer.await;
         }
-        let answer = tokio::time::timeout(DEADLINE, answer).await;
+        // Dropping the handler is no more than what happens to it when its caller hangs up.
+        let answer = tokio::time::timeout(left, answer).await;
         answer.unwrap_or_else(|_| {
-            Ok(problem_response(Problem::not_ready(
-                "the request took longer than 8 s; try again",
-            )))
+            Ok(problem_response(Problem::not_ready(format!(
+                "the request took longer than {left:?}; try again"
+            ))))
         })
     })
     .await;

@@ -11,7 +11,7 @@ mod repair;
 pub use body::{FormOrJson, Json};
 pub(crate) use body::{bytes, parse};
 pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
-pub use layers::{ADDRESSEE, Served, loggable, service};
+pub use layers::{ADDRESSEE, DEADLINE, Served, loggable, service};
 pub use limit::{ask as ask_limit, limit, tell as tell_limit};
 pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};
 pub use params::{Path, Query};

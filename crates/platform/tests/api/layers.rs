@@ -156,6 +156,31 @@ async fn what_takes_too_long_is_given_up_before_the_client_does(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn nobody_works_for_a_caller_who_waits_no_longer(db: PgPool) {
+    let app = app(&testing::platform(db).await);
+    let ask = |path: &'static str, left: &'static str| {
+        let call = app.get(path).header("x-cloudphone-deadline-ms", left);
+        async move { call.send().await }
+    };
+
+    let ended = ask("/hangs", "50").await;
+    ended.refused(503, "NOT_READY");
+    assert_eq!(
+        ended.body["detail"],
+        "the request took longer than 50ms; try again"
+    );
+    let late = ask("/panics", "0").await;
+    late.refused(503, "NOT_READY");
+    assert_eq!(
+        late.body["detail"],
+        "the request came after its deadline; nothing was done"
+    );
+    for left in ["60000", "soon", "-1", "99999999999999999999"] {
+        assert_eq!(ask("/things/a", left).await.text, "a");
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn the_request_id_is_the_client_s_or_one_of_ours(db: PgPool) {
     let app = app(&testing::platform(db).await);
 
