@@ -225,6 +225,9 @@ async fn ours(
         ("CLOUDPHONE_HOME", folder.display().to_string()),
         ("RATE_LIMITS", limited.to_string()),
         ("RATE_LIMIT_PER_SECOND", "1000000".to_owned()),
+        ("RATE_LIMIT_BURST", "1000000".to_owned()),
+        ("RATE_LIMIT_USER_PER_SECOND", "1000000".to_owned()),
+        ("RATE_LIMIT_USER_BURST", "1000000".to_owned()),
         ("LOG_LEVEL", "warn".to_owned()),
     ];
     let program = program.display().to_string();

@@ -16,7 +16,7 @@
 //! | [`registry`] | distinct slots, lowest first; joins, leaves and drains pushed, snapshots 250 ms old without pub/sub | one heartbeat and one read a second, four reads without pub/sub | the last snapshot stays | members return to their slots |
 //! | [`invariants`] | a violation is written down once, for the whole cluster, and stays | a job a minute for each check, two queries per replica and five seconds | checks wait as all jobs do | the database has them |
 //! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |
-//! | [`rate_limit`] | exact over all replicas | one round trip | the caller decides | all start afresh |
+//! | [`rate_limit`] | exact over all replicas | one round trip for all limits of a request | the caller decides; on demand one request a second waits and all others go on | all start afresh |
 //!
 //! # Examples
 //!

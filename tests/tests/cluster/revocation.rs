@@ -29,7 +29,7 @@ async fn a_session_ended_through_one_door_is_refused_at_every_other_within_a_sec
     let doors = all_instances(&cluster, "gateway", 3).await;
     let tokens = {
         let mut tokens = Vec::new();
-        for number in 0..4 {
+        for number in 0..3 {
             tokens.push(register(&cluster, &format!("leaving{number}")).await?);
         }
         tokens
@@ -62,17 +62,17 @@ async fn a_session_ended_through_one_door_is_refused_at_every_other_within_a_sec
         };
         let asking = join_all((0..6).map(|n| ask(&doors[n % doors.len()])));
         let ending = async {
-            eventually(PATIENCE, "the doors let the session in", async || {
-                anyhow::ensure!(let_in.load(Ordering::SeqCst) > 100);
+            eventually(PATIENCE * 2, "the doors let the session in", async || {
+                anyhow::ensure!(let_in.load(Ordering::SeqCst) > 50);
                 Ok(())
             })
             .await;
             let status = log_out(&doors[number % doors.len()], token).await.unwrap();
             assert_eq!(status, StatusCode::OK);
             ended.set(Instant::now()).unwrap();
-            eventually(PATIENCE, "the doors refuse hundreds", async || {
+            eventually(PATIENCE * 2, "the doors refuse hundreds", async || {
                 let is_over = ended.get().is_some_and(|at| at.elapsed() > A_SECOND * 2);
-                anyhow::ensure!(is_over && refused.load(Ordering::SeqCst) > 300);
+                anyhow::ensure!(is_over && refused.load(Ordering::SeqCst) > 200);
                 Ok(())
             })
             .await;
@@ -111,6 +111,7 @@ async fn without_redis_known_and_unknown_callers_are_told_apart_as_ever() -> any
     let redis = RedisServers::start(1, &[]).await?;
     let cluster = Cluster::builder(2)
         .env("SANDBOX", "false")
+        .env("RATE_LIMITS", "true")
         .redis(redis.server(0).url())
         .start()
         .await?;
@@ -128,7 +129,8 @@ async fn without_redis_known_and_unknown_callers_are_told_apart_as_ever() -> any
     redis.server(0).stop();
 
     for door in &doors {
-        for _ in 0..20 {
+        // More than the limit of a user: nobody can count.
+        for _ in 0..150 {
             assert_eq!(me(&fresh(), door, &known).await?, StatusCode::OK);
         }
         assert_eq!(me(&fresh(), door, &unknown).await?, StatusCode::OK);

@@ -6,13 +6,19 @@
 //! `RateLimit-Reset`, which client libraries read today, and `RateLimit-Policy` and `RateLimit` of the IETF's draft, which
 //! can name several tiers at once. Their names do not collide, so an answer carries both.
 
-use std::sync::LazyLock;
+mod rest;
+
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fred::clients::Pool;
 use fred::types::scripts::Script;
+use tokio::time::timeout;
+use tracing::debug;
 
-use crate::{Keys, StoreError, script};
+use crate::script::Call;
+use crate::{Keys, Replication, StoreError, script};
+use rest::Rest;
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("check.lua")));
 
@@ -99,43 +105,89 @@ pub const POLICY_HEADER: &str = "ratelimit-policy";
 /// The field of the draft that says where a client stands; one field may stand beside another.
 pub const STATE_HEADER: &str = "ratelimit";
 
-/// Counts requests of all replicas together.
+/// Counts requests of all replicas together. Clones share what they know of Redis.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     redis: Pool,
     keys: Keys,
+    rest: Arc<Rest>,
 }
 
 impl RateLimiter {
     /// Keeps its counters in the given Redis.
     pub fn new(redis: Pool, keys: Keys) -> Self {
-        Self { redis, keys }
+        let rest = Arc::new(Rest::default());
+        Self { redis, keys, rest }
     }
 
     /// Asks for one request of a subject such as `203.0.113.7` in the limit's tier. One round trip.
     pub async fn check(&self, subject: &str, limit: Limit) -> Result<Decision, StoreError> {
-        let arguments = vec![
-            limit.burst.to_string(),
-            limit.step.as_micros().to_string(),
-            "1".into(),
-        ];
-        let (allowed, wait, remaining, reset): (i64, i64, i64, i64) = script::run(
-            &self.redis,
-            &CHECK,
-            self.keys.rate(&format!("{}:{subject}", limit.tier)),
-            arguments,
-            "check a rate limit",
-        )
-        .await?;
-        Ok(Decision {
+        let mut decisions = self.check_each(&[(subject, limit)]).await;
+        decisions.pop().expect("each question has its answer")
+    }
+
+    /// Asks for one request that several limits count, each for itself: one that is refused counts where it was allowed.
+    /// The answers are in the order of the questions. One round trip to each server that keeps one of them.
+    pub async fn check_each(&self, asks: &[(&str, Limit)]) -> Vec<Result<Decision, StoreError>> {
+        let calls: Vec<Call> = asks
+            .iter()
+            .map(|(subject, limit)| Call {
+                keys: vec![self.keys.rate(&format!("{}:{subject}", limit.tier))],
+                arguments: vec![
+                    limit.burst.to_string(),
+                    limit.step.as_micros().to_string(),
+                    "1".into(),
+                ],
+            })
+            .collect();
+        let tried = "check a rate limit";
+        let (client, alone) = (self.redis.next(), Replication::NONE);
+        let answers = script::run_each(client, &CHECK, &calls, alone, tried).await;
+        let decisions = answers.into_iter().zip(asks);
+        decisions
+            .map(|(answer, (_, limit))| Ok(limit.decision(answer?)))
+            .collect()
+    }
+
+    /// The same for those who let pass whom nobody can count: what could be said in time. Redis that failed to answer is
+    /// left alone for a second, and then asked for one request a second until it answers again; all others pass at once.
+    pub async fn check_within(&self, patience: Duration, asks: &[(&str, Limit)]) -> Vec<Decision> {
+        if asks.is_empty() || !self.rest.is_over() {
+            return Vec::new();
+        }
+        let mut decisions = Vec::new();
+        match timeout(patience, self.check_each(asks)).await {
+            Ok(answers) => {
+                for answer in answers {
+                    match answer {
+                        Ok(decision) => decisions.push(decision),
+                        Err(error) => debug!("a rate limit is not kept: {error}"),
+                    }
+                }
+            }
+            Err(_) => debug!("rate limits are not kept: no answer within {patience:?}"),
+        }
+        if decisions.is_empty() {
+            self.rest.begin();
+        } else {
+            self.rest.end();
+        }
+        decisions
+    }
+}
+
+impl Limit {
+    fn decision(&self, answer: (i64, i64, i64, i64)) -> Decision {
+        let (allowed, wait, remaining, reset) = answer;
+        Decision {
             allowed: allowed == 1,
             retry_after: microseconds(wait),
             remaining: u32::try_from(remaining.max(0)).unwrap_or(u32::MAX),
             reset: microseconds(reset),
-            limit: limit.burst,
-            window: limit.step * limit.burst,
-            tier: limit.tier,
-        })
+            limit: self.burst,
+            window: self.step * self.burst,
+            tier: self.tier,
+        }
     }
 }
 

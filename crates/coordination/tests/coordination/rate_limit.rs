@@ -1,10 +1,11 @@
 //! Rate limits: exact however many ask at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coordination::{Limit, RateLimiter};
 use futures::future::join_all;
 
+use crate::servers::{RedisServer, bare};
 use crate::stores::{connect, stores, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,4 +97,69 @@ async fn a_clock_that_went_back_denies_nobody_for_longer_than_a_full_burst() {
     assert!(refused.retry_after <= Duration::from_secs(12));
     assert_eq!(refused.remaining, 0);
     assert!(refused.reset <= Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn limits_that_are_asked_together_count_each_for_itself() {
+    let stores = stores().await;
+    let limiter = RateLimiter::new(stores.redis.clone(), stores.keys.clone());
+    let wide = Limit::per_minute(5).tier("address");
+    let narrow = Limit::per_minute(2).tier("write");
+
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let asks = [("203.0.113.7", wide), ("alice", narrow)];
+        for decision in limiter.check_each(&asks).await {
+            let decision = decision.unwrap();
+            told.push((decision.tier, decision.allowed, decision.remaining));
+        }
+    }
+
+    assert_eq!(
+        told,
+        [
+            ("address", true, 4),
+            ("write", true, 1),
+            ("address", true, 3),
+            ("write", true, 0),
+            ("address", true, 2),
+            ("write", false, 0),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_frozen_redis_makes_few_wait_and_is_found_again() {
+    let server = RedisServer::start(&[]).await;
+    let limiter = RateLimiter::new(server.pool().await, bare());
+    let limit = Limit::per_second(1_000_000);
+    let patience = Duration::from_millis(100);
+    let asked = limiter.check_within(patience, &[("a", limit)]).await;
+    assert_eq!(asked.len(), 1);
+
+    server.signal("STOP");
+    let (began, mut count) = (Instant::now(), 0);
+    while count < 2_000 {
+        assert!(
+            limiter
+                .check_within(patience, &[("a", limit)])
+                .await
+                .is_empty()
+        );
+        count += 1;
+    }
+    assert!(
+        began.elapsed() < patience * count / 10,
+        "{count} requests took {:?}",
+        began.elapsed()
+    );
+
+    server.signal("CONT");
+    until("the limit is kept again", async || {
+        !limiter
+            .check_within(patience, &[("a", limit)])
+            .await
+            .is_empty()
+    })
+    .await;
 }

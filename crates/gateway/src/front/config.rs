@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use coordination::{Keys, Limit};
+use coordination::Keys;
 use platform::{Env, Settings};
 
 use crate::front::access::AccessLog;
 use crate::front::cors::Origins;
 use crate::front::deadlines::Deadlines;
+use crate::front::limit::RateLimits;
 use crate::front::locality::Locality;
 
 /// How the front door behaves. The default is the development profile.
@@ -15,8 +16,8 @@ use crate::front::locality::Locality;
 pub struct FrontConfig {
     /// Which pages of other origins may call.
     pub origins: Origins,
-    /// The limit per client address, over all replicas; none in development.
-    pub limit: Option<Limit>,
+    /// How often each address and user may ask, over all replicas; none in development.
+    pub limits: Option<RateLimits>,
     /// The names of Redis keys.
     pub keys: Keys,
     /// `TRUST_FORWARDED`: whether a proxy of ours stands before every gateway, whose word on address, scheme and host
@@ -175,9 +176,7 @@ impl FrontConfig {
                 local: !settings.is_production(),
                 listed: settings.cors_origins.clone(),
             },
-            limit: settings
-                .rate_limits
-                .then(|| Limit::per_second(100).burst(200)),
+            limits: RateLimits::from_env(env, settings),
             keys: keys.clone(),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
             ejection: env.seconds("GATEWAY_EJECTION_SECONDS", Duration::from_secs(5)),
@@ -206,7 +205,7 @@ impl Default for FrontConfig {
                 local: true,
                 listed: Vec::new(),
             },
-            limit: None,
+            limits: None,
             keys: Keys::new("cp"),
             trust_forwarded: false,
             body_limit: 1024 * 1024,

@@ -1,30 +1,152 @@
-//! The rate limit per client address, counted over all replicas. Without Redis everyone passes.
+//! The rate limits, counted over all replicas: each address as a whole, and each user by what the route costs. Without
+//! Redis everyone passes.
+//!
+//! | tier | counts | routes | at once, and each second after that |
+//! | --- | --- | --- | --- |
+//! | `address` | the address | all but probes | `RATE_LIMIT_BURST`, `RATE_LIMIT_PER_SECOND` |
+//! | `auth` | the user, else the address | what changes something below `/auth` | a tenth of those |
+//! | `read` | the user | `GET`, `HEAD`, `OPTIONS` | `RATE_LIMIT_USER_BURST`, `RATE_LIMIT_USER_PER_SECOND` |
+//! | `write` | the user | all others | a fifth of those |
+//! | `upload` | the user | uploads | a twentieth of those |
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use coordination::{Decision, Limit, RateLimiter};
-use platform::http::ask_limit;
+use http::{HeaderMap, Method};
+use platform::http::{ask_limits, tell_limit};
+use platform::{Env, Settings};
 
-/// Asked before every request that is not a probe.
-#[derive(Clone, Debug)]
-pub struct AddressLimit {
-    limiter: RateLimiter,
-    limit: Limit,
+use crate::front::identity::Presented;
+use crate::front::routes::{Kind, Route};
+
+/// How often each may ask, over all gateways.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimits {
+    /// Every address.
+    pub address: Limit,
+    /// Sign-ins and what else changes something below `/auth`.
+    pub auth: Limit,
+    /// A user's requests that change nothing.
+    pub read: Limit,
+    /// A user's requests that change something.
+    pub write: Limit,
+    /// A user's uploads.
+    pub upload: Limit,
 }
 
-impl AddressLimit {
-    /// Limits every address alike.
-    pub fn new(limiter: RateLimiter, limit: Limit) -> Self {
+impl RateLimits {
+    /// Reads `RATE_LIMIT_PER_SECOND` (default 100) and `RATE_LIMIT_BURST` (200) for addresses, and
+    /// `RATE_LIMIT_USER_PER_SECOND` (50) and `RATE_LIMIT_USER_BURST` (100) for users; none where `RATE_LIMITS` is off.
+    pub fn from_env(env: &mut Env, settings: &Settings) -> Option<Self> {
+        let address = (
+            env.within("RATE_LIMIT_PER_SECOND", 100, (1, 1_000_000)),
+            env.within("RATE_LIMIT_BURST", 200, (1, 1_000_000)),
+        );
+        let user = (
+            env.within("RATE_LIMIT_USER_PER_SECOND", 50, (1, 1_000_000)),
+            env.within("RATE_LIMIT_USER_BURST", 100, (1, 1_000_000)),
+        );
+        settings.rate_limits.then(|| Self::of(address, user))
+    }
+
+    /// The limits of all tiers from requests a second and at once, of an address and of a user.
+    pub fn of(address: (u32, u32), user: (u32, u32)) -> Self {
+        let part = |(rate, burst): (u32, u32), share: u32| {
+            let period = Duration::from_secs(u64::from(share));
+            Limit::per(rate, period).burst(burst / share)
+        };
         Self {
-            limiter,
-            limit: limit.tier("address"),
+            address: part(address, 1).tier("address"),
+            auth: part(address, 10).tier("auth"),
+            read: part(user, 1).tier("read"),
+            write: part(user, 5).tier("write"),
+            upload: part(user, 20).tier("upload"),
         }
     }
 
-    /// Where the address stands; nothing can be said without Redis.
-    pub async fn ask(&self, address: IpAddr) -> Option<Decision> {
-        let subject = counted(address).to_string();
-        ask_limit(&self.limiter, &subject, self.limit).await
+    /// The limit that a route has beside the address's, and whether it counts addresses where no user is known.
+    fn tier(&self, method: &Method, route: &Route) -> (Limit, Unknown) {
+        let reads = method.is_safe();
+        let in_auth = route.path.path().starts_with("/auth/");
+        match route.kind {
+            Kind::Upload => (self.upload, Unknown::Pass),
+            Kind::Plain if in_auth && !reads => (self.auth, Unknown::ByAddress),
+            // A long poll sends with POST what a socket sends without asking anybody.
+            Kind::Engine(_) => (self.read, Unknown::Pass),
+            Kind::Plain if reads => (self.read, Unknown::Pass),
+            Kind::Plain => (self.write, Unknown::Pass),
+        }
+    }
+}
+
+/// How a request is counted whose user is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unknown {
+    Pass,
+    ByAddress,
+}
+
+/// Asked before every request that is not a probe.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    limiter: RateLimiter,
+    limits: RateLimits,
+}
+
+impl Limits {
+    /// Limits every address and user alike.
+    pub fn new(limiter: RateLimiter, limits: RateLimits) -> Self {
+        Self { limiter, limits }
+    }
+
+    /// Where the request stands, by one question to Redis; nothing can be said without it.
+    pub async fn ask(
+        &self,
+        method: &Method,
+        route: &Route,
+        client: Option<IpAddr>,
+        caller: Option<&Presented>,
+    ) -> Standing {
+        let address = client.map(|address| counted(address).to_string());
+        let (limit, unknown) = self.limits.tier(method, route);
+        let user = caller.and_then(Presented::user).map(AsRef::as_ref);
+        let subject = user.or(match unknown {
+            Unknown::Pass => None,
+            Unknown::ByAddress => address.as_deref(),
+        });
+        let mut asks = Vec::with_capacity(2);
+        asks.extend(
+            address
+                .as_deref()
+                .map(|address| (address, self.limits.address)),
+        );
+        asks.extend(subject.map(|subject| (subject, limit)));
+        Standing(ask_limits(&self.limiter, &asks).await)
+    }
+}
+
+/// What the limits said to a request.
+#[derive(Debug, Default)]
+pub struct Standing(Vec<Decision>);
+
+impl Standing {
+    /// The limit that decides: the one that refuses for the longest time, else the one that has the fewest left.
+    pub fn narrowest(&self) -> Option<&Decision> {
+        let refusal = self.0.iter().filter(|decision| !decision.allowed);
+        let refusal = refusal.max_by_key(|decision| decision.retry_after);
+        refusal.or_else(|| self.0.iter().min_by_key(|decision| decision.remaining))
+    }
+
+    /// Tells the client, the deciding one first.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        let Some(narrowest) = self.narrowest() else {
+            return;
+        };
+        tell_limit(narrowest, headers);
+        for decision in self.0.iter().filter(|decision| *decision != narrowest) {
+            tell_limit(decision, headers);
+        }
     }
 }
 
@@ -41,6 +163,7 @@ fn counted(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::routes::route;
 
     #[test]
     fn an_ipv6_network_counts_as_one() {
@@ -50,6 +173,91 @@ mod tests {
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
         ] {
             assert_eq!(counted(address.parse().unwrap()).to_string(), whole);
+        }
+    }
+
+    #[test]
+    fn a_route_has_the_tier_of_what_it_costs() {
+        let limits = RateLimits::of((100, 200), (50, 100));
+        for (method, uri, limit, unknown) in [
+            (
+                Method::POST,
+                "/api/auth/login",
+                limits.auth,
+                Unknown::ByAddress,
+            ),
+            (Method::GET, "/auth/me", limits.read, Unknown::Pass),
+            (Method::GET, "/api/devices?a=b", limits.read, Unknown::Pass),
+            (Method::DELETE, "/devices/7", limits.write, Unknown::Pass),
+            (
+                Method::POST,
+                "/api/apps/upload",
+                limits.upload,
+                Unknown::Pass,
+            ),
+            (
+                Method::POST,
+                "/socket.io/?EIO=4&transport=polling&sid=a",
+                limits.read,
+                Unknown::Pass,
+            ),
+        ] {
+            let route = route(&method, &uri.parse().unwrap());
+            assert_eq!(
+                limits.tier(&method, &route),
+                (limit, unknown),
+                "{method} {uri}"
+            );
+        }
+        assert_eq!(limits.write, Limit::per_second(10).burst(20).tier("write"));
+        let small = RateLimits::of((1, 1), (1, 1));
+        assert_eq!(
+            small.upload,
+            Limit::per(1, Duration::from_secs(20)).tier("upload")
+        );
+    }
+
+    #[test]
+    fn the_narrowest_limit_is_told() {
+        let decision = |tier, allowed, remaining, wait| Decision {
+            allowed,
+            retry_after: Duration::from_secs(wait),
+            remaining,
+            reset: Duration::from_secs(1),
+            limit: 10,
+            window: Duration::from_secs(1),
+            tier,
+        };
+        for (standing, tier) in [
+            (
+                vec![
+                    decision("address", true, 3, 0),
+                    decision("read", true, 1, 0),
+                ],
+                "read",
+            ),
+            (
+                vec![
+                    decision("address", false, 0, 1),
+                    decision("read", false, 0, 5),
+                ],
+                "read",
+            ),
+            (
+                vec![
+                    decision("address", false, 0, 1),
+                    decision("read", true, 0, 0),
+                ],
+                "address",
+            ),
+        ] {
+            let standing = Standing(standing);
+            assert_eq!(standing.narrowest().unwrap().tier, tier);
+            let mut headers = HeaderMap::new();
+            standing.tell(&mut headers);
+            assert_eq!(headers.get_all("ratelimit-policy").iter().count(), 2);
+            let told = standing.narrowest().unwrap().remaining.to_string();
+            assert_eq!(headers["ratelimit-remaining"], told.as_str());
         }
     }
 }

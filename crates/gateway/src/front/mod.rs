@@ -41,14 +41,14 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use coordination::{Decision, RateLimiter};
+use coordination::RateLimiter;
 use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::Clock;
 use platform::auth::IDENTITY_HEADER;
-use platform::http::{ADDRESSEE, tell_limit};
+use platform::http::ADDRESSEE;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,12 +64,14 @@ pub use gate::GateReport;
 pub use group::{GroupReport, Stats};
 pub use identity::Identities;
 pub use instance::InstanceReport;
+pub use limit::RateLimits;
 pub use locality::{Locality, hostname};
 pub use recording::Recorded;
 pub use upstreams::{Directory, Upstream, Upstreams};
 
 use headers::Arrival;
-use limit::AddressLimit;
+use identity::Presented;
+use limit::{Limits, Standing};
 use recording::{Recorder, Recording};
 use refusal::Refusal;
 use routes::{Kind, Route, Target};
@@ -84,7 +86,7 @@ struct Inner {
     upstreams: Upstreams,
     sessions: Sessions,
     identities: Option<Identities>,
-    limit: Option<AddressLimit>,
+    limits: Option<Limits>,
     recorder: Recorder,
     local: Router,
     drain: CancellationToken,
@@ -105,9 +107,9 @@ impl Front {
         decisions: Decisions,
         drain: CancellationToken,
     ) -> Self {
-        let limit = config.limit.zip(redis.clone());
-        let limit = limit.map(|(limit, redis)| {
-            AddressLimit::new(RateLimiter::new(redis, config.keys.clone()), limit)
+        let limits = config.limits.zip(redis.clone());
+        let limits = limits.map(|(limits, redis)| {
+            Limits::new(RateLimiter::new(redis, config.keys.clone()), limits)
         });
         let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
         let recorder = Recorder::new(config.access, decisions);
@@ -117,7 +119,7 @@ impl Front {
             upstreams,
             sessions,
             identities,
-            limit,
+            limits,
             recorder,
             local,
             drain,
@@ -162,11 +164,11 @@ impl Inner {
         let now = self.clock.now();
         let mut recording = self.recorder.begin(&request, &arrival, now);
 
-        let mut decision = None;
+        let mut standing = Standing::default();
         let mut response = match cors::preflight(request.method(), request.headers()) {
             Some(preflight) => preflight,
             None => {
-                let served = self.serve(request, &arrival, &mut decision, &mut recording);
+                let served = self.serve(request, &arrival, &mut standing, &mut recording);
                 served.await.unwrap_or_else(|refusal| {
                     recording.refused(refusal.told());
                     let mut response = refusal.response(self.clock.now(), &arrival.id, uri.path());
@@ -179,9 +181,7 @@ impl Inner {
                 })
             }
         };
-        if let Some(decision) = decision {
-            tell_limit(&decision, response.headers_mut());
-        }
+        standing.tell(response.headers_mut());
         cors::finish(response.headers_mut(), origin);
         response
             .headers_mut()
@@ -203,7 +203,7 @@ impl Inner {
         &self,
         mut request: Request<Incoming>,
         arrival: &Arrival,
-        decision: &mut Option<Decision>,
+        standing: &mut Standing,
         recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
         // A gateway that would pass it on could meet itself again and again.
@@ -220,13 +220,16 @@ impl Inner {
         }
         let identities = self.identities.as_ref();
         let caller = identities.map(|identities| (identities, identities.present(&request)));
-        *decision = self.ask_limits(&request, &route, arrival).await?;
-        if let Some(decision) = decision {
-            recording.limit(decision);
-        }
-        if let Some(refused) = decision.filter(|decision| !decision.allowed) {
-            let wait = refused.retry_after;
-            return Err(Refusal::TooFast { wait });
+        let presented = caller.as_ref().map(|(_, presented)| presented);
+        *standing = self
+            .ask_limits(&request, &route, arrival, presented)
+            .await?;
+        if let Some(narrowest) = standing.narrowest() {
+            recording.limit(narrowest);
+            if !narrowest.allowed {
+                let wait = narrowest.retry_after;
+                return Err(Refusal::TooFast { wait });
+            }
         }
         if let Some((identities, presented)) = caller {
             let admitted = identities.admit(presented, &mut request, &route, &arrival.id);
@@ -248,7 +251,8 @@ impl Inner {
         request: &Request<Incoming>,
         route: &Route,
         arrival: &Arrival,
-    ) -> Result<Option<Decision>, Refusal> {
+        presented: Option<&Presented>,
+    ) -> Result<Standing, Refusal> {
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if route.kind != Kind::Upload
@@ -258,12 +262,11 @@ impl Inner {
         }
         // Probes and scrapes are no load of a client.
         let own = route.path.path().starts_with("/health") || route.path.path() == "/metrics";
-        if let Some(limit) = self.limit.as_ref().filter(|_| !own)
-            && let Some(client) = arrival.client(request.headers())
-        {
-            return Ok(limit.ask(client).await);
-        }
-        Ok(None)
+        let Some(limits) = self.limits.as_ref().filter(|_| !own) else {
+            return Ok(Standing::default());
+        };
+        let client = arrival.client(request.headers());
+        Ok(limits.ask(request.method(), route, client, presented).await)
     }
 
     async fn local(

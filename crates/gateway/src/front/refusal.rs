@@ -25,7 +25,7 @@ pub enum Refusal {
     BodyTimeout,
     /// Who asks is not known, on a route that wants to know.
     NotSignedIn(AuthError),
-    /// Too many requests from this address.
+    /// Too many requests from this address, or of this user.
     TooFast {
         /// When the next may come.
         wait: Duration,
@@ -74,7 +74,7 @@ impl Refusal {
             Self::TooFast { .. } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "RATE_LIMITED",
-                "too many requests from this address",
+                "too many requests; try again later",
             ),
             Self::Down => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -9,6 +9,7 @@ mod door;
 mod failures;
 mod health;
 mod identity;
+mod limits;
 mod overload;
 mod records;
 mod routing;

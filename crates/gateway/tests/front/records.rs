@@ -11,7 +11,7 @@ use bytes::Bytes;
 use contracts::Service;
 use coordination::Limit;
 use gateway::front::record::{End, Outcome, Record};
-use gateway::front::{AccessLog, FrontConfig, Upstream};
+use gateway::front::{AccessLog, FrontConfig, RateLimits, Upstream};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
@@ -143,7 +143,10 @@ async fn a_limited_request_tells_the_limit_and_what_was_left_of_it() {
     let (redis, keys) = redis().await;
     let backend = Backend::echo("a").await;
     let config = FrontConfig {
-        limit: Some(Limit::per_minute(1).burst(2)),
+        limits: Some(RateLimits {
+            address: Limit::per_minute(1).burst(2).tier("address"),
+            ..RateLimits::of((1, 1), (1, 1))
+        }),
         keys,
         ..FrontConfig::default()
     };

@@ -8,10 +8,10 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use contracts::Service;
-use coordination::{Keys, Limit};
+use coordination::Keys;
 use fred::clients::Pool;
 use fred::interfaces::KeysInterface;
-use gateway::front::FrontConfig;
+use gateway::front::{FrontConfig, RateLimits};
 use http::{Method, StatusCode};
 
 use crate::backend::Backend;
@@ -155,7 +155,7 @@ async fn without_redis_a_gateway_keeps_the_sessions_it_opened_and_limits_nobody(
     .build_pool(1)
     .unwrap();
     let config = FrontConfig {
-        limit: Some(Limit::per_second(1)),
+        limits: Some(RateLimits::of((1, 1), (1, 1))),
         ..FrontConfig::default()
     };
     let upstreams = [a.upstream(), b.upstream()];
@@ -180,7 +180,7 @@ async fn an_address_is_limited_over_all_gateways() {
     let (redis, keys) = redis().await;
     let a = backend("a").await;
     let config = FrontConfig {
-        limit: Some(Limit::per_second(1).burst(10)),
+        limits: Some(RateLimits::of((1, 10), (1, 10))),
         keys,
         ..FrontConfig::default()
     };

@@ -1,5 +1,18 @@
 //! Who is calling: tokens signed with `EdDSA`, sessions that can end at any moment, credentials between services, and the
 //! word of a gateway for a caller.
+//!
+//! A gateway ([`Edge`]) verifies a token once, looks its session up once a minute, and in between knows who is gone: every
+//! end is published when it happens, and read from PostgreSQL four times a second for the case that the message is lost.
+//! With each request it passes its word on ([`IDENTITY_HEADER`]), signed with `SERVICE_SECRET` for that method, target,
+//! request id and half a minute, and the service asks nobody. A service that is called without a word, or does not believe
+//! it, verifies the token and asks the stores itself.
+//!
+//! | away | what holds |
+//! | --- | --- |
+//! | a message | the end is read from PostgreSQL: refused within a second of the answer to whoever ended the session |
+//! | Redis | the same; who is not known yet is looked up in PostgreSQL; no session ends, and who tries is told so (503) |
+//! | PostgreSQL | after three quarters of a second a gateway vouches for nobody: services ask Redis, which remembers for ten seconds who lives, and then answer 503; known ends, bad and expired tokens are refused |
+//! | both | services answer 503 to whoever needs a session |
 
 mod caller;
 mod credential;

@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use coordination::rate_limit::{Decision, Limit, POLICY_HEADER, RateLimiter, STATE_HEADER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tokio::time::timeout;
-use tracing::debug;
 
 use crate::Problem;
-use crate::problem::causes;
 
 /// A limit that costs more than this is no protection.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -22,17 +19,13 @@ tokio::task_local! {
 
 /// Where a subject stands with one more request. Without Redis nothing can be said, and it passes: a limit is comfort.
 pub async fn ask(limiter: &RateLimiter, subject: &str, limit: Limit) -> Option<Decision> {
-    match timeout(PATIENCE, limiter.check(subject, limit)).await {
-        Ok(Ok(decision)) => Some(decision),
-        Err(_) => {
-            debug!("a rate limit is not kept: no answer within {PATIENCE:?}");
-            None
-        }
-        Ok(Err(error)) => {
-            debug!("a rate limit is not kept: {}", causes(&error));
-            None
-        }
-    }
+    let mut decisions = ask_each(limiter, &[(subject, limit)]).await;
+    decisions.pop()
+}
+
+/// The same for several limits that count one request, at once; of those nothing can be said about, nothing is said.
+pub async fn ask_each(limiter: &RateLimiter, asks: &[(&str, Limit)]) -> Vec<Decision> {
+    limiter.check_within(PATIENCE, asks).await
 }
 
 /// Asks for one request of a subject, and tells the client on the answer.

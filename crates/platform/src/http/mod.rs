@@ -12,6 +12,6 @@ pub use body::{FormOrJson, Json};
 pub(crate) use body::{bytes, parse};
 pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
 pub use layers::{ADDRESSEE, DEADLINE, Served, loggable, service};
-pub use limit::{ask as ask_limit, limit, tell as tell_limit};
+pub use limit::{ask_each as ask_limits, limit, tell as tell_limit};
 pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};
 pub use params::{Path, Query};

@@ -51,14 +51,15 @@ pub async fn end(
 /// # Errors
 /// [`Error::EndSession`]; the job tries again.
 pub async fn enforce(state: &Users, ids: &[SessionId]) -> Result<()> {
-    let now = state.platform.clock.now();
     for id in ids {
+        // Each at its own time: who follows the ends looks for them where they were just written.
+        let now = state.platform.clock.now();
         let ended = state.platform.auth.sessions().end(id, now).await;
         ended.map_err(|error| Error::EndSession(error.into()))?;
     }
     if !ids.is_empty() {
         let mut conn = state.platform.db.acquire().await?;
-        db::mark_enforced(&mut conn, ids, now).await?;
+        db::mark_enforced(&mut conn, ids, state.platform.clock.now()).await?;
     }
     Ok(())
 }
