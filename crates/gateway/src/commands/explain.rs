@@ -70,6 +70,7 @@ fn request(found: &Found) -> String {
     let record = &found.record;
     let mut facts = vec![
         vec!["request".to_owned(), record.request_id.to_string()],
+        vec!["trace".to_owned(), record.trace_id.to_string()],
         vec![
             "asked".to_owned(),
             format!("{} {} ({})", record.method, record.path, record.protocol),

@@ -40,6 +40,7 @@ pub fn write(record: &Record) {
         target: "access",
         {
             request.id = %record.request_id,
+            trace.id = %record.trace_id,
             client.address = record.client.map(display),
             http.protocol = %record.protocol,
             http.method = %method,

@@ -123,6 +123,7 @@ mod tests {
     fn record(id: &str, path: &str) -> Box<Record> {
         Box::new(Record {
             request_id: id.into(),
+            trace_id: platform::http::TraceParent::begin().trace,
             received_at: platform::Clock::system().now(),
             client: None,
             protocol: "HTTP/1.1".into(),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use platform::auth::IDENTITY_HEADER;
+use platform::http::{TRACEPARENT, TRACESTATE, TraceParent};
 
 /// Names a request in logs and replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,6 +33,10 @@ const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, IDENTITY_HE
 pub struct Arrival {
     /// Names the request.
     pub id: HeaderValue,
+    /// Our step in its trace.
+    pub trace: TraceParent,
+    /// Whether the trace began before us.
+    pub traced: bool,
     /// The address of the other end, where it is known.
     pub peer: Option<IpAddr>,
     /// The scheme it used.
@@ -53,6 +58,13 @@ impl Arrival {
             last.rsplit(',').next()?.trim().parse().ok()
         };
         self.trusted.then(named).flatten().or(self.peer)
+    }
+
+    /// Whether the client came by TLS: to us, or to a trusted proxy.
+    pub fn is_secure(&self, headers: &HeaderMap) -> bool {
+        let said = headers.get(FORWARDED_PROTO).filter(|_| self.trusted);
+        let scheme = said.map_or(self.scheme.as_bytes(), HeaderValue::as_bytes);
+        scheme.eq_ignore_ascii_case(b"https")
     }
 }
 
@@ -122,6 +134,10 @@ pub fn forward(headers: &mut HeaderMap, arrival: &Arrival, host: Option<HeaderVa
     }
     headers.insert(header::HOST, host);
     headers.insert(REQUEST_ID, arrival.id.clone());
+    headers.insert(TRACEPARENT, arrival.trace.header());
+    if !arrival.traced {
+        headers.remove(TRACESTATE);
+    }
 }
 
 /// Puts the request for a WebSocket, or its acceptance, back on.
@@ -174,6 +190,8 @@ mod tests {
     fn arrival(trusted: bool) -> Arrival {
         Arrival {
             id: HeaderValue::from_static("id"),
+            trace: TraceParent::begin(),
+            traced: false,
             peer: "203.0.113.9".parse().ok(),
             scheme: "http",
             trusted,

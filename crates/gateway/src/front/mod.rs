@@ -5,6 +5,7 @@ mod body;
 mod breaker;
 mod budget;
 mod choice;
+mod compression;
 mod config;
 mod connections;
 mod cors;
@@ -28,6 +29,7 @@ pub mod record;
 mod recording;
 mod refusal;
 mod routes;
+mod security;
 mod sticky;
 mod tunnel;
 mod upstreams;
@@ -48,7 +50,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::Clock;
 use platform::auth::IDENTITY_HEADER;
-use platform::http::ADDRESSEE;
+use platform::http::{ADDRESSEE, TRACEPARENT, TraceParent};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,6 +71,7 @@ pub use locality::{Locality, hostname};
 pub use recording::Recorded;
 pub use upstreams::{Directory, Upstream, Upstreams};
 
+use compression::Wish;
 use headers::Arrival;
 use identity::Presented;
 use limit::{Limits, Standing};
@@ -161,6 +164,8 @@ impl Inner {
         let arrival = self.arrival(&request);
         let origin = self.config.origins.admit(request.headers());
         let (uri, version) = (request.uri().clone(), request.version());
+        let wish = Wish::of(&request);
+        let secure = arrival.is_secure(request.headers());
         let now = self.clock.now();
         let mut recording = self.recorder.begin(&request, &arrival, now);
 
@@ -183,16 +188,20 @@ impl Inner {
         };
         standing.tell(response.headers_mut());
         cors::finish(response.headers_mut(), origin);
+        security::finish(response.headers_mut(), secure);
         response
             .headers_mut()
             .insert(headers::REQUEST_ID, arrival.id);
-        recording.answer(response)
+        recording.answer(wish.fulfil(response))
     }
 
     fn arrival(&self, request: &Request<Incoming>) -> Arrival {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let came = TraceParent::read(request.headers());
         Arrival {
             id: headers::request_id(request.headers()),
+            trace: came.map_or_else(TraceParent::begin, TraceParent::step),
+            traced: came.is_some(),
             peer: peer.map(|info| info.0.ip()),
             scheme: "http",
             trusted: self.config.trust_forwarded,
@@ -237,7 +246,7 @@ impl Inner {
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
-            Target::Local => self.local(request, route, &arrival.id).await,
+            Target::Local => self.local(request, route, arrival).await,
             Target::Service(service) => {
                 self.proxy(service, route, request, arrival, recording)
                     .await
@@ -273,11 +282,14 @@ impl Inner {
         &self,
         request: Request<Incoming>,
         route: Route,
-        id: &HeaderValue,
+        arrival: &Arrival,
     ) -> Result<Response<BoxBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
         parts.uri = route.path.into();
-        parts.headers.insert(headers::REQUEST_ID, id.clone());
+        parts
+            .headers
+            .insert(headers::REQUEST_ID, arrival.id.clone());
+        parts.headers.insert(TRACEPARENT, arrival.trace.header());
         let limit = usize::try_from(self.config.body_limit).unwrap_or(usize::MAX);
         let request = Request::from_parts(parts, BoxBody::new(Limited::new(body, limit)));
         let answered = timeout(

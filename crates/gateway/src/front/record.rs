@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use contracts::{Service, Timestamp};
+use platform::http::TraceId;
 use serde::{Deserialize, Serialize};
 
 /// One request as the front door saw it. It holds no header, no query and no body.
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     /// Names the request: the client's `X-Request-ID`, or one of ours.
     pub request_id: Box<str>,
+    /// The W3C trace it belongs to: the client's, or one that began here. The lines of services have it too.
+    #[schema(value_type = String)]
+    pub trace_id: TraceId,
     /// When its head was here.
     pub received_at: Timestamp,
     /// Who asked: the peer, or whom a trusted proxy names.

@@ -64,6 +64,7 @@ impl Recorder {
         let path = platform::http::loggable(request.uri().path());
         let record = Record {
             request_id: String::from_utf8_lossy(arrival.id.as_bytes()).into(),
+            trace_id: arrival.trace.trace,
             received_at: now,
             client: arrival
                 .client(request.headers())

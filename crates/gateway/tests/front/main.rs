@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod answers;
 mod backend;
 mod balancing;
 mod bodies;

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::client::RequestId;
 use super::limit;
+use super::trace::TraceParent;
 use crate::{Platform, Problem, health};
 
 /// Clients give up after 10 s; we answer before.
@@ -124,7 +125,8 @@ async fn around(
         .map_or("none".to_owned(), |route| route.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(platform.auth.clone());
-    let span = info_span!("request", request.id = %id, http.method = %method, http.path = %loggable(&path), service = %service);
+    let trace = TraceParent::read(request.headers()).unwrap_or_else(TraceParent::begin);
+    let span = info_span!("request", request.id = %id, trace.id = %trace.trace, http.method = %method, http.path = %loggable(&path), service = %service);
 
     let left = time_left(&request);
     let answer = AssertUnwindSafe(next.run(request))

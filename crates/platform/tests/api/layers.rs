@@ -1,5 +1,8 @@
 //! The layers around a service's routes: every refusal is a problem, whatever goes wrong inside.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use axum::Router;
 use axum::routing::{get, post};
 use platform::http::{ClientAddress, FormOrJson, Json, Path, RequestId};
@@ -208,6 +211,59 @@ async fn the_request_id_is_the_client_s_or_one_of_ours(db: PgPool) {
         .send()
         .await;
     assert_eq!(reply.body["requestId"], "abc-1");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_line_in_the_log_is_found_by_the_trace_of_its_request(db: PgPool) {
+    let app = app(&testing::platform(db).await);
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let call = app.get("/panics").header("x-request-id", "abc-1");
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    call.header("traceparent", parent).send().await;
+    app.get("/panics")
+        .header("traceparent", "none")
+        .send()
+        .await;
+
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let spans: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["span"].clone())
+        .filter(|span| span["name"] == "request")
+        .collect();
+    assert_eq!(spans.len(), 2, "{text}");
+    assert_eq!(
+        (&spans[0]["request.id"], &spans[0]["trace.id"]),
+        (&"abc-1".into(), &trace.into())
+    );
+    assert_eq!(
+        spans[1]["trace.id"].as_str().unwrap().len(),
+        32,
+        "one of ours"
+    );
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

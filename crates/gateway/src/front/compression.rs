@@ -1,0 +1,208 @@
+//! Answers are compressed where that is worth it, the client wants it and nothing forbids it: with gzip, as they come.
+//!
+//! What waits in the compressor is flushed whenever the service pauses, so that a slow stream is not held back.
+
+use std::io;
+
+use async_compression::Level;
+use async_compression::tokio::bufread::GzipEncoder;
+use futures::TryStreamExt;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use crate::front::BoxBody;
+
+/// Below this many bytes an answer gains nothing.
+const WORTH_IT: u64 = 1024;
+/// Little work for most of the gain: the compressor runs on the threads that serve.
+const LEVEL: Level = Level::Precise(4);
+/// How much compressed data is passed on at once.
+const PIECE: usize = 8 * 1024;
+
+/// What a request says of how its answer may be coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Whether gzip is welcome, and no less so than the plain answer.
+    gzip: bool,
+    /// Whether the answer's bytes will be counted or left out: a part, or the head alone.
+    exact: bool,
+}
+
+impl Wish {
+    /// Reads a request.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        Self {
+            gzip: wants_gzip(headers),
+            exact: request.method() == Method::HEAD || headers.contains_key(header::RANGE),
+        }
+    }
+
+    /// Compresses an answer, or leaves it as it is. Caches are told of the choice in either case.
+    pub fn fulfil(self, response: Response<BoxBody>) -> Response<BoxBody> {
+        if !is_compressible(&response) {
+            return response;
+        }
+        let (mut parts, body) = response.into_parts();
+        let headers = &mut parts.headers;
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if !self.gzip || self.exact {
+            return Response::from_parts(parts, body);
+        }
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::ACCEPT_RANGES);
+        weaken(headers);
+        let plain = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+        let packed = GzipEncoder::with_quality(plain, LEVEL);
+        let body = BoxBody::from_stream(ReaderStream::with_capacity(packed, PIECE));
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Whether an answer is plain, may be changed, and is of a kind and size that gains by it.
+fn is_compressible(response: &Response<BoxBody>) -> bool {
+    let (status, headers) = (response.status(), response.headers());
+    let has_whole_body = !status.is_informational()
+        && !matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    has_whole_body
+        && !headers.contains_key(header::CONTENT_ENCODING)
+        && !headers.contains_key(header::CONTENT_RANGE)
+        && !says(headers, header::CACHE_CONTROL, "no-transform")
+        && !is_small(response)
+        && is_text(headers)
+}
+
+/// Whether the length is known and not worth it. Of an answer to HEAD it is only announced.
+fn is_small(response: &Response<BoxBody>) -> bool {
+    let announced = response.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = announced.or_else(|| response.body().size_hint().exact());
+    length.is_some_and(|length| length < WORTH_IT)
+}
+
+/// Text and its relatives; not a stream of events, which comes in small pieces that somebody waits for.
+fn is_text(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    let kind = kind.as_bytes().split(|byte| *byte == b';').next();
+    let kind = kind.unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    match kind.as_slice() {
+        b"text/event-stream" => false,
+        b"application/json"
+        | b"application/javascript"
+        | b"application/xml"
+        | b"application/x-ndjson"
+        | b"application/yaml"
+        | b"application/wasm" => true,
+        kind => kind.starts_with(b"text/") || kind.ends_with(b"+json") || kind.ends_with(b"+xml"),
+    }
+}
+
+fn says(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name);
+    let mut words = values
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    words.any(|said| said.trim().eq_ignore_ascii_case(word))
+}
+
+/// A strong tag promises the same bytes, and these are others.
+fn weaken(headers: &mut HeaderMap) {
+    let strong = headers
+        .get(header::ETAG)
+        .filter(|tag| tag.as_bytes().starts_with(b"\""));
+    if let Some(strong) = strong
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", strong.as_bytes()].concat())
+    {
+        headers.insert(header::ETAG, weak);
+    }
+}
+
+/// Reads `Accept-Encoding` (RFC 9110, 12.5.3).
+fn wants_gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut any, mut plain) = (None, None, None);
+    let values = headers.get_all(header::ACCEPT_ENCODING);
+    let values = values.iter().filter_map(|value| value.to_str().ok());
+    for one in values.flat_map(|value| value.split(',')) {
+        let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
+        let weight = match weight.trim() {
+            "" => Some(1.0),
+            weight => weight
+                .strip_prefix(['q', 'Q'])
+                .and_then(|weight| weight.trim().strip_prefix('=')?.trim().parse::<f32>().ok())
+                .filter(|weight| (0.0..=1.0).contains(weight)),
+        };
+        match coding.trim() {
+            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => {
+                gzip = weight;
+            }
+            name if name.eq_ignore_ascii_case("identity") => plain = weight,
+            "*" => any = weight,
+            _ => {}
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= plain.unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_used_where_it_is_welcome() {
+        for (accepted, wanted) in [
+            ("gzip", true),
+            ("br, gzip;q=0.5", true),
+            ("GZIP ; Q=1.0", true),
+            ("x-gzip", true),
+            ("*", true),
+            ("deflate, *;q=0.1", true),
+            ("gzip;q=0", false),
+            ("*, gzip;q=0.000", false),
+            ("*;q=0", false),
+            ("identity", false),
+            ("identity;q=1, gzip;q=0.5", false),
+            ("identity;q=0.5, gzip", true),
+            ("identity;q=0, gzip;q=0.1", true),
+            ("br", false),
+            ("gzip;q=2", false),
+            ("gzip;level=9", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(accepted);
+            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]);
+            assert_eq!(wants_gzip(&headers), wanted, "{accepted:?}");
+        }
+        assert!(!wants_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn text_is_compressed_and_what_is_packed_or_waited_for_is_not() {
+        for (kind, gains) in [
+            ("text/html", true),
+            ("application/json; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("image/svg+xml", true),
+            ("Application/JSON", true),
+            ("text/event-stream", false),
+            ("text/event-stream;charset=utf-8", false),
+            ("image/png", false),
+            ("application/vnd.android.package-archive", false),
+            ("application/octet-stream", false),
+        ] {
+            let value = HeaderValue::from_static(kind);
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);
+            assert_eq!(is_text(&headers), gains, "{kind}");
+        }
+        assert!(!is_text(&HeaderMap::new()));
+    }
+}
