@@ -17,6 +17,7 @@ use crate::{Devices, Error, error::Result};
 pub struct DeviceFilter {
     /// In this status.
     #[garde(skip)]
+    #[param(inline)]
     pub status: Option<ShownStatus>,
     /// Of this user.
     #[garde(skip)]
@@ -83,12 +84,15 @@ pub enum SortOrder {
 pub struct MyQuery {
     /// In this status.
     #[garde(skip)]
+    #[param(inline)]
     pub status: Option<ShownStatus>,
     /// Default createdAt.
     #[garde(skip)]
+    #[param(inline)]
     pub sort_by: Option<MySort>,
     /// Default desc.
     #[garde(skip)]
+    #[param(inline)]
     pub sort_order: Option<SortOrder>,
 }
 
@@ -98,6 +102,7 @@ pub struct MyQuery {
 pub struct CountQuery {
     /// In this status.
     #[garde(skip)]
+    #[param(inline)]
     pub status: Option<ShownStatus>,
 }
 

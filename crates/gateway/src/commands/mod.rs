@@ -80,7 +80,7 @@ pub fn check_config(env: Env) -> anyhow::Result<i32> {
 
 /// Prints the OpenAPI document of all services.
 pub fn openapi() -> anyhow::Result<i32> {
-    say(&crate::docs::document().to_pretty_json()?)?;
+    say(&serde_json::to_string_pretty(&crate::docs::document())?)?;
     Ok(0)
 }
 

@@ -10,8 +10,9 @@ use platform::problem::ProblemBody;
 use super::Local;
 use crate::explain::{Explanation, Found, gateways};
 
-/// What became of the requests of an id, as the gateways that they went through remember it. Which they do for
-/// `DECISION_LOG_SECONDS`, and for the latest `DECISION_LOG_REQUESTS`.
+/// What became of the requests of an id, as the gateways that they went through remember it.
+///
+/// They do so for `DECISION_LOG_SECONDS`, and for the latest `DECISION_LOG_REQUESTS`.
 #[utoipa::path(get, path = "/gateway/requests/{id}", tag = "gateway", params(("id" = String, Path, description = "the X-Request-ID of the answer")), responses(
     (status = 200, body = Explanation), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
     (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]

@@ -74,6 +74,7 @@ pub struct ListQuery {
     #[serde(rename = "type")]
     kind: Option<Kind>,
     /// Only unread ones.
+    #[param(value_type = Option<bool>)]
     unread_only: Option<Truth>,
     /// Only those made at or after: a time, or the beginning of a day.
     start_date: Option<String>,
@@ -82,9 +83,8 @@ pub struct ListQuery {
 }
 
 /// `true`, `false`, `1` or `0` in a query.
-#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "TruthForm")]
-#[schema(value_type = bool)]
 pub struct Truth(bool);
 
 #[derive(Deserialize)]

@@ -43,9 +43,11 @@ pub struct ListUsers {
     tenant_id: Option<String>,
     /// What they are sorted by; default `createdAt`.
     #[garde(skip)]
+    #[param(inline)]
     sort_by: Option<SortBy>,
     /// Default `desc`.
     #[garde(skip)]
+    #[param(inline)]
     sort_order: Option<SortOrder>,
 }
 

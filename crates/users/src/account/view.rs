@@ -55,6 +55,7 @@ pub struct Profile<R> {
     pub avatar: Option<String>,
     pub status: Status,
     /// The names of the roles, or the roles themselves for admins.
+    #[schema(inline)]
     pub roles: Vec<R>,
     pub is_super_admin: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
