@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Row};
+use tracing::info;
 
 /// Every migration of the system, in the order of time. Replicas may start at once: the migrator holds an advisory lock.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -51,9 +52,33 @@ pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgP
         .min_connections(least)
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // This asks the server, too.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(async { Ok(is_clean(connection).await) }))
         .connect_with(options)
         .await
         .with_context(|| silent(&place))
+}
+
+/// Whether a connection lives and is in no transaction. One whose `begin` was dropped before the server answered comes
+/// back to the pool within a transaction that the driver does not know of: what its next user writes would be undone later.
+async fn is_clean(connection: &mut PgConnection) -> bool {
+    // Outside of a transaction a statement sent as text, not prepared, begins its own.
+    let asked = sqlx::raw_sql("select transaction_timestamp() = statement_timestamp()");
+    let answer = asked.fetch_one(connection).await;
+    match answer.and_then(|row| row.try_get(0)) {
+        Ok(true) => true,
+        Ok(false) => {
+            info!(
+                "closed a connection to PostgreSQL on which a cancelled request had left a transaction open"
+            );
+            false
+        }
+        Err(error) => {
+            info!("closed a connection to PostgreSQL that had ended: {error}");
+            false
+        }
+    }
 }
 
 fn silent(place: &str) -> String {

@@ -6,6 +6,7 @@ mod callers;
 mod events;
 mod idempotency;
 mod layers;
+mod pool;
 mod redis;
 mod sessions;
 mod support;
