@@ -26,7 +26,7 @@ const PROBES: u32 = 256;
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// How long giving back a set that its creation left behind may take.
 const GIVE_BACK: Duration = Duration::from_secs(10);
-/// How long after one try the next one to give back follows.
+/// How long after the first try the second one to give back follows; each further one after twice the time.
 const GIVE_BACK_AGAIN: Duration = Duration::from_millis(250);
 /// How often one call builds the index: another loss may come in between.
 const REBUILDS: u32 = 3;
@@ -195,12 +195,14 @@ impl Ports {
     fn take_back(&self, owner: DeviceId) {
         let this = self.clone();
         let taking_back = async move {
+            let mut pause = GIVE_BACK_AGAIN;
             // Until there was something: the request may arrive later than what takes it back.
             while !matches!(
                 this.pool.take_back(&this.node, owner.as_str()).await,
                 Ok(true)
             ) {
-                sleep(GIVE_BACK_AGAIN).await;
+                sleep(pause).await;
+                pause *= 2;
             }
         };
         #[expect(
