@@ -54,7 +54,7 @@ pub enum EventBody {
     /// A device was accepted, with its ports.
     #[serde(rename = "device.created")]
     DeviceCreated { device_id: DeviceId, name: String },
-    /// A device changed its status; both as on the wire.
+    /// A device changed its status; both as on the wire. Where both are the same, its ports are others now.
     #[serde(rename = "device.status_changed")]
     DeviceStatusChanged {
         device_id: DeviceId,

@@ -149,10 +149,12 @@ impl CreateDevice {
     }
 }
 
-/// Creates a device: answers at once with its ports, the rest follows by itself.
+/// Creates a device: answers at once with its ports, the rest follows by itself. Until the device first runs, its ports
+/// become others where another program takes one of them: then `device-status-changed` comes with the status it has already,
+/// and `GET /devices/{id}` names them. A repeated request gets the first answer, with the first ports.
 #[utoipa::path(post, path = "/devices", tag = "devices", request_body = CreateDevice,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = Created), (status = 400), (status = 409), (status = 422), (status = 503, description = "No port is free, or none can be leased")))]
+    responses((status = 201, body = Created, description = "The device is being created; its ports are final once it runs"), (status = 400), (status = 409), (status = 422), (status = 503, description = "No port is free, or none can be leased")))]
 pub async fn create_device(
     State(state): State<Devices>,
     caller: Caller,

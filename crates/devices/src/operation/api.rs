@@ -111,7 +111,7 @@ pub async fn find_saga(
     }))
 }
 
-/// Tells of a new status, in the transaction that writes it.
+/// Writes a new status and tells of it.
 pub async fn change_status(
     tx: &mut PgConnection,
     device: &Device,
@@ -123,6 +123,18 @@ pub async fn change_status(
         return Ok(());
     }
     device::db::set_status(tx, &device.id, status, error, now).await?;
+    tell(tx, device, status, error, now).await
+}
+
+/// Tells that a device is to be looked at again, in the transaction that changes it: its status is another one, or its
+/// ports are.
+pub async fn tell(
+    tx: &mut PgConnection,
+    device: &Device,
+    status: Status,
+    error: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<()> {
     let body = EventBody::DeviceStatusChanged {
         device_id: device.id.clone(),
         name: device.name.clone(),

@@ -4,6 +4,7 @@ use contracts::DeviceId;
 use coordination::{PortKind, RestReason};
 use tracing::warn;
 
+use super::api::tell;
 use super::db::{self, Claimed};
 use super::steps::{Interrupted, Step, lock_living, step};
 use crate::device::{self, Device};
@@ -47,6 +48,8 @@ pub async fn change(state: &Devices, claimed: &Claimed, occupied: u16) -> Step<D
         }
         set => set?,
     }
+    // Its clients were told the former ones.
+    tell(&mut tx, &device, device.status, None, now).await?;
     // Whether the commit takes effect may stay unknown.
     leased.keep();
     tx.commit().await?;

@@ -16,6 +16,8 @@ pub struct Held {
     pub device_id: DeviceId,
     /// Whether it shall be listened for any longer.
     pub wanted: bool,
+    /// Whether it runs; otherwise a worker is to bring it there, or away from it.
+    pub running: bool,
 }
 
 /// What a claim of a worker came to.
@@ -111,7 +113,8 @@ pub async fn renew(
         "-- hosts::renew
         update devices.hosts h set until = clock_timestamp() + $2
         from devices.devices d where h.host = $1 and d.id = h.device_id
-        returning h.device_id, not h.stop_asked and d.status in ('creating', 'starting', 'running', 'rebooting') as wanted",
+        returning h.device_id, not h.stop_asked and d.status in ('creating', 'starting', 'running', 'rebooting') as wanted,
+            d.status = 'running' as running",
     );
     renew.bind(host).bind(lease).fetch_all(conn).await
 }

@@ -7,14 +7,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use contracts::DeviceId;
+use coordination::{PortKind, PortSet};
 use device_stub::{DeviceProfile, Ports};
 use futures::future::BoxFuture;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use platform::problem::causes;
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -27,6 +29,10 @@ use crate::metrics;
 const BATCH: i64 = 64;
 /// How long a stop waits for the host; it looks several times in its lease.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long after one look at what another host does the next one follows.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long connecting to a device that another host listens for may take.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// The simulated devices that this replica hosts, and the way to those that others host.
 #[derive(Clone)]
@@ -47,6 +53,7 @@ struct Inner {
 }
 
 struct Listening {
+    ports: PortSet,
     stop: CancellationToken,
     ended: JoinHandle<()>,
 }
@@ -155,11 +162,12 @@ impl Simulated {
             true => hosts::take_over(&mut conn, &inner.host, inner.lease, BATCH).await?,
             false => Vec::new(),
         };
-        let mut silent: Vec<_> = held
-            .into_iter()
-            .filter(|held| held.wanted)
-            .map(|held| held.device_id)
-            .collect();
+        let starting = |id: &DeviceId| {
+            held.iter()
+                .any(|held| !held.running && held.device_id == *id)
+        };
+        let wanted = held.iter().filter(|held| held.wanted);
+        let mut silent: Vec<_> = wanted.map(|held| held.device_id.clone()).collect();
         silent.extend(taken.iter().cloned());
         silent.retain(|id| !listening.contains_key(id));
         for spec in hosts::specs(&mut conn, &silent).await? {
@@ -171,6 +179,11 @@ impl Simulated {
                 }
                 Err(error) if taken.contains(&spec.id) => {
                     warn!(device.id = %spec.id, "cannot listen for device {} yet: {error}", spec.id);
+                }
+                Err(error) if starting(&spec.id) => {
+                    debug!(device.id = %spec.id, "leaving device {} to the worker that starts it: {error}", spec.id);
+                    // The worker must not take it for one that somebody listens for.
+                    hosts::release(&mut conn, &inner.host, &[spec.id]).await?;
                 }
                 Err(error) => {
                     debug!(device.id = %spec.id, "still cannot listen for device {}: {error}", spec.id);
@@ -230,10 +243,39 @@ impl Simulated {
         })?;
         let stop = CancellationToken::new();
         let ended = self.0.listeners.spawn(bound.run(stop.clone()));
-        Ok(Listening { stop, ended })
+        Ok(Listening {
+            ports: spec.ports,
+            stop,
+            ended,
+        })
     }
 
-    async fn start_here(&self, spec: &Spec) -> Result<(), RuntimeError> {
+    /// Listens for a device, or sees that another replica does.
+    async fn start_somewhere(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let within = self.0.lease / 4;
+        let until = Instant::now() + within;
+        loop {
+            let outcome = match self.start_here(spec).await {
+                // Its host may hold the lease without being able to listen.
+                Ok(Claim::Others) if !answers(spec).await => Err(RuntimeError::Silent {
+                    tried: "have the host of the device listen",
+                    within,
+                }),
+                outcome => outcome,
+            };
+            match outcome {
+                // A replica that lost its lease unawares listens still. It looks after its leases at least this often.
+                Err(RuntimeError::PortOccupied { .. } | RuntimeError::Silent { .. })
+                    if Instant::now() < until =>
+                {
+                    sleep(LOOK_AGAIN).await;
+                }
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
+    async fn start_here(&self, spec: &Spec) -> Result<Claim, RuntimeError> {
         let inner = &self.0;
         let mut listening = inner.listening.lock().await;
         if inner.leaving.is_cancelled() {
@@ -242,16 +284,21 @@ impl Simulated {
         let mut conn = inner.platform.db.acquire().await?;
         match hosts::claim(&mut conn, &spec.id, &inner.host, spec.fence, inner.lease).await? {
             Claim::Fenced => return Err(RuntimeError::Fenced),
-            Claim::Others => return Ok(()),
+            Claim::Others => return Ok(Claim::Others),
             Claim::Ours => {}
         }
-        if listening.contains_key(&spec.id) {
-            return Ok(());
+        if let Some(device) = listening.remove(&spec.id) {
+            if device.ports == spec.ports {
+                listening.insert(spec.id.clone(), device);
+                return Ok(Claim::Ours);
+            }
+            // It listens on the ports that the device had before.
+            device.end().await;
         }
         match self.listen(spec).await {
             Ok(device) => {
                 listening.insert(spec.id.clone(), device);
-                Ok(())
+                Ok(Claim::Ours)
             }
             Err(error) => {
                 hosts::release(&mut conn, &inner.host, std::slice::from_ref(&spec.id)).await?;
@@ -286,9 +333,17 @@ impl Simulated {
                     within: PATIENCE,
                 });
             }
-            sleep(Duration::from_millis(50)).await;
+            sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// Whether somebody listens on every port of a device.
+async fn answers(spec: &Spec) -> bool {
+    let connects =
+        PortKind::ALL.map(|kind| TcpStream::connect((spec.address, spec.ports.of(kind))));
+    let connected = timeout(CONNECT, futures::future::try_join_all(connects)).await;
+    matches!(connected, Ok(Ok(_)))
 }
 
 impl Runtime for Simulated {
@@ -298,7 +353,7 @@ impl Runtime for Simulated {
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(self.start_here(spec))
+        Box::pin(self.start_somewhere(spec))
     }
 
     fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {

@@ -76,6 +76,13 @@ impl TestApp {
         Self::replica(&self.platform, self.config.clone()).await
     }
 
+    /// A further replica with connections of its own.
+    pub async fn elsewhere(&self, db: PgPool) -> Self {
+        let prefix = self.platform.settings.key_prefix.clone();
+        let platform = platform::testing::with(db, |settings| settings.key_prefix = prefix).await;
+        Self::replica(&platform, self.config.clone()).await
+    }
+
     async fn replica(platform: &Platform, config: Config) -> Self {
         let devices = Devices::new(platform, config.clone()).await.unwrap();
         let router =

@@ -1,21 +1,27 @@
 //! Foreign programs that take a port after it was leased and before its device starts.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use coordination::{PortKind, PortSet, RestReason};
-use devices::operation::steps::carry_out;
+use devices::device::Device;
+use devices::operation::db::Claimed;
+use devices::operation::ports::change;
+use devices::operation::steps::Step;
 use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 
 use crate::app::{TestApp, id, ports, until};
 use crate::queue::{claim_one, freeze};
 
 /// Listens on a port as a program does that knows nothing of us.
-async fn occupy(app: &TestApp, port: u16) -> TcpListener {
+pub async fn occupy(app: &TestApp, port: u16) -> TcpListener {
     let address = (app.config.node_address, port);
     TcpListener::bind(address).await.unwrap()
 }
@@ -27,7 +33,7 @@ async fn leases(app: &TestApp) -> Vec<(String, PortSet)> {
     leases.map(|set| (set.owner, set.ports)).collect()
 }
 
-async fn resting(app: &TestApp) -> Vec<(PortKind, u16, RestReason)> {
+pub async fn resting(app: &TestApp) -> Vec<(PortKind, u16, RestReason)> {
     let resting = app.devices.ports().resting().await.unwrap();
     let resting = resting.into_iter();
     resting
@@ -40,7 +46,7 @@ async fn is_agreed(app: &TestApp, device: &Value) -> bool {
     leases(app).await == [(id(device).to_string(), ports(device))]
 }
 
-async fn answers_on_all(app: &TestApp, ports: PortSet) -> bool {
+pub async fn answers_on_all(app: &TestApp, ports: PortSet) -> bool {
     for kind in PortKind::ALL {
         if !app.answers(ports.of(kind)).await {
             return false;
@@ -75,6 +81,10 @@ async fn a_device_whose_port_is_taken_before_it_starts_gets_others_and_runs(db: 
         .await
         .unwrap();
     assert_eq!(attempts, 1);
+    let mut changes = app.events().await;
+    changes.retain(|event| event["data"]["status"] == event["data"]["previousStatus"]);
+    changes.retain(|event| event["type"] == "device.status_changed");
+    assert_eq!(changes.len(), 1, "{changes:?}");
     app.lose_redis().await;
     app.devices.ports().keep().await.unwrap();
     assert!(is_agreed(&app, &device).await);
@@ -136,20 +146,24 @@ async fn programs_that_take_every_further_port_leave_the_device_in_error(db: PgP
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn a_worker_that_stops_anywhere_in_a_change_of_ports_leaves_one_that_can_go_on(db: PgPool) {
-    let app = TestApp::new(db.clone()).await;
+async fn a_worker_that_dies_anywhere_in_a_change_of_ports_leaves_one_that_can_go_on(db: PgPool) {
+    let app = TestApp::with(db.clone(), |config| {
+        // How long a start waits for the port, and how long what only the dead worker knows of stays leased.
+        config.host_lease = Duration::from_millis(400);
+        config.port_lease = Duration::from_secs(5);
+    })
+    .await;
     let alice = app.user("alice", &[]).await;
 
-    for steps in (0..).step_by(3) {
+    for steps in 0.. {
         let created = alice.create(json!({ "name": "n" })).await;
         let foreign = occupy(&app, ports(&created).adb).await;
         let claimed = claim_one(&db).await.unwrap();
-        let ended = stopped_after(steps, carry_out(&app.devices, &claimed)).await;
-        let stopped = ended.is_none();
-        assert!(ended.is_none_or(|ended| ended.is_ok()));
+        let changed = change_until(steps, &app, (claimed, ports(&created).adb)).await;
+        let has_changed = changed.is_some();
+        assert!(changed.is_none_or(|changed| changed.is_ok()));
 
-        // The database may still be undoing what the worker had begun.
-        until("another worker has brought it to run", async || {
+        until("another replica has brought it to run", async || {
             freeze(&db).await;
             app.run_operations().await;
             alice.status(&created).await == "running"
@@ -158,9 +172,10 @@ async fn a_worker_that_stops_anywhere_in_a_change_of_ports_leaves_one_that_can_g
 
         let device = alice.device(&created).await;
         assert!(answers_on_all(&app, ports(&device)).await);
-        until("row and lease agree", async || {
+        until("the device holds the lease of its ports", async || {
             app.devices.ports().keep().await.unwrap();
-            is_agreed(&app, &device).await
+            let holds = (id(&device).to_string(), ports(&device));
+            leases(&app).await.contains(&holds)
         })
         .await;
         let occupied = (
@@ -172,22 +187,58 @@ async fn a_worker_that_stops_anywhere_in_a_change_of_ports_leaves_one_that_can_g
         alice.delete(&device).await.expect(StatusCode::OK);
         app.run_operations().await;
         drop(foreign);
-        if !stopped {
+        if has_changed {
             assert!(steps > 0);
             break;
         }
     }
+
+    until("nobody holds ports", async || {
+        app.devices.ports().keep().await.unwrap();
+        leases(&app).await.is_empty()
+    })
+    .await;
 }
 
-/// What some work comes to, unless it is not done after so many of its steps: then it goes no further.
-async fn stopped_after<T>(steps: usize, work: impl Future<Output = T>) -> Option<T> {
-    let (mut work, mut left) = (pin!(work), steps);
+/// Changes the ports of a device at another replica that dies after so many steps of that, or, with an outcome, when it is
+/// done. Its connections break, and it undoes nothing.
+async fn change_until(
+    steps: usize,
+    app: &TestApp,
+    (claimed, occupied): (Claimed, u16),
+) -> Option<Step<Device>> {
+    let app = app.clone();
+    let db = app.platform.db.clone();
+    let worker = (*db.connect_options()).clone().application_name("dies");
+    let working = tokio::task::spawn_blocking(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(async move {
+            let db = PgPoolOptions::new().max_connections(2);
+            let app = app.elsewhere(db.connect_with(worker).await.unwrap()).await;
+            let mut work = Box::pin(async move { change(&app.devices, &claimed, occupied).await });
+            let ended = stopped_after(steps, work.as_mut()).await;
+            std::mem::forget(work);
+            ended
+        });
+        runtime.shutdown_background();
+        ended
+    });
+    let ended = working.await.unwrap();
+    let connections = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'dies'";
+    sqlx::query(connections).execute(&db).await.unwrap();
+    ended
+}
+
+/// What some work comes to, unless it is not done after so many of its steps.
+async fn stopped_after<T>(steps: usize, mut work: impl Future<Output = T> + Unpin) -> Option<T> {
+    let mut left = steps;
     poll_fn(|context| {
         if left == 0 {
             return Poll::Ready(None);
         }
         left -= 1;
-        work.as_mut().poll(context).map(Some)
+        Pin::new(&mut work).poll(context).map(Some)
     })
     .await
 }
