@@ -119,7 +119,7 @@ impl Upstreams {
     /// there is none.
     ///
     /// # Errors
-    /// [`Shed`], where the request is refused.
+    /// Why there is none: the queue is full, or it took too long.
     pub async fn enter<'a>(&'a self, group: &'a Group) -> Result<Place<'a>, Shed> {
         let began = Instant::now();
         let until = (began + self.0.queue_within).into();
