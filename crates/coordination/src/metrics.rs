@@ -88,6 +88,17 @@ pub fn cron_lag(job: &str, milliseconds: i64) {
         .record(milliseconds as f64 / 1000.0);
 }
 
+/// Says how many instances of a service are in the registry, on all machines.
+pub fn instances(service: &str, count: usize) {
+    metrics::gauge!("registry_instances", "service" => service.to_owned()).set(count as f64);
+}
+
+/// Counts instances that fell silent without leaving.
+pub fn instance_lost(service: &str) {
+    metrics::counter!("registry_instances_lost_total", "service" => service.to_owned())
+        .increment(1);
+}
+
 /// Counts instance slots that were found taken and left for another one.
 pub fn slot_moved(service: &str) {
     metrics::counter!("registry_slots_moved_total", "service" => service.to_owned()).increment(1);

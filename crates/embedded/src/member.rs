@@ -139,6 +139,7 @@ async fn enter(
 ) -> Result<(Connection, Addresses), Error> {
     let log = dir.join("stores.log");
     let mut step = "waiting for the supervisor".to_owned();
+    let mut is_silent = true;
     let mut deadline = Instant::now() + PATIENCE;
     loop {
         let stream = connect_or_start(dir, supervisor, &log).await?;
@@ -151,10 +152,19 @@ async fn enter(
             match serde_json::from_str(&line) {
                 Ok(Message::Step(text)) => {
                     info!("{text}");
+                    is_silent = false;
                     step = text;
                     deadline = Instant::now() + PATIENCE;
                 }
-                Ok(Message::Ready(addresses)) => return Ok((connection, addresses)),
+                Ok(Message::Ready(addresses)) => {
+                    if is_silent {
+                        info!(
+                            "joining the private PostgreSQL and Redis of {}, which run already",
+                            dir.display()
+                        );
+                    }
+                    return Ok((connection, addresses));
+                }
                 Ok(Message::Failed(reason)) => return Err(Error::Failed { reason, log }),
                 // A supervisor of another version may say more than we understand.
                 Err(_) => {}

@@ -160,13 +160,18 @@ async fn attend_members(listener: &UnixListener, news: &News, stop: &Cancellatio
     members.shutdown().await;
 }
 
-/// Tells one member the news until it leaves; a member that dies leaves too.
+/// Tells one member the news until it leaves; a member that dies leaves too. One that comes when the stores answer
+/// hears where, and not how they were started.
 async fn attend(
     mut stream: UnixStream,
     mut news: watch::Receiver<Vec<Message>>,
 ) -> anyhow::Result<()> {
     let (mut from_member, mut to_member) = stream.split();
-    let mut told = 0;
+    let mut told = news
+        .borrow()
+        .iter()
+        .rposition(|said| matches!(said, Message::Ready(_)))
+        .unwrap_or(0);
     loop {
         let fresh: Vec<_> = news.borrow_and_update()[told..].to_vec();
         told += fresh.len();

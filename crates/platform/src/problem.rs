@@ -192,6 +192,11 @@ impl Problem {
         self.code
     }
 
+    /// The sentence for the client.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The fields at fault.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.details.iter().map(|fault| fault.field.as_str())

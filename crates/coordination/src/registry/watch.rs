@@ -1,7 +1,7 @@
 //! Following the registry: read when there are news, and by a poll that is cheap enough to be often; never forgets what
 //! it knew because Redis did.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Entry, Inner, Pace, READ, Snapshot};
-use crate::{StoreError, script};
+use crate::{StoreError, metrics, script};
 
 /// The shortest time from one read to the next, up to twice as long by chance.
 const BREATH: Duration = Duration::from_millis(50);
@@ -78,7 +78,13 @@ async fn follow(registry: Weak<Inner>, pace: Pace) {
                     // Redis has lost the registry: be back in it before anybody misses us.
                     inner.beat_now.notify_one();
                 }
+                let now = reading.now;
                 let snapshot = memory.merge(reading, Instant::now());
+                let before = inner.snapshot.borrow().clone();
+                tell_lost(&lost(&before, &snapshot, now, pace.ttl));
+                for service in before.services().chain(snapshot.services()) {
+                    metrics::instances(service, snapshot.of(service).len());
+                }
                 inner.snapshot.send_if_modified(|current| {
                     let changed = **current != snapshot;
                     if changed {
@@ -105,6 +111,50 @@ async fn follow(registry: Weak<Inner>, pace: Pace) {
                 sleep(left).await;
             }
         }
+    }
+}
+
+/// Instances that are not listed any more because they fell silent; who left did so with a recent heartbeat, or said
+/// before that it would.
+fn lost<'a>(
+    before: &'a Snapshot,
+    after: &Snapshot,
+    now: DateTime<Utc>,
+    ttl: Duration,
+) -> Vec<&'a Entry> {
+    let oldest = now - TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);
+    let is_listed = |gone: &Entry| {
+        let service = after.of(&gone.announcement.service).iter();
+        service
+            .map(|entry| &entry.announcement.replica)
+            .any(|replica| *replica == gone.announcement.replica)
+    };
+    before
+        .entries()
+        .filter(|entry| entry.heartbeat_at <= oldest && !entry.load.draining && !is_listed(entry))
+        .collect()
+}
+
+/// Warns once for each process, however many services it had.
+fn tell_lost(lost: &[&Entry]) {
+    let mut replicas: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for entry in lost {
+        metrics::instance_lost(&entry.announcement.service);
+        let replica = replicas.entry(&entry.announcement.replica);
+        replica.or_default().push(entry);
+    }
+    for entries in replicas.values() {
+        let told = &entries[0].announcement;
+        let names = entries
+            .iter()
+            .map(|entry| format!("{} {}", entry.announcement.service, entry.instance));
+        warn!(
+            "a replica fell silent without leaving, and is not listed any more: {} of process {} on {}, last heard of at {}",
+            names.collect::<Vec<_>>().join(", "),
+            told.pid,
+            told.host,
+            entries[0].heartbeat_at
+        );
     }
 }
 
@@ -150,10 +200,12 @@ impl Memory {
         if lost || self.missed {
             // Nobody could be heard; everybody gets the time to come back that silence would have had.
             self.lenient_until = Some(now + self.ttl);
-            info!(
-                "the registry is back, and instances have {:?} to report again",
-                self.ttl
-            );
+            if !self.known.is_empty() {
+                info!(
+                    "the registry is back, and instances have {:?} to report again",
+                    self.ttl
+                );
+            }
         }
         self.missed = false;
         self.epoch = Some(reading.epoch.clone());
@@ -245,5 +297,33 @@ mod tests {
 
         assert_eq!(snapshot.of("users").len(), 1);
         assert!(snapshot.of("billing").is_empty());
+    }
+
+    #[test]
+    fn who_fell_silent_is_lost_and_who_left_or_came_back_elsewhere_is_not() {
+        let (now, ttl) = (noon(), Duration::from_secs(3));
+        let silent = now - TimeDelta::seconds(4);
+        let named = |slot, at, replica: &str| {
+            let mut entry = entry(slot, at);
+            entry.announcement.replica = replica.into();
+            entry
+        };
+        let mut draining = named(3, silent, "drained");
+        draining.load.draining = true;
+        let before = Snapshot::new(vec![
+            named(0, silent, "dead"),
+            named(1, now - TimeDelta::seconds(1), "left"),
+            named(2, silent, "moved"),
+            draining,
+        ]);
+        let after = Snapshot::new(vec![named(0, now, "successor"), named(5, now, "moved")]);
+
+        let lost = lost(&before, &after, now, ttl);
+
+        let lost: Vec<_> = lost
+            .iter()
+            .map(|entry| entry.announcement.replica.as_str())
+            .collect();
+        assert_eq!(lost, ["dead"]);
     }
 }

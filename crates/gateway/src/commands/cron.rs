@@ -1,8 +1,10 @@
 //! `gateway cron`: the jobs of the cluster, from its database.
 
 use anyhow::bail;
+use chrono::{DateTime, Utc};
 use coordination::cron::Told;
 use coordination::{CronError, JobOverview, Jobs, PastRun};
+use gateway::front::hostname;
 use platform::{Clock, Env, db};
 
 use super::stores::addresses;
@@ -30,7 +32,7 @@ pub async fn cron(env: Env, command: CronCommand) -> anyhow::Result<i32> {
 async fn carry_out(jobs: &Jobs, command: CronCommand) -> Result<String, CronError> {
     Ok(match command {
         CronCommand::List { next, json } => {
-            let all = jobs.overview(next).await?;
+            let all = jobs.overview(usize::from(next)).await?;
             if json { pretty(&all) } else { list(&all) }
         }
         CronCommand::History { job, limit, json } => {
@@ -41,10 +43,11 @@ async fn carry_out(jobs: &Jobs, command: CronCommand) -> Result<String, CronErro
             let slot = jobs.trigger(&job).await?;
             format!(
                 "{job} will be run within five seconds, as {}; `gateway cron history {job}` tells how it went",
-                slot.to_rfc3339()
+                shown(slot)
             )
         }
         CronCommand::Pause { job, reason } => {
+            let reason = reason.unwrap_or_else(by_hand);
             if jobs.pause(&job, &reason).await? {
                 format!("{job} is paused; `gateway cron resume {job}` lets it go on")
             } else {
@@ -61,15 +64,26 @@ async fn carry_out(jobs: &Jobs, command: CronCommand) -> Result<String, CronErro
     })
 }
 
+/// A slot as the history has it.
+fn shown(slot: DateTime<Utc>) -> String {
+    slot.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+/// Who has this hand, for those who wonder.
+fn by_hand() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+    format!("by {user} on {}", hostname())
+}
+
 fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).expect("plain strings and numbers are JSON")
 }
 
 fn list(jobs: &[JobOverview]) -> String {
     let now = Clock::system().now().utc();
-    let ago = |then: chrono::DateTime<chrono::Utc>| span((now - then).num_seconds().max(0));
+    let ago = |then: DateTime<Utc>| span((now - then).num_seconds().max(0));
     let head = [
-        "JOB", "SCHEDULE", "ZONE", "CATCH-UP", "OVERLAP", "STATE", "LAST", "WENT", "NEXT",
+        "JOB", "SCHEDULE", "ZONE", "JITTER", "CATCH-UP", "OVERLAP", "STATE", "LAST", "WENT", "NEXT",
     ];
     let rows = jobs.iter().map(
         |JobOverview {
@@ -86,10 +100,11 @@ fn list(jobs: &[JobOverview]) -> String {
                 told.job.clone(),
                 told.schedule.clone(),
                 told.time_zone.clone(),
+                jitter(told.jitter_ms),
                 told.catch_up.clone(),
                 told.overlap.clone(),
                 state(told, now - told.seen_at > chrono::TimeDelta::seconds(90)),
-                last.map_or_else(|| "-".to_owned(), |run| format!("{} ago", ago(run.slot))),
+                last.map_or_else(|| "-".to_owned(), |run| format!("{} ago", ago(at(run)))),
                 last.map_or_else(|| "-".to_owned(), |run| run.state.clone()),
                 if next.is_empty() {
                     "-".to_owned()
@@ -102,9 +117,31 @@ fn list(jobs: &[JobOverview]) -> String {
     table(&head, rows)
 }
 
+/// When a run ended, or began where it goes on, or was asked for where it did not begin.
+fn at(run: &PastRun) -> DateTime<Utc> {
+    run.finished_at.or(run.started_at).unwrap_or(run.slot)
+}
+
+fn jitter(milliseconds: i64) -> String {
+    match milliseconds {
+        0 => "-".to_owned(),
+        1..1000 => format!("{milliseconds}ms"),
+        _ => span(milliseconds / 1000),
+    }
+}
+
+/// The beginning of a long text: every row of a table is as wide as its widest one.
+fn cut(text: &str) -> String {
+    const WIDE: usize = 40;
+    if text.chars().count() <= WIDE {
+        return text.to_owned();
+    }
+    text.chars().take(WIDE - 1).chain(['…']).collect()
+}
+
 fn state(told: &Told, is_unheard: bool) -> String {
     match (&told.pause_reason, told.paused_at) {
-        (Some(reason), Some(_)) => format!("paused: {reason}"),
+        (Some(reason), Some(_)) => format!("paused: {}", cut(reason)),
         (None, Some(_)) => "paused".to_owned(),
         (_, None) if is_unheard => "no replica runs it".to_owned(),
         (_, None) if told.failures > 0 => format!("{} failed in a row", told.failures),
@@ -114,15 +151,14 @@ fn state(told: &Told, is_unheard: bool) -> String {
 
 fn history(runs: &[PastRun]) -> String {
     let head = [
-        "SLOT", "BY", "STATE", "ATTEMPT", "TOKEN", "INSTANCE", "LAG", "TOOK", "ERROR",
+        "SLOT", "BY", "STATE", "ATTEMPT", "TOKEN", "PROCESS", "LAG", "TOOK", "ERROR",
     ];
     let milliseconds =
         |some: Option<i64>| some.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     let rows = runs.iter().map(|run| {
         let took = run.finished_at.zip(run.started_at);
         vec![
-            run.slot
-                .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            shown(run.slot),
             if run.manual { "hand" } else { "schedule" }.to_owned(),
             run.state.clone(),
             run.attempt.to_string(),

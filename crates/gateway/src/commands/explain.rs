@@ -49,7 +49,7 @@ fn unknown(request_id: &str, known: &Explanation, gateways: usize) -> String {
     if known.silent.is_empty() {
         return format!(
             "none of {gateways} gateway(s) remembers a request {request_id}: they keep the latest DECISION_LOG_REQUESTS, \
-             for DECISION_LOG_SECONDS at most"
+             for DECISION_LOG_SECONDS at most, and what only a gateway that ended knew is gone"
         );
     }
     let silent = known.silent.join(", ");

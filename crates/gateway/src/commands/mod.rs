@@ -25,10 +25,18 @@ pub use status::status;
 #[derive(Subcommand)]
 pub enum CronCommand {
     /// Shows every job: schedule and zone, policies, how the last run went, when the next ones come (UTC).
+    ///
+    /// JITTER is by how much a slot is delayed at most, so that not all jobs begin at once; NEXT and the LAG of `cron
+    /// history` have it in them. CATCH-UP says what becomes of slots that passed while no replica ran: none of them is
+    /// made good, the last one, or all(Ns) of the last N seconds; the others are left out and have no row in the
+    /// history. OVERLAP says what becomes of a slot that falls due while the job runs: skip, queue-one (it waits),
+    /// cancel-other (it ends the earlier run) or allow. STATE is ok, so many failures in a row, paused, or that no
+    /// replica runs the job. LAST is when the latest run ended, or began where it goes on; WENT is its state, as `cron
+    /// history` has it.
     List {
-        /// How many of the next runs are shown.
-        #[arg(long, default_value_t = 1, value_name = "COUNT")]
-        next: usize,
+        /// How many of the next runs are shown, 50 at most.
+        #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(..=50))]
+        next: u8,
         /// JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -37,18 +45,21 @@ pub enum CronCommand {
     ///
     /// STATE is requested (by hand, nobody took it yet), running, succeeded, failed, abandoned (its holder vanished or
     /// left; the next replica takes it over), cancelled (a later slot came first) or skipped (an earlier run still went
-    /// on). LAG is how long after its slot it began. ATTEMPT above 1: an earlier holder was lost.
+    /// on). LAG is how long after its slot it began, the job's jitter included. ATTEMPT above 1: an earlier holder was
+    /// lost. PROCESS is HOST:PID of who ran it; `gateway status` has both of the instances that are alive.
     History {
         /// The name of the job.
         job: String,
-        /// How many runs.
-        #[arg(long, default_value_t = 20, value_name = "COUNT")]
+        /// How many runs, 500 at most.
+        #[arg(long, default_value_t = 20, value_name = "COUNT", value_parser = clap::value_parser!(i64).range(1..=500))]
         limit: i64,
         /// JSON instead of a table.
         #[arg(long)]
         json: bool,
     },
     /// Asks for a run now, on whichever replica takes it; of a paused job, too.
+    ///
+    /// Who asks again before a replica took it asks for the same run: the slot that is told says so.
     Trigger {
         /// The name of the job.
         job: String,
@@ -57,9 +68,9 @@ pub enum CronCommand {
     Pause {
         /// The name of the job.
         job: String,
-        /// Why, for the others.
-        #[arg(long, default_value = "by hand", value_name = "TEXT")]
-        reason: String,
+        /// Why, for the others; who paused it from where, unless told.
+        #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: Option<String>,
     },
     /// Lets a paused job go on with its next slot. Slots of the pause are not made good.
     Resume {

@@ -25,9 +25,9 @@ pub async fn status(env: Env, json: bool) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "SERVICE", "INSTANCE", "ADDRESS", "HOST", "PID", "VERSION", "UPTIME", "MEMORY", "REQ/S",
-    "HEALTH",
+    "HEARD", "HEALTH",
 ];
 
 fn shown(snapshot: &Snapshot, now: Timestamp) -> String {
@@ -47,6 +47,8 @@ fn shown(snapshot: &Snapshot, now: Timestamp) -> String {
 
 fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
     let told = &entry.announcement;
+    // How long the last heartbeat is ago: one that died is listed for three seconds.
+    let heard = (now.utc() - entry.heartbeat_at).num_milliseconds().max(0);
     let uptime = (now.utc() - told.started_at).num_seconds().max(0);
     vec![
         told.service.clone(),
@@ -58,6 +60,7 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
         span(uptime),
         format!("{} MB", entry.load.memory_bytes / 1_000_000),
         format!("{:.1}", entry.load.requests_per_second),
+        format!("{:.1}s ago", heard as f64 / 1000.0),
         Instance::of(entry).health().to_owned(),
     ]
 }

@@ -26,7 +26,8 @@ pub fn addresses(settings: &Settings) -> anyhow::Result<Addresses> {
             let dir = stores_folder(settings)?;
             if !embedded::is_running(&dir) {
                 bail!(
-                    "no replica runs here: `cargo run -p gateway` starts one, or REDIS_URL and DATABASE_URL name another cluster"
+                    "no replica runs with its stores in {}: `cargo run -p gateway` starts one, CLOUDPHONE_HOME names another folder, or REDIS_URL and DATABASE_URL another cluster",
+                    dir.display()
                 );
             }
             let found =

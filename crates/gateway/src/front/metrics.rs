@@ -36,6 +36,11 @@ pub fn shed(service: Service, why: Shed) {
         .increment(1);
 }
 
+/// The gateway itself said no.
+pub fn refused(reason: &str) {
+    counter!("gateway_refusals_total", "reason" => reason.to_owned()).increment(1);
+}
+
 /// How a service is.
 pub fn group(service: Service, report: &GroupReport) {
     let service = service.name();

@@ -48,9 +48,9 @@ use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
-use platform::Clock;
 use platform::auth::IDENTITY_HEADER;
 use platform::http::{ADDRESSEE, TRACEPARENT, TraceParent};
+use platform::{Clock, Problem};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -246,7 +246,7 @@ impl Inner {
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
-            Target::Local => self.local(request, route, arrival).await,
+            Target::Local => self.local(request, route, arrival, recording).await,
             Target::Service(service) => {
                 self.proxy(service, route, request, arrival, recording)
                     .await
@@ -283,6 +283,7 @@ impl Inner {
         request: Request<Incoming>,
         route: Route,
         arrival: &Arrival,
+        recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
         parts.uri = route.path.into();
@@ -305,6 +306,9 @@ impl Inner {
         let silent = response.headers().get(header::CONTENT_TYPE).is_none();
         if response.status() == StatusCode::NOT_FOUND && silent {
             return Err(Refusal::NotFound);
+        }
+        if let Some(problem) = response.extensions().get::<Problem>() {
+            recording.refused(refusal::of(problem));
         }
         Ok(response)
     }

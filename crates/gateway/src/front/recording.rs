@@ -18,6 +18,7 @@ use crate::front::access::{self, AccessLog};
 use crate::front::decisions::Decisions;
 use crate::front::headers::Arrival;
 use crate::front::instance::Instance;
+use crate::front::metrics;
 use crate::front::record::{End, Limited, Outcome, Record, Refused, Try};
 
 /// How much of a path is kept.
@@ -167,6 +168,7 @@ impl Recording {
 
     /// Notes why the gateway itself says no.
     pub fn refused(&mut self, refused: Refused) {
+        metrics::refused(&refused.reason);
         self.note(|record| record.refusal = Some(refused));
     }
 

@@ -158,6 +158,14 @@ impl Refusal {
     }
 }
 
+/// What the record says of a refusal by one of the gateway's own routes.
+pub fn of(problem: &Problem) -> Refused {
+    Refused {
+        reason: Cow::Owned(problem.code().to_ascii_lowercase()),
+        message: Cow::Owned(problem.message().to_owned()),
+    }
+}
+
 /// As Engine.IO servers say it, so that its clients open a new session.
 fn unknown_session() -> Response<BoxBody> {
     let body = r#"{"code":1,"message":"Session ID unknown"}"#;

@@ -23,7 +23,7 @@ const NEXT: usize = 5;
 pub struct JobsQuery {
     /// How many of the next runs are told, 0 to 50; default 5.
     #[garde(range(max = 50))]
-    next: Option<u8>,
+    next: Option<u32>,
 }
 
 /// Which runs are shown.
@@ -85,7 +85,7 @@ pub async fn list_jobs(
     _: Admin,
     Query(query): Query<JobsQuery>,
 ) -> Result<Json<JobList>, Response> {
-    let next = query.next.map_or(NEXT, usize::from);
+    let next = query.next.map_or(NEXT, |next| next as usize);
     let jobs = local.jobs.overview(next).await.map_err(refused)?;
     Ok(Json(JobList { jobs }))
 }
@@ -116,7 +116,7 @@ pub async fn trigger_job(
     Path(job): Path<String>,
 ) -> Result<(StatusCode, Json<Triggered>), Response> {
     let slot = local.jobs.trigger(&job).await.map_err(refused)?;
-    info!(job, user.id = %admin.id, "job {job} was triggered");
+    info!(job, user.id = %admin.id, "job {job} was triggered by user {}", admin.id);
     Ok((StatusCode::ACCEPTED, Json(Triggered { job, slot })))
 }
 
@@ -131,7 +131,9 @@ pub async fn pause_job(
 ) -> Result<Json<Pausing>, Response> {
     let reason = format!("by user {}", admin.id);
     let changed = local.jobs.pause(&job, &reason).await.map_err(refused)?;
-    info!(job, user.id = %admin.id, "job {job} was paused");
+    if changed {
+        info!(job, user.id = %admin.id, "job {job} was paused by user {}", admin.id);
+    }
     Ok(Json(Pausing {
         job,
         paused: true,
@@ -149,7 +151,9 @@ pub async fn resume_job(
     Path(job): Path<String>,
 ) -> Result<Json<Pausing>, Response> {
     let changed = local.jobs.resume(&job).await.map_err(refused)?;
-    info!(job, user.id = %admin.id, "job {job} was resumed");
+    if changed {
+        info!(job, user.id = %admin.id, "job {job} was resumed by user {}", admin.id);
+    }
     Ok(Json(Pausing {
         job,
         paused: false,

@@ -162,6 +162,8 @@ async fn around(
                 reply.headers_mut().append(name, value.clone());
             }
         }
+        // The front door tells from it why its own routes refused.
+        reply.extensions_mut().insert(problem);
         response = reply;
     }
     if let Some(decision) = decision {
