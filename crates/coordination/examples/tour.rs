@@ -4,9 +4,13 @@
 //! cargo build --workspace --bins --examples
 //! target/debug/with-stores target/debug/examples/tour
 //! ```
+//!
+//! `with-stores` starts a Redis and a PostgreSQL of its own, sets `REDIS_URL` and `DATABASE_URL` for the command, and ends
+//! them with it; `cargo run` in its place needs both set.
 
 use std::time::Duration;
 
+use anyhow::Context;
 use coordination::redlock::SHORTEST_TTL;
 use coordination::{
     Cron, FenceError, Job, Keys, Leases, PortError, PortPool, PortRanges, Recorded, Redlock, Run,
@@ -28,8 +32,8 @@ pub struct Stores {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let redis_url = std::env::var("REDIS_URL")?;
-    let db = PgPool::connect(&std::env::var("DATABASE_URL")?).await?;
+    let redis_url = setting("REDIS_URL")?;
+    let db = PgPool::connect(&setting("DATABASE_URL")?).await?;
     sqlx::migrate!("../../migrations").run(&db).await?;
     let redis = connect(&redis_url).await?;
     let keys = Keys::new("tour");
@@ -40,6 +44,11 @@ async fn main() -> anyhow::Result<()> {
         keys,
     };
     take(&stores).await
+}
+
+fn setting(name: &str) -> anyhow::Result<String> {
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set; `with-stores` starts stores and sets it"))
 }
 
 pub async fn connect(redis_url: &str) -> anyhow::Result<Pool> {
@@ -128,7 +137,7 @@ async fn ports(stores: &Stores) -> anyhow::Result<()> {
 async fn once_a_slot(stores: &Stores) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut replicas = Vec::new();
-    let (ran, mut runs) = tokio::sync::mpsc::channel::<Run>(8);
+    let (ran, mut runs) = tokio::sync::mpsc::channel::<(&str, Run)>(8);
     for name in ["replica-0", "replica-1"] {
         let redlock = Redlock::new(vec![stores.redis_url.clone()], SHORTEST_TTL)?;
         let cron =
@@ -141,7 +150,7 @@ async fn once_a_slot(stores: &Stores) -> anyhow::Result<()> {
                 // … the effect of the job …
                 run.complete(&mut tx).await?;
                 tx.commit().await?;
-                let _ = ran.try_send(run);
+                let _ = ran.try_send((name, run));
                 Ok(())
             }
         });
@@ -149,9 +158,9 @@ async fn once_a_slot(stores: &Stores) -> anyhow::Result<()> {
     }
     let watching = async {
         for _ in 0..2 {
-            if let Some(run) = runs.recv().await {
+            if let Some((name, run)) = runs.recv().await {
                 say(&format!(
-                    "cron    slot {} with token {}",
+                    "cron    slot {} with token {}, run by {name}",
                     run.slot, run.fence
                 ));
             }

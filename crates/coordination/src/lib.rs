@@ -16,11 +16,21 @@
 //! | [`registry`] | distinct slots, lowest first; joins, leaves and drains pushed, snapshots 250 ms old without pub/sub | one heartbeat and one read a second, four reads without pub/sub | the last snapshot stays | members return to their slots |
 //! | [`invariants`] | a violation is written down once, for the whole cluster, and stays | a job a minute for each check, two queries per replica and five seconds | checks wait as all jobs do | the database has them |
 //! | [`idempotency`] | effect and answer commit together, once | three to five statements in the effect's transaction | not used | not used |
-//! | [`rate_limit`] | exact over all replicas | one round trip for all limits of a request | the caller decides; on demand one request a second waits and all others go on | all start afresh |
+//! | [`rate_limit`] | exact over all replicas, but for a command that Redis got twice | one round trip for all limits of a request | the caller decides; on demand one request a second waits and all others go on | all start afresh |
+//!
+//! [`news`] carries short messages between processes by pub/sub, and says when some may be missing.
+//!
+//! The words of the table: a *fenced table* takes writes only from the latest known holder of a lease, since
+//! `select coordination.fence_table('shop.reports', 'report:', 'id')` put a trigger on it. Such a write is a *guarded*
+//! one: its transaction began with [`lease::Guard::begin`]. A port *at rest* was given back or is not usable, for one of
+//! [`RestReason`], and is not leased until its time is over. [`PortError::IndexMissing`] says that Redis has no index of
+//! the ports of a node; [`PortPool::rebuild`] makes it anew from what the database knows. The schema `coordination` must
+//! be in the database first: `gateway migrate`, or `sqlx::migrate!` on the folder `migrations`.
 //!
 //! # Examples
 //!
-//! A holder that lost its lease without noticing cannot write any more:
+//! With `shop.reports` fenced as above,
+//! a holder that lost its lease without noticing cannot write any more:
 //!
 //! ```no_run
 //! # use coordination::{FenceError, Keys, Leases};
@@ -49,6 +59,8 @@
 //! cargo build --workspace --bins --examples
 //! target/debug/with-stores target/debug/examples/tour
 //! ```
+//!
+//! `with-stores` starts a Redis and a PostgreSQL for the command and ends them with it.
 //!
 //! # Limits
 //!

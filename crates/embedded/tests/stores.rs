@@ -91,7 +91,12 @@ impl Replica {
     }
 
     fn joined(&mut self) -> Addresses {
-        let mut line = String::new();
+        self.joined_saying().0
+    }
+
+    /// The same, and what it said until then.
+    fn joined_saying(&mut self) -> (Addresses, String) {
+        let (mut said, mut line) = (String::new(), String::new());
         while !line.contains("joined ") {
             line.clear();
             assert_ne!(
@@ -99,9 +104,10 @@ impl Replica {
                 0,
                 "the replica ended before it had joined"
             );
+            said.push_str(&line);
         }
         let start = line.find('{').unwrap();
-        serde_json::from_str(line[start..].trim()).unwrap()
+        (serde_json::from_str(line[start..].trim()).unwrap(), said)
     }
 
     fn kill9(mut self) {
@@ -190,7 +196,12 @@ fn stores_outlive_every_killed_replica_and_end_with_the_last() {
     let mut first = Replica::start(&home);
     let addresses = first.joined();
     let mut second = Replica::start(&home);
-    assert_eq!(second.joined(), addresses);
+    let (joined, said) = second.joined_saying();
+    assert_eq!(joined, addresses);
+    assert!(
+        said.contains("which run already") && !said.contains("starting a private PostgreSQL"),
+        "{said}"
+    );
 
     let before = home.stores();
     first.kill9();
@@ -351,7 +362,7 @@ fn a_long_path_and_a_stale_process_number_do_no_harm() {
 #[ignore = "a part of the other tests, in a process of its own"]
 fn replica_process() {
     let Some(dir) = env::var_os(DIR) else { return };
-    log();
+    log(std::io::stdout);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let supervisor = SupervisorCommand {
@@ -377,13 +388,13 @@ fn replica_process() {
 #[ignore = "a part of the other tests, in a process of its own"]
 fn supervisor_process() {
     let Some(dir) = env::var_os(DIR) else { return };
-    log();
+    log(std::io::stderr);
     embedded::supervise(Path::new(&dir)).unwrap();
 }
 
-fn log() {
+fn log<W: std::io::Write + 'static>(writer: fn() -> W) {
     tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .init();
 }

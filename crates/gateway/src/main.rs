@@ -5,6 +5,7 @@ mod commands;
 mod docs;
 mod explain;
 mod local;
+mod metric_help;
 mod serve;
 mod traffic;
 mod turns;
@@ -67,7 +68,7 @@ enum Command {
     },
     /// Brings the database up to date, then ends. Serving does it too; replicas may do it at once.
     Migrate,
-    /// Prints the `OpenAPI` document of all services.
+    /// Prints the OpenAPI document of all services.
     Openapi,
     /// Checks the configuration.
     Config {

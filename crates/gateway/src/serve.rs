@@ -29,6 +29,7 @@ use crate::cluster::Cluster;
 use crate::docs;
 use crate::explain::Inquiry;
 use crate::local::{self, Local};
+use crate::metric_help;
 use crate::traffic::Traffic;
 use crate::turns::in_turn;
 
@@ -94,6 +95,7 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     let config = Config::from_env(env)?;
     telemetry::start_logging(config.settings.log_format);
     telemetry::start_metrics()?;
+    metric_help::describe();
     let services = if services.is_empty() {
         &Service::ALL
     } else {

@@ -109,6 +109,14 @@ async fn an_administrator_sees_jobs_triggers_pauses_and_resumes_them() -> anyhow
         row.is_some_and(|row| row.contains("paused: audit")),
         "{table}"
     );
+    for arguments in [
+        ["list", "--next", "51"].as_slice(),
+        &["history", "ledger-verify", "--limit", "501"],
+    ] {
+        let wrong = gateway(&cluster, &[&["cron"], arguments].concat(), "").await;
+        let said = wrong.unwrap_err().to_string();
+        assert!(said.contains("=50") || said.contains("=500"), "{said}");
+    }
     gateway(&cluster, &["cron", "resume", "ledger-verify"], "").await?;
     gateway(&cluster, &["cron", "trigger", "ledger-verify"], "").await?;
     let history = gateway(

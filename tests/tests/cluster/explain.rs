@@ -91,6 +91,14 @@ async fn any_replica_and_the_command_tell_what_became_of_a_request() -> anyhow::
         explained(&user, &gateways[0], "of-the-second").await?.0 == 403,
         "a user"
     );
+    let url = format!("http://{}/api/gateway/cron", gateways[0]);
+    let refused = user.get(url).header("x-request-id", "of-a-user");
+    ensure!(refused.send().await?.status() == 403, "a user");
+    let told = gateway(&cluster, &["explain", "of-a-user"], "").await?;
+    ensure!(
+        told.contains("forbidden: the role admin is required"),
+        "{told}"
+    );
     ensure!(
         explained(&fresh(), &gateways[0], "of-the-second").await?.0 == 401,
         "nobody"

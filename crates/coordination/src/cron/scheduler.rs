@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::attend::{Next, Post, owed};
 use super::{Cron, CronError, Job, db};
@@ -272,6 +272,10 @@ impl Scheduler {
     fn mind_the_pauses(&mut self, look: &db::Look) {
         for desk in &mut self.desks {
             let paused = look.paused.iter().any(|job| job == desk.post.job.name);
+            if paused != desk.paused {
+                let now = if paused { "is paused" } else { "goes on" };
+                info!(job = desk.post.job.name, "job {} {now}", desk.post.job.name);
+            }
             if paused != desk.paused || self.last_look.is_none() {
                 metrics::cron_job_paused(desk.post.job.name, paused);
             }

@@ -18,6 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use platform::serve::{Drain, Server};
+use platform::{Clock, Problem};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -88,6 +89,7 @@ impl Door {
     ) -> Self {
         let local = Router::new()
             .route("/gateway/ping", axum::routing::any(|| async { "pong" }))
+            .route("/gateway/secret", axum::routing::any(forbidden))
             .route("/health", axum::routing::any(|| async { "well" }))
             .route("/metrics", axum::routing::get(|| async { "numbers 1" }));
         let (registry, watched) = watch::channel(Arc::new(directory));
@@ -160,6 +162,14 @@ impl Door {
     pub fn report(&self, service: Service) -> Value {
         serde_json::to_value(&self.upstreams.report()[service.name()]).unwrap()
     }
+}
+
+/// As the layer of every service leaves it: the reply, and the problem it was made from.
+async fn forbidden() -> axum::response::Response {
+    let problem = Problem::forbidden("the role admin is required");
+    let mut reply = problem.reply(Clock::system().now(), None, None);
+    reply.extensions_mut().insert(problem);
+    reply
 }
 
 pub fn directory(service: Service, upstreams: &[Upstream]) -> Directory {

@@ -76,6 +76,21 @@ async fn a_retried_request_tells_both_instances_and_what_came_of_each() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_gateways_own_routes_tells_its_reason() {
+    let door = Door::to(Service::Devices, &[]).await;
+
+    let reply = door.get_as("r-own", "/api/gateway/secret").await;
+
+    let record = door.record("r-own").await;
+    let refused = record.refusal.unwrap();
+    assert_eq!((reply.status.as_u16(), record.status), (403, Some(403)));
+    assert_eq!(
+        (&*refused.reason, &*refused.message),
+        ("forbidden", "the role admin is required")
+    );
+}
+
+#[tokio::test]
 async fn every_answer_tells_where_its_time_went() {
     let backend = Backend::echo("a").await;
     let door = Door::to(Service::Users, &[backend.upstream()]).await;

@@ -14,11 +14,17 @@ use tokio::process::Command;
 /// The argument by which this program is started again to keep the stores.
 const SUPERVISE: &str = "--supervise";
 
+const USAGE: &str = "usage: with-stores COMMAND [ARGUMENTS]: runs the command with REDIS_URL and DATABASE_URL of a private \
+    Redis and PostgreSQL, which end with it";
+
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let Some(program) = arguments.next() else {
-        bail!("usage: with-stores COMMAND [ARGUMENTS]");
+        bail!(USAGE);
     };
+    if program == "--help" || program == "-h" {
+        bail!(USAGE);
+    }
     if program == SUPERVISE {
         let dir: PathBuf = arguments.next().context("the folder is missing")?.into();
         return embedded::supervise(&dir).map(|()| ExitCode::SUCCESS);
