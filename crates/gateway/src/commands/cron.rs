@@ -71,7 +71,7 @@ fn shown(slot: DateTime<Utc>) -> String {
 
 /// Who has this hand, for those who wonder.
 fn by_hand() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+    let user = std::env::var("USER").unwrap_or_else(|_| "hand".to_owned());
     format!("by {user} on {}", hostname())
 }
 
