@@ -12,7 +12,7 @@ use testkit::{Cluster, eventually};
 
 /// What the keys of the index begin with, for the ranges that are the default.
 const INDEX: &str =
-    "cloudphone:port:{local}:index:2;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182";
+    "cloudphone:port:{local}:index:3;adb=5555-6554;webrtc=8080-9079;scrcpy=27183-28182";
 const KINDS: [&str; 3] = ["adbPort", "webrtcPort", "scrcpyPort"];
 
 /// Creates devices by concurrent clients, each at an instance of its own choice; an instance that is gone is left

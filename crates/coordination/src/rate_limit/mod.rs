@@ -149,8 +149,8 @@ impl RateLimiter {
             .collect()
     }
 
-    /// The same for those who let pass whom nobody can count: what could be said in time. Redis that failed to answer is
-    /// left alone for a second, and then asked for one request a second until it answers again; all others pass at once.
+    /// The same for those who let pass whom nobody can count: what could be said in time. Redis that failed to answer
+    /// several times in a row is left alone for a second, and then asked for one request a second until it answers again; all others pass at once.
     pub async fn check_within(&self, patience: Duration, asks: &[(&str, Limit)]) -> Vec<Decision> {
         if asks.is_empty() || !self.rest.is_over() {
             return Vec::new();
@@ -168,9 +168,9 @@ impl RateLimiter {
             Err(_) => debug!("rate limits are not kept: no answer within {patience:?}"),
         }
         if decisions.is_empty() {
-            self.rest.begin();
+            self.rest.missed();
         } else {
-            self.rest.end();
+            self.rest.answered();
         }
         decisions
     }

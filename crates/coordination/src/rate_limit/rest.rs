@@ -1,10 +1,12 @@
 //! When a Redis that did not answer is asked again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long it is left alone.
 const SPAN: Duration = Duration::from_secs(1);
+/// So many questions in a row without an answer are the beginning of a rest.
+const MOST_MISSED: u32 = 5;
 
 /// The time in which nobody asks, so that waiting for an answer costs one request a second and not each.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub struct Rest {
     born: Instant,
     /// Milliseconds from `born`; 0 where it answers.
     until: AtomicU64,
+    /// Questions in a row without an answer.
+    missed: AtomicU32,
 }
 
 impl Default for Rest {
@@ -19,6 +23,7 @@ impl Default for Rest {
         Self {
             born: Instant::now(),
             until: AtomicU64::new(0),
+            missed: AtomicU32::new(0),
         }
     }
 }
@@ -43,14 +48,25 @@ impl Rest {
                 .is_ok()
     }
 
-    /// It did not answer.
-    pub fn begin(&self) {
+    /// It did not answer. One slow answer among many is no reason to leave it alone.
+    pub fn missed(&self) {
+        if self
+            .missed
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
+            < MOST_MISSED
+        {
+            return;
+        }
         let until = self.now() + milliseconds(SPAN);
         self.until.store(until, Ordering::Relaxed);
     }
 
     /// It answered.
-    pub fn end(&self) {
+    pub fn answered(&self) {
+        if self.missed.load(Ordering::Relaxed) != 0 {
+            self.missed.store(0, Ordering::Relaxed);
+        }
         if self.until.load(Ordering::Relaxed) != 0 {
             self.until.store(0, Ordering::Relaxed);
         }
@@ -73,7 +89,11 @@ mod tests {
     fn one_alone_asks_after_a_rest_until_there_is_an_answer() {
         let rest = Rest::default();
         assert!(rest.is_over() && rest.is_over(), "it answers");
-        rest.begin();
+        for _ in 1..MOST_MISSED {
+            rest.missed();
+        }
+        assert!(rest.is_over(), "some answers were slow");
+        rest.missed();
         assert!(!rest.is_over(), "nobody asks");
 
         rest.until.store(1, Ordering::Relaxed);
@@ -83,7 +103,7 @@ mod tests {
         assert!(rest.is_over(), "the first one asks");
         assert!(!rest.is_over(), "the others wait for what it hears");
 
-        rest.end();
+        rest.answered();
         assert!(rest.is_over() && rest.is_over(), "it answers again");
     }
 }

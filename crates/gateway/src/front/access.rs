@@ -22,10 +22,15 @@ impl AccessLog {
     }
 
     /// Whether somebody may ask about this request: it failed, was slow, was tried again, or was refused for a reason
-    /// that is not the client's.
+    /// that is not the client's. What is refused at once because there is too much is not told one by one.
     pub fn is_notable(&self, record: &Record, patient: bool) -> bool {
         let slow = !patient && record.head_ms >= self.slow.as_secs_f64() * 1000.0;
-        let failed = record.status.is_none_or(|status| status >= 500);
+        let left = record.status.is_none() && !patient;
+        let shed = record
+            .refusal
+            .as_ref()
+            .is_some_and(|refused| ["overloaded", "circuit_open"].contains(&&*refused.reason));
+        let failed = left || (!shed && record.status.is_some_and(|status| status >= 500));
         slow || failed || record.retries() > 0 || record.end == End::BrokeOff
     }
 }

@@ -90,7 +90,12 @@ impl Progress {
 
     /// When it last moved.
     pub fn moved(&self) -> Instant {
-        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+        self.began + self.moving()
+    }
+
+    /// How long it took to come as far as it is.
+    pub fn moving(&self) -> Duration {
+        Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
     fn touch(&self) {

@@ -31,6 +31,21 @@ enum State {
 }
 
 impl Breaker {
+    /// Whether a request may come as far as [`Self::admit`].
+    ///
+    /// # Errors
+    /// How long to wait, where the service does not answer.
+    pub fn pass(&self, now: Instant) -> Result<(), Duration> {
+        if self.failures.load(Ordering::Relaxed) < TRIPS_AT {
+            return Ok(());
+        }
+        match *self.state() {
+            State::Open { until } if now < until => Err(until - now),
+            State::HalfOpen { since } if now < since + TRIAL_FOR => Err(OPEN_FOR),
+            State::Open { .. } | State::HalfOpen { .. } | State::Closed => Ok(()),
+        }
+    }
+
     /// Lets a request pass. Where it is the one that tries, and ends without a result, the next may try at once.
     ///
     /// # Errors

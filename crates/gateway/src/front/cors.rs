@@ -5,7 +5,7 @@ use http::{Method, StatusCode, Uri};
 
 use crate::front::BoxBody;
 
-const HEADERS: &str = "Content-Type, Authorization, X-Request-ID, X-API-Key, Idempotency-Key";
+const HEADERS: &str = "Content-Type, Authorization, X-Request-ID, X-API-Key, Idempotency-Key, traceparent, tracestate";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const EXPOSED: &str = "X-Request-ID, Retry-After, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, RateLimit, Server-Timing";
 

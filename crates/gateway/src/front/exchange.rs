@@ -192,9 +192,7 @@ impl Exchange<'_> {
                     let again = spare.filter(|_| self.repeatable && self.group.budget.spend());
                     (Refusal::Broken, again)
                 }
-                Outcome::Late if self.progress.stage() == Stage::Sending => {
-                    return Err(Refusal::BodyTimeout);
-                }
+                Outcome::Late if self.client_was_slow() => return Err(Refusal::BodyTimeout),
                 Outcome::Late => {
                     self.note(&instance, sent_at);
                     self.blame(&instance, instance.failed());
@@ -240,6 +238,14 @@ impl Exchange<'_> {
                 sleep_until(until).await;
             },
         }
+    }
+
+    /// Whether the body of the request took more than half of the time, so that the instance is not to blame.
+    fn client_was_slow(&self) -> bool {
+        let took = self.progress.moving();
+        let bounded = matches!(self.patience, Patience::Until(_));
+        self.progress.stage() == Stage::Sending
+            || (bounded && self.progress.moved().elapsed() < took)
     }
 
     fn is_over(&self) -> bool {

@@ -209,7 +209,8 @@ impl Group {
             requests: sum.requests + instance.requests,
             failures: sum.failures + instance.failures,
         });
-        let all_open = instances.iter().all(|instance| instance.state == "OPEN");
+        let all_open =
+            !instances.is_empty() && instances.iter().all(|instance| instance.state == "OPEN");
         let state = match self.breaker.name(now) {
             "CLOSED" if all_open => "OPEN",
             "CLOSED" if instances.iter().all(|instance| instance.state != "CLOSED") => "HALF_OPEN",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use contracts::UserId;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use platform::auth::{AuthError, Edge, IDENTITY_HEADER, Known, Occasion};
 
 use crate::front::metrics;
@@ -53,40 +53,58 @@ impl Identities {
         Presented(self.edge.present(request.headers()))
     }
 
-    /// Refuses whom a guarded route would refuse for its token, and gives the door's word for whom it knows. Who bears
-    /// no token is the service's to judge.
-    pub async fn admit<B>(
+    /// Refuses whom a guarded route would refuse for its token, else says whom the door knows. Who bears no token is the
+    /// service's to judge.
+    pub fn admit(
         &self,
         presented: Presented,
-        request: &mut Request<B>,
+        method: &Method,
+        route: &Route,
+    ) -> Result<Option<Arc<Known>>, Refusal> {
+        presented
+            .0
+            .or_else(|error| self.refuse(error, method, route))
+    }
+
+    /// Gives the door's word for a caller, just before the request is passed on: a session may end while its body comes.
+    pub async fn vouch(
+        &self,
+        known: &Known,
+        method: &Method,
         route: &Route,
         id: &HeaderValue,
+        headers: &mut HeaderMap,
     ) -> Result<(), Refusal> {
-        let word = match presented.0 {
-            Ok(None) => return Ok(()),
-            Ok(Some(known)) => {
-                let occasion = Occasion {
-                    method: request.method(),
-                    target: &route.path,
-                    request_id: id,
-                };
-                self.edge.vouch(&known, occasion).await
-            }
-            Err(error) => Err(error),
+        let occasion = Occasion {
+            method,
+            target: &route.path,
+            request_id: id,
         };
-        match word {
+        match self.edge.vouch(known, occasion).await {
             Ok(Some(word)) => {
-                request.headers_mut().insert(IDENTITY_HEADER, word);
+                headers.insert(IDENTITY_HEADER, word);
                 metrics::identity("vouched");
             }
             Ok(None) => metrics::identity("passed"),
-            Err(error) if self.guards(request.method(), route.path.path()) => {
-                metrics::identity("refused");
-                return Err(Refusal::NotSignedIn(error));
+            Err(error) => {
+                self.refuse(error, method, route)?;
             }
-            Err(_) => metrics::identity("passed"),
         }
         Ok(())
+    }
+
+    fn refuse(
+        &self,
+        error: AuthError,
+        method: &Method,
+        route: &Route,
+    ) -> Result<Option<Arc<Known>>, Refusal> {
+        if self.guards(method, route.path.path()) {
+            metrics::identity("refused");
+            return Err(Refusal::NotSignedIn(error));
+        }
+        metrics::identity("passed");
+        Ok(None)
     }
 
     fn guards(&self, method: &Method, path: &str) -> bool {

@@ -48,8 +48,8 @@ use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
-use platform::auth::IDENTITY_HEADER;
-use platform::http::{ADDRESSEE, TRACEPARENT, TraceParent};
+use platform::auth::{IDENTITY_HEADER, Known};
+use platform::http::{ADDRESSEE, DEADLINE, TRACEPARENT, TraceParent};
 use platform::{Clock, Problem};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -219,8 +219,9 @@ impl Inner {
         if request.headers().contains_key(ADDRESSEE) {
             return Err(Refusal::Misdirected);
         }
-        // This is our word alone.
+        // These are our words alone.
         request.headers_mut().remove(IDENTITY_HEADER);
+        request.headers_mut().remove(DEADLINE);
         let route = routes::route(request.method(), request.uri());
         match route.target {
             Target::Nowhere => return Err(Refusal::NotFound),
@@ -240,9 +241,10 @@ impl Inner {
                 return Err(Refusal::TooFast { wait });
             }
         }
-        if let Some((identities, presented)) = caller {
-            let admitted = identities.admit(presented, &mut request, &route, &arrival.id);
-            admitted.await?;
+        if let Some((identities, presented)) = caller
+            && let Some(known) = identities.admit(presented, request.method(), &route)?
+        {
+            request.extensions_mut().insert(known);
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
@@ -278,6 +280,24 @@ impl Inner {
         Ok(limits.ask(request.method(), route, client, presented).await)
     }
 
+    /// Gives the door's word for whom it knows.
+    async fn vouch(
+        &self,
+        parts: &mut http::request::Parts,
+        route: &Route,
+        arrival: &Arrival,
+    ) -> Result<(), Refusal> {
+        let known = parts.extensions.remove::<Arc<Known>>();
+        match self.identities.as_ref().zip(known) {
+            Some((identities, known)) => {
+                let headers = &mut parts.headers;
+                let vouched = identities.vouch(&known, &parts.method, route, &arrival.id, headers);
+                vouched.await
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn local(
         &self,
         request: Request<Incoming>,
@@ -286,6 +306,7 @@ impl Inner {
         recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
+        self.vouch(&mut parts, &route, arrival).await?;
         parts.uri = route.path.into();
         parts
             .headers

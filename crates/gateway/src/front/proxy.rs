@@ -1,6 +1,7 @@
 //! A request on its way through: made ready for an instance, exchanged, and its reply made ready for the client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use contracts::Service;
 use http::{
@@ -10,7 +11,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use platform::http::ADDRESSEE;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::front::body::{BoxBody, Outgoing, Progress, Reply, Stage};
 use crate::front::connections::Held;
@@ -78,7 +79,6 @@ impl Inner {
     ) -> Result<(Response<Incoming>, Held), Refusal> {
         let group = self.upstreams.group(service);
         let (mut parts, body) = request.into_parts();
-        let now = Instant::now();
         let session = match &route.kind {
             Kind::Engine(query) => query.sid.as_deref(),
             Kind::Plain | Kind::Upload => None,
@@ -95,29 +95,47 @@ impl Inner {
         if home.is_some() {
             recording.sticky();
         }
-        let _trial = group
+        let open = |wait| Refusal::Open { wait };
+        group
             .breaker
-            .admit(now.into())
-            .map_err(|wait| Refusal::Open { wait })?;
-        group.budget.earn();
+            .pass(std::time::Instant::now())
+            .map_err(open)?;
 
-        let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
         let own = self.config.deadlines.of(route.path.path());
-        let deadline = now + own.unwrap_or(self.config.reply_within);
-        let (body, progress) = self.take_body(body, &route.kind, deadline).await?;
+        let reply_within = own.unwrap_or(self.config.reply_within);
+        let (body, progress) = self.take_body(body, &route.kind, reply_within).await?;
+        // Uploads and polls take their time by nature, and who sends a large body takes his own: with a place each they
+        // would keep out everyone else.
+        let waits = route.kind != Kind::Upload && session.is_none();
+        let _place = match waits && progress.stage() == Stage::Sent {
+            true => Some(
+                self.upstreams
+                    .enter(group, reply_within)
+                    .await
+                    .map_err(|_| Refusal::Overloaded)?,
+            ),
+            false => None,
+        };
+        // From here on all time is the service's.
+        let now = Instant::now();
+        let trial = (route.kind != Kind::Upload).then(|| group.breaker.admit(now.into()));
+        let _trial = trial.transpose().map_err(open)?;
+        group.budget.earn();
         let patience = match &route.kind {
-            Kind::Plain => Patience::Until(deadline),
             Kind::Upload => Patience::WhileMoving(self.config.stream_idle),
             Kind::Engine(EngineQuery {
                 polling: true,
                 sid: Some(_),
                 ..
             }) => Patience::Until(now + self.config.poll_within),
-            Kind::Engine(_) => Patience::Until(deadline),
+            Kind::Plain | Kind::Engine(_) => Patience::Until(now + reply_within),
         };
 
         let host = host(&parts.uri, &parts.headers);
         headers::forward(&mut parts.headers, arrival, host);
+        // What `Connection` names is not passed on, and makes nothing repeatable.
+        let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
+        self.vouch(&mut parts, route, arrival).await?;
         let named = HeaderValue::from_static(service.name());
         parts.headers.insert(ADDRESSEE, named);
         if websocket {
@@ -138,17 +156,6 @@ impl Inner {
             Instance::outstanding
         };
         let timed = route.kind == Kind::Plain && !websocket && progress.stage() == Stage::Sent;
-        // Uploads and polls take their time by nature: with a place each they would keep out everyone else.
-        let waits = route.kind != Kind::Upload && session.is_none();
-        let _place = match waits {
-            true => Some(
-                self.upstreams
-                    .enter(group)
-                    .await
-                    .map_err(|_| Refusal::Overloaded)?,
-            ),
-            false => None,
-        };
         let exchange = Exchange {
             group,
             patience,
@@ -172,7 +179,7 @@ impl Inner {
         &self,
         body: Incoming,
         kind: &Kind,
-        deadline: Instant,
+        within: Duration,
     ) -> Result<(Outgoing, Arc<Progress>), Refusal> {
         if body.is_end_stream() {
             return Ok((Outgoing::Empty, Arc::new(Progress::complete(0))));
@@ -180,7 +187,7 @@ impl Inner {
         let most = body.size_hint().upper();
         // An upload may take its time, however small it is.
         if *kind != Kind::Upload && most.is_some_and(|size| size <= HELD_BODY) {
-            let read = timeout_at(deadline, body.collect()).await;
+            let read = timeout(within, body.collect()).await;
             let bytes = read
                 .ok()
                 .and_then(Result::ok)
@@ -202,7 +209,7 @@ impl Inner {
     ) -> Result<Response<BoxBody>, Refusal> {
         let (parts, body) = response.into_parts();
         let read = Limited::new(body, sticky::OPEN_PACKET).collect();
-        let read = timeout_at(Instant::now() + self.config.reply_within, read).await;
+        let read = timeout(self.config.reply_within, read).await;
         let bytes = read
             .ok()
             .and_then(Result::ok)

@@ -116,13 +116,17 @@ impl Upstreams {
     }
 
     /// Takes a place for a request to a service: of the service's part first, then of all. It queues for a moment where
-    /// there is none.
+    /// there is none, and no longer than its reply may take.
     ///
     /// # Errors
     /// Why there is none: the queue is full, or it took too long.
-    pub async fn enter<'a>(&'a self, group: &'a Group) -> Result<Place<'a>, Shed> {
+    pub async fn enter<'a>(
+        &'a self,
+        group: &'a Group,
+        within: Duration,
+    ) -> Result<Place<'a>, Shed> {
         let began = Instant::now();
-        let until = (began + self.0.queue_within).into();
+        let until = (began + self.0.queue_within.min(within)).into();
         let entered = async {
             let of_service = group.gate.enter(until).await?;
             let of_all = self.0.gate.enter(until).await?;

@@ -105,23 +105,26 @@ impl Edge {
         known: &Known,
         occasion: Occasion<'_>,
     ) -> Result<Option<HeaderValue>, AuthError> {
-        if !self.endings.is_fresh() {
-            return Ok(None);
-        }
+        let session = &known.identity.session_id;
         let asked = self.born.elapsed();
         let lives_until = Duration::from_millis(known.lives_until.load(Ordering::Acquire));
         if asked >= lives_until {
-            match self.auth.check_living(&known.identity.session_id).await {
+            match self.auth.check_living(session).await {
                 Ok(()) => {}
                 Err(AuthError::Unchecked) => return Ok(None),
                 Err(error) => return Err(error),
             }
-            // The store may have spoken of a moment ago, and an end been told since.
-            if self.endings.contains(&known.identity.session_id) {
-                return Err(AuthError::Ended);
-            }
             let until = u64::try_from((asked + LOOKED_UP).as_millis()).unwrap_or(u64::MAX);
             known.lives_until.store(until, Ordering::Release);
+        }
+        // In this order and last: the store may have spoken of a moment ago, and ends that were not heard of for a while come
+        // together with the news that they are heard of again.
+        let is_fresh = self.endings.is_fresh();
+        if self.endings.contains(session) {
+            return Err(AuthError::Ended);
+        }
+        if !is_fresh {
+            return Ok(None);
         }
         let now = self.auth.0.clock.now();
         Ok(Some(self.auth.vouch(&known.spelled, occasion, now)))
