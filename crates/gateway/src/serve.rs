@@ -434,6 +434,12 @@ impl Replica {
             notifications,
         } = self;
         let announced = drain.clone();
+        let told = notifications.clone();
+        life.on(Stage::Unregister, "clients", move |_| async move {
+            if let Some(notifications) = told {
+                notifications.announce_restart();
+            }
+        });
         life.on(Stage::Unregister, "registry", move |_| async move {
             for membership in &memberships {
                 membership.set_draining(true);

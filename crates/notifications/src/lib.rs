@@ -45,7 +45,7 @@ impl Notifications {
     /// # Errors
     /// Where Redis does not answer.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let (hub, outgoing) = Hub::new(platform.db.clone());
+        let (hub, outgoing) = Hub::new(platform.db.clone(), platform.settings.reconnect_spread);
         let hub = Arc::new(hub);
         let sockets = Sockets {
             platform: platform.clone(),
@@ -120,6 +120,12 @@ impl Notifications {
     /// Sends a `message` to the Socket.IO clients in a room, on every instance. It is not stored.
     pub async fn send_to_room(&self, room: &str, data: &Value) {
         self.socketio.send_to_room(room, data).await;
+    }
+
+    /// Tells the clients of all sockets that this instance restarts and when each should come back; nothing is closed
+    /// yet, so that those that poll hear it, too.
+    pub fn announce_restart(&self) {
+        self.hub.announce_restart();
     }
 
     /// Closes all sockets with a reason, so that clients reconnect elsewhere; those that still come are closed too.

@@ -50,6 +50,8 @@ pub struct FrontConfig {
     pub keep_idle: Duration,
     /// How long sockets may take to end by themselves when the process leaves.
     pub drain_within: Duration,
+    /// Over how long clients are asked to spread their return when their sockets are closed. `RECONNECT_SPREAD_SECONDS`.
+    pub reconnect_spread: Duration,
     /// How long a Socket.IO session is remembered after its last request.
     pub session_ttl: Duration,
     /// `ACCESS_LOG_SAMPLE`: which share of ordinary requests gets a line in the access log, 0 to 1. Default: 1 in
@@ -193,6 +195,7 @@ impl FrontConfig {
             },
             decisions: env.within("DECISION_LOG_REQUESTS", usual.decisions, (0, 1_000_000)),
             remember: env.seconds("DECISION_LOG_SECONDS", usual.remember),
+            reconnect_spread: settings.reconnect_spread,
             ..usual
         }
     }
@@ -221,6 +224,7 @@ impl Default for FrontConfig {
             socket_idle: Duration::from_secs(600),
             keep_idle: Duration::from_secs(50),
             drain_within: Duration::from_secs(2),
+            reconnect_spread: Duration::from_secs(5),
             session_ttl: Duration::from_secs(120),
             access: AccessLog {
                 sample: 1.0,

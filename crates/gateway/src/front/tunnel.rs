@@ -19,8 +19,8 @@ use crate::front::{Inner, metrics};
 const BUFFER: usize = 4 * 1024;
 /// How long the two sides may take to switch, and a closing one to take its leave.
 const MOMENT: Duration = Duration::from_secs(5);
-/// An unmasked close frame with status 1012, service restart.
-const RESTARTING: [u8; 4] = [0x88, 0x02, 0x03, 0xf4];
+/// The status of a close frame: service restart.
+const RESTARTING: u16 = 1012;
 
 struct Counted;
 
@@ -45,6 +45,7 @@ impl Inner {
             self.drain.clone(),
             self.config.drain_within,
         );
+        let return_after = self.config.reconnect_spread.mul_f64(rand::random());
         let counted = (Counted::new(), OpenSocket::new(held.instance().clone()));
         self.tunnels.spawn(async move {
             let _counted = counted;
@@ -53,7 +54,8 @@ impl Inner {
                 return;
             };
             drop(held);
-            run(client, upstream, idle, drain, drain_within).await;
+            let goodbye = restarting(return_after);
+            run(client, upstream, idle, drain, drain_within, &goodbye).await;
         });
     }
 }
@@ -64,6 +66,7 @@ async fn run(
     idle: Duration,
     drain: CancellationToken,
     drain_within: Duration,
+    goodbye: &[u8],
 ) {
     let (mut from_client, mut to_client) = split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = split(TokioIo::new(upstream));
@@ -89,9 +92,9 @@ async fn run(
     if ended {
         return;
     }
-    let goodbye = async {
+    let taking_leave = async {
         if down.is_between() {
-            to_client.write_all(&RESTARTING).await?;
+            to_client.write_all(goodbye).await?;
         }
         to_client.shutdown().await?;
         to_upstream.shutdown().await?;
@@ -100,7 +103,17 @@ async fn run(
         while from_client.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    timeout(MOMENT.min(drain_within), goodbye).await.ok();
+    timeout(MOMENT.min(drain_within), taking_leave).await.ok();
+}
+
+/// An unmasked close frame that says when to come back.
+fn restarting(return_after: Duration) -> Vec<u8> {
+    // Short enough for a control frame, which holds 125 bytes.
+    let reason = format!(r#"{{"retryAfterMs":{}}}"#, return_after.as_millis());
+    let mut frame = vec![0x88, (2 + reason.len()) as u8];
+    frame.extend(RESTARTING.to_be_bytes());
+    frame.extend(reason.as_bytes());
+    frame
 }
 
 /// Passes bytes on, and the end as an end: the other direction goes on.

@@ -200,6 +200,8 @@ async fn at_the_end_sockets_are_told_to_come_back() {
         panic!("no close frame")
     };
     assert_eq!(close.code, CloseCode::Restart);
+    let reason: serde_json::Value = serde_json::from_str(&close.reason).unwrap();
+    assert!(reason["retryAfterMs"].as_u64().unwrap() <= 5_000);
     drop(socket);
 
     door.front.drained().await;

@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// Tells clients that the instance restarts.
+const RESTARTING: &str = "server:restarting";
 
 /// One event on its way to sockets; made once, shared by all of them.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub struct Frame {
     pub event: Cow<'static, str>,
     /// The number by which a client says what it saw last.
     pub seq: Option<i64>,
+    /// How long the client should stay away, where it is told to go.
+    pub return_after: Option<Duration>,
     /// The payload.
     pub data: Value,
     /// Both as the text of a plain WebSocket.
@@ -37,7 +43,22 @@ impl Frame {
         Self::new("error", json!({ "code": code, "message": message }))
     }
 
+    /// The notice that this instance restarts, and when to come back.
+    pub fn restarting(return_after: Duration) -> Arc<Self> {
+        let data = json!({
+            "retryAfterMs": return_after.as_millis() as u64,
+            "message": "this instance restarts: reconnect after retryAfterMs",
+        });
+        let mut frame = Self::of(RESTARTING.into(), None, data);
+        frame.return_after = Some(return_after);
+        Arc::new(frame)
+    }
+
     fn numbered(event: Cow<'static, str>, seq: Option<i64>, data: Value) -> Arc<Self> {
+        Arc::new(Self::of(event, seq, data))
+    }
+
+    fn of(event: Cow<'static, str>, seq: Option<i64>, data: Value) -> Self {
         #[derive(Serialize)]
         struct Text<'a> {
             event: &'a str,
@@ -48,11 +69,12 @@ impl Frame {
             data: &data,
         };
         let text = serde_json::to_string(&text).unwrap_or_default().into();
-        Arc::new(Self {
+        Self {
             event,
             seq,
+            return_after: None,
             data,
             text,
-        })
+        }
     }
 }

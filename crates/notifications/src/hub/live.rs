@@ -1,10 +1,12 @@
 //! A live socket, whatever its transport: how frames reach it, whom it follows, and why it ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use contracts::{SessionId, UserId};
+use serde_json::json;
 use socketioxide::{SendError, SocketError};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -69,7 +71,7 @@ impl Goodbye {
         match self {
             Self::Slow => 1013,
             Self::SessionEnded => 1008,
-            Self::Leaving => 1001,
+            Self::Leaving => 1012,
             Self::CatchUpFailed => 1011,
         }
     }
@@ -136,14 +138,23 @@ pub struct Live {
     /// Held while a place is taken.
     pub turn: tokio::sync::Mutex<()>,
     link: Link,
+    /// How long its client should stay away when this instance restarts.
+    return_after: Duration,
+    told_to_return: AtomicBool,
     goodbye: OnceLock<Goodbye>,
     cursors: Mutex<HashMap<UserId, Cursor>>,
     _open: OpenSocket,
 }
 
 impl Live {
-    /// A socket that follows nobody yet.
-    pub fn new(id: u64, identity: Identity, link: Link, transport: &'static str) -> Self {
+    /// A socket that follows nobody yet, and whose client should stay away so long when this instance restarts.
+    pub fn new(
+        id: u64,
+        identity: Identity,
+        link: Link,
+        transport: &'static str,
+        return_after: Duration,
+    ) -> Self {
         let watches_all = identity.user.is_none();
         let (ended, goodbye, cursors) =
             (CancellationToken::new(), OnceLock::new(), Mutex::default());
@@ -154,6 +165,8 @@ impl Live {
             ended,
             turn: tokio::sync::Mutex::default(),
             link,
+            return_after,
+            told_to_return: AtomicBool::new(false),
             goodbye,
             cursors,
             _open: OpenSocket::new(transport),
@@ -212,6 +225,22 @@ impl Live {
     /// Why we ended it, if we did.
     pub fn goodbye(&self) -> Option<Goodbye> {
         self.goodbye.get().copied()
+    }
+
+    /// The notice that this instance restarts, for the one who is to send it: the first to ask.
+    pub fn restart_notice(&self) -> Option<Arc<Frame>> {
+        let told = self.told_to_return.swap(true, Ordering::Relaxed);
+        (!told).then(|| Frame::restarting(self.return_after))
+    }
+
+    /// What the close frame of a plain WebSocket says beside its code.
+    pub fn close_reason(&self, goodbye: Goodbye) -> String {
+        match goodbye {
+            Goodbye::Leaving => {
+                json!({ "retryAfterMs": self.return_after.as_millis() as u64 }).to_string()
+            }
+            _ => goodbye.message().to_owned(),
+        }
     }
 
     /// What it was last told about users.

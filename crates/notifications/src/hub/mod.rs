@@ -50,6 +50,9 @@ pub struct Hub {
     sweep_due: AtomicBool,
     news: mpsc::Sender<News>,
     next_id: AtomicU64,
+    /// Over how long clients spread their return when this instance restarts.
+    reconnect_spread: Duration,
+    restarting: AtomicBool,
     leaving: AtomicBool,
 }
 
@@ -78,7 +81,7 @@ pub struct TooMany;
 
 impl Hub {
     /// A hub without sockets, and the news that have to go to the other instances.
-    pub fn new(db: PgPool) -> (Self, mpsc::Receiver<News>) {
+    pub fn new(db: PgPool, reconnect_spread: Duration) -> (Self, mpsc::Receiver<News>) {
         let (news, outgoing) = mpsc::channel(MAX_NEWS);
         let hub = Self {
             db,
@@ -88,6 +91,8 @@ impl Hub {
             sweep_due: AtomicBool::new(false),
             news,
             next_id: AtomicU64::new(1),
+            reconnect_spread,
+            restarting: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
         };
         (hub, outgoing)
@@ -96,10 +101,14 @@ impl Hub {
     /// Takes a socket in; whoever does so also takes it out again.
     pub fn open(&self, identity: Identity, link: Link, transport: &'static str) -> Arc<Live> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(id, identity, link, transport));
+        let return_after = self.reconnect_spread.mul_f64(rand::random());
+        let live = Live::new(id, identity, link, transport, return_after);
+        let live = Arc::new(live);
         self.sockets().all.insert(id, live.clone());
         if self.is_leaving() {
-            self.cut(&live, Goodbye::Leaving);
+            self.dismiss(&live);
+        } else if self.restarting.load(Ordering::SeqCst) {
+            tell_restart(&live);
         }
         live
     }
@@ -265,13 +274,29 @@ impl Hub {
         held.cloned().collect()
     }
 
+    /// Tells the clients of all sockets, and of those that still come, that this instance restarts and when each of
+    /// them should come back.
+    pub fn announce_restart(&self) {
+        self.restarting.store(true, Ordering::SeqCst);
+        let all: Vec<_> = self.sockets().all.values().cloned().collect();
+        all.iter().for_each(|live| tell_restart(live));
+    }
+
     /// Ends all sockets, and those that still come.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         let all: Vec<_> = self.sockets().all.values().cloned().collect();
         for live in all {
-            self.cut(&live, Goodbye::Leaving);
+            self.dismiss(&live);
         }
+    }
+
+    fn dismiss(&self, live: &Live) {
+        if live.socketio().is_some() {
+            // The library sends what waits before it closes; the other transports say it as their last word.
+            tell_restart(live);
+        }
+        self.cut(live, Goodbye::Leaving);
     }
 
     /// Has the pump compare all sockets with the store at once.
@@ -389,6 +414,13 @@ impl Hub {
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client whose queue is full learns it from the end of its socket.
+fn tell_restart(live: &Live) {
+    if let Some(notice) = live.restart_notice() {
+        let _ = live.send(&notice);
     }
 }
 

@@ -266,10 +266,14 @@ pub fn malformed(event: &str, shape: &str) -> Arc<Frame> {
     Frame::error("VALIDATION_FAILED", &format!("{event} wants {shape}"))
 }
 
-/// What a transport does when a socket was ended by us: the last frame that says why.
-pub fn farewell(live: &Live) -> Option<(Goodbye, Arc<Frame>)> {
+/// What a transport does when a socket was ended by us: the last frame that says why, where it was not told before.
+pub fn farewell(live: &Live) -> Option<(Goodbye, Option<Arc<Frame>>)> {
     let goodbye = live.goodbye()?;
-    Some((goodbye, Frame::error(goodbye.code(), goodbye.message())))
+    let reason = match goodbye {
+        Goodbye::Leaving => live.restart_notice(),
+        _ => Some(Frame::error(goodbye.code(), goodbye.message())),
+    };
+    Some((goodbye, reason))
 }
 
 #[cfg(test)]

@@ -77,10 +77,12 @@ async fn serve(sockets: Sockets, mut socket: WebSocket, identity: Identity, last
     };
     let close = CloseFrame {
         code: goodbye.close_code(),
-        reason: goodbye.message().into(),
+        reason: live.close_reason(goodbye).into(),
     };
     let _ = timeout(FAREWELL, async {
-        socket.send(Message::Text(reason.text.clone())).await?;
+        if let Some(reason) = reason {
+            socket.send(Message::Text(reason.text.clone())).await?;
+        }
         socket.send(Message::Close(Some(close))).await?;
         // The client answers with its own close, so that what was sent is not lost to a reset.
         while let Some(Ok(_)) = socket.recv().await {}

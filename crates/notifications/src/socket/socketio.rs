@@ -290,13 +290,10 @@ async fn connected(
 /// Tells a client that we end why, if it reads it in time. One whose session ended is disconnected for good; from
 /// others the connection is taken, by which clients know to come back.
 async fn see_off(live: &Live, transports: &Transports) {
-    let (Some(socket), Some((goodbye, reason))) = (live.socketio(), farewell(live)) else {
+    // Of an instance that leaves, all connections are closed at once, and the reason was told before.
+    let (Some(socket), Some((goodbye, Some(reason)))) = (live.socketio(), farewell(live)) else {
         return;
     };
-    if goodbye == Goodbye::Leaving {
-        // All connections are closed at once.
-        return;
-    }
     let deadline = Instant::now() + FAREWELL;
     while live.send(&reason) == Err(NotSent::Full)
         && Instant::now() < deadline

@@ -67,7 +67,7 @@ fn events(
     // The welcome runs beside the stream, inside it: it ends when the client goes.
     let welcome = futures::stream::once(welcome).filter_map(async |()| None);
     let carried = futures::stream::select(ReceiverStream::new(frames), welcome);
-    let last = futures::stream::once(async move { farewell(&reason).map(|(_, frame)| frame) })
+    let last = futures::stream::once(async move { farewell(&reason).and_then(|(_, frame)| frame) })
         .filter_map(async |frame| frame);
     carried
         .take_until(ended.cancelled_owned())
@@ -79,9 +79,12 @@ fn events(
 }
 
 fn event(frame: &Frame) -> Event {
-    let event = Event::default()
+    let mut event = Event::default()
         .event(&*frame.event)
         .data(frame.data.to_string());
+    if let Some(return_after) = frame.return_after {
+        event = event.retry(return_after);
+    }
     match frame.seq {
         Some(seq) => event.id(seq.to_string()),
         None => event,

@@ -1,5 +1,8 @@
 //! The plain WebSocket.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde_json::json;
 use sqlx::PgPool;
 use tokio_tungstenite::tungstenite::Error;
@@ -295,15 +298,46 @@ async fn an_instance_that_leaves_says_so_and_lets_nobody_in(db: PgPool) {
     let mut socket = cluster.first.connect("/notifications?userId=alice").await;
     socket.event("welcome").await;
 
+    cluster.first.state.announce_restart();
+    let notice = socket.event("server:restarting").await;
     cluster.first.state.close_sockets().await;
 
-    assert_eq!(u16::from(socket.closed().await.unwrap().code), 1001);
+    let close = socket.closed().await.unwrap();
+    assert_eq!(u16::from(close.code), 1012);
+    let reason: serde_json::Value = serde_json::from_str(&close.reason).unwrap();
+    assert_eq!(reason["retryAfterMs"], notice["retryAfterMs"]);
     let mut late = cluster.first.connect("/notifications?userId=alice").await;
-    assert_eq!(u16::from(late.closed().await.unwrap().code), 1001);
+    assert_eq!(u16::from(late.closed().await.unwrap().code), 1012);
     cluster
         .second
         .connect("/notifications?userId=alice")
         .await
         .event("welcome")
         .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn clients_of_an_instance_that_leaves_are_asked_to_come_back_at_different_times(db: PgPool) {
+    const SPREAD: u64 = 20_000;
+    let cluster = Cluster::with(db, with_sweep(), |settings| {
+        settings.reconnect_spread = Duration::from_millis(SPREAD);
+    })
+    .await;
+    let mut sockets = Vec::new();
+    for _ in 0..30 {
+        sockets.push(cluster.first.connect("/notifications?userId=alice").await);
+    }
+
+    cluster.first.state.close_sockets().await;
+
+    let mut hints = BTreeSet::new();
+    for mut socket in sockets {
+        let close = socket.closed().await.unwrap();
+        let reason: serde_json::Value = serde_json::from_str(&close.reason).unwrap();
+        hints.insert(reason["retryAfterMs"].as_u64().unwrap());
+    }
+    // Each half is missed by chance once in a billion times.
+    assert!(hints.iter().all(|hint| *hint <= SPREAD), "{hints:?}");
+    assert!(hints.iter().any(|hint| *hint < SPREAD / 2), "{hints:?}");
+    assert!(hints.iter().any(|hint| *hint > SPREAD / 2), "{hints:?}");
 }

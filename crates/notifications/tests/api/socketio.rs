@@ -89,6 +89,41 @@ impl Client {
     }
 }
 
+/// A session by polling.
+struct Polling<'a> {
+    instance: &'a Instance,
+    uri: String,
+}
+
+impl<'a> Polling<'a> {
+    async fn open(instance: &'a Instance) -> Self {
+        let uri = format!(
+            "http://{}/socket.io/?EIO=4&transport=polling",
+            instance.address
+        );
+        let mut polling = Self { instance, uri };
+        let hello: Value = serde_json::from_str(&polling.poll().await[1..]).unwrap();
+        polling.uri += &format!("&sid={}", hello["sid"].as_str().unwrap());
+        polling
+    }
+
+    async fn poll(&self) -> String {
+        self.ask("GET", "").await
+    }
+
+    async fn say(&self, packet: &str) -> String {
+        self.ask("POST", packet).await
+    }
+
+    async fn ask(&self, method: &str, body: &str) -> String {
+        let request = Request::builder()
+            .method(method)
+            .uri(&self.uri)
+            .body(body.to_owned());
+        text_of(self.instance, request.unwrap()).await
+    }
+}
+
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn both_namespaces_on_every_path_get_what_the_other_instance_sends(db: PgPool) {
     let cluster = Cluster::new(db, without_sweep()).await;
@@ -321,34 +356,42 @@ async fn rooms_and_subscriptions_are_bounded(db: PgPool) {
 async fn polling_works_too(db: PgPool) {
     let cluster = Cluster::new(db, with_sweep()).await;
     let alice = cluster.sign_in("alice", &["user"]).await;
-    let poll = async |method: &str, sid: &str, body: &str| {
-        let uri = format!(
-            "http://{}/socket.io/?EIO=4&transport=polling{sid}",
-            cluster.first.address
-        );
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .body(body.to_owned())
-            .unwrap();
-        text_of(&cluster.first, request).await
-    };
-    let hello = poll("GET", "", "").await;
-    let hello: Value = serde_json::from_str(&hello[1..]).unwrap();
-    let sid = format!("&sid={}", hello["sid"].as_str().unwrap());
+    let polling = Polling::open(&cluster.first).await;
 
     assert_eq!(
-        poll("POST", &sid, &format!("40{}", json!({ "token": alice }))).await,
+        polling
+            .say(&format!("40{}", json!({ "token": alice })))
+            .await,
         "ok"
     );
     let mut seen = String::new();
     while !seen.contains("unread-count") {
-        seen += &poll("GET", &sid, "").await;
+        seen += &polling.poll().await;
     }
     assert!(seen.contains("welcome"));
     cluster.second.send("alice", "Hello").await;
 
-    assert!(poll("GET", &sid, "").await.contains(r#""message":"Hello""#));
+    assert!(polling.poll().await.contains(r#""message":"Hello""#));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn one_that_polls_hears_of_the_restart_before_its_session_is_gone(db: PgPool) {
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let polling = Polling::open(&cluster.first).await;
+    let mut seen = polling.say("40").await;
+    while !seen.contains("welcome") {
+        seen += &polling.poll().await;
+    }
+
+    // It is between two polls: the notice waits for the next one.
+    cluster.first.state.announce_restart();
+    let told = polling.poll().await;
+    assert!(told.contains(r#"42["server:restarting",{"#), "{told}");
+    assert!(told.contains(r#""retryAfterMs":"#), "{told}");
+
+    cluster.first.state.close_sockets().await;
+    let again = Request::builder().uri(&polling.uri).body(String::new());
+    assert_eq!(cluster.first.raw(again.unwrap()).await.0, 503);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -445,6 +488,8 @@ async fn an_instance_that_leaves_closes_the_transport(db: PgPool) {
         .await
         .unwrap();
 
+    let notice = client.event("server:restarting").await;
+    assert!(notice["retryAfterMs"].as_u64().unwrap() <= 5_000);
     client.socket.closed().await;
     let late = cluster
         .first

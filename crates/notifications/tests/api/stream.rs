@@ -37,8 +37,20 @@ async fn a_stream_goes_on_after_the_last_event_seen(db: PgPool) {
     assert!(seen.contains("text/event-stream") && seen.contains("event: welcome"));
     assert!(seen.contains(r#""message":"m3""#) && !seen.contains(r#""message":"m2""#));
     cluster.second.state.close_sockets().await;
-    let ending = async { while stream.read(&mut buffer).await.unwrap() > 0 {} };
-    let _ = tokio::time::timeout(crate::app::A_WHILE, ending).await;
+    let mut rest = String::new();
+    let telling = async {
+        while !rest.contains("\n\n") {
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert_ne!(read, 0, "it ended after {rest}");
+            rest.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+    };
+    tokio::time::timeout(SOON, telling).await.unwrap();
+    // A browser obeys the field by itself.
+    assert!(
+        rest.contains("event: server:restarting") && rest.contains("\nretry: "),
+        "{rest}"
+    );
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

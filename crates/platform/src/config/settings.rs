@@ -116,6 +116,9 @@ pub struct Settings {
     pub database_pool: (u32, u32),
     /// `SHUTDOWN_GRACE_SECONDS`: how long requests and jobs may take to end. Default 30.
     pub shutdown_grace: Duration,
+    /// `RECONNECT_SPREAD_SECONDS`: over how long clients are asked to spread their return when the sockets of a replica
+    /// that leaves are closed. Default 5.
+    pub reconnect_spread: Duration,
     /// `LOG_FORMAT`: auto (default), text or json. `LOG_LEVEL` or `RUST_LOG` chooses what is logged (default info).
     pub log_format: LogFormat,
     /// `CORS_ORIGINS`: origins that browsers may call from, comma-separated. Development adds localhost.
@@ -222,6 +225,7 @@ impl Settings {
             ports,
             database_pool,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30)),
+            reconnect_spread: env.seconds("RECONNECT_SPREAD_SECONDS", Duration::from_secs(5)),
             log_format: env.value("LOG_FORMAT", LogFormat::Auto),
             cors_origins: env.list("CORS_ORIGINS"),
             rate_limits: env.flag("RATE_LIMITS", production),
