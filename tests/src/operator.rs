@@ -17,16 +17,7 @@ use crate::{GATEWAY, call, text};
 /// # Errors
 /// Where it failed, with what it said on standard error.
 pub async fn gateway(cluster: &Cluster, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut child = Command::new(testkit::gateway_program()?)
-        .args(arguments)
-        .env("CLOUDPHONE_HOME", cluster.home())
-        .env_remove("REDIS_URL")
-        .env_remove("DATABASE_URL")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut child = command(cluster, arguments)?.spawn()?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
@@ -37,6 +28,24 @@ pub async fn gateway(cluster: &Cluster, arguments: &[&str], input: &str) -> anyh
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A command of the binary on the cluster, with pipes to and from it, that ends with the test.
+///
+/// # Errors
+/// Where the binary is not built.
+pub fn command(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(testkit::gateway_program()?);
+    command
+        .args(arguments)
+        .env("CLOUDPHONE_HOME", cluster.home())
+        .env_remove("REDIS_URL")
+        .env_remove("DATABASE_URL")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    Ok(command)
 }
 
 /// A client that sends a token.

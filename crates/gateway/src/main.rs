@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::CronCommand;
+use commands::{CronCommand, Reload};
 use contracts::Service;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
 use platform::{Env, telemetry};
@@ -55,6 +55,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Replaces the replicas of this machine one by one, by new processes of this very program, and fails no request.
+    ///
+    /// Each successor gets the arguments, the environment, the folder and the outputs of its predecessor (variables stay
+    /// as they were, an --env-file is read anew). When it is ready the predecessor hands its sockets over, finishes what
+    /// it has and leaves. A successor that does not become ready is ended, its predecessor goes on, and the exit code is
+    /// 1. A replica that was started in a terminal is no longer ended by Ctrl-C there once it is replaced.
+    ///
+    /// Where a supervisor starts the replicas it has to replace them: `pm2 reload`, `systemctl restart` for one unit after
+    /// the other, `kubectl rollout restart`. This command sees that and says so; with --signal-only it does the rest.
+    #[command(after_help = "Examples:\n  \
+        gateway reload --dry-run                  what would be replaced, and whether it may be\n  \
+        /opt/cloudphone/2.0/gateway reload        replicas of 2.0 in place of whatever runs\n  \
+        gateway reload --min-healthy 2            goes on while two of each service are well\n  \
+        gateway reload --signal-only --json       for replicas that a supervisor starts again")]
+    Reload(Reload),
     /// Shows what became of a request: which gateway and which instances had it, retries, limits, why it was refused.
     ///
     /// Every answer of the gateway names its request in the header `X-Request-ID`. Gateways remember the latest requests
@@ -159,6 +174,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
         Command::Serve { services } => serve::serve(env, &services).await,
         Command::Status { json } => commands::status(env, json).await,
         Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
+        Command::Reload(options) => commands::reload(env, options).await,
         Command::Migrate => commands::migrate(env).await,
         Command::Cron { command } => commands::cron(env, command).await,
         Command::Openapi => commands::openapi(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testkit::{Cluster, eventually};
 
 /// An archive with one entry that is not compressed, as small as the format allows.
-fn package(content: &[u8]) -> Vec<u8> {
+pub fn package(content: &[u8]) -> Vec<u8> {
     let name = b"AndroidManifest.xml";
     let checksum = crc32(content).to_le_bytes();
     let size = u32::try_from(content.len())

@@ -4,6 +4,7 @@ mod admin;
 mod cron;
 mod database;
 mod explain;
+mod reload;
 mod status;
 mod stores;
 mod table;
@@ -19,6 +20,7 @@ pub use admin::create_admin;
 pub use cron::cron;
 pub use database::migrate;
 pub use explain::explain;
+pub use reload::{Reload, reload};
 pub use status::status;
 
 /// What can be done with cron jobs.

@@ -1,0 +1,496 @@
+//! `gateway reload`: a new process for each replica of this machine, one by one, without a request that fails.
+//!
+//! A successor is started first and its predecessor asked to leave when the successor is ready, so that there are never
+//! fewer replicas than before. Whatever ends this command on any line, no request fails: at worst one replica is left
+//! over, which serves like the others and is replaced by the next reload.
+
+mod health;
+mod process;
+mod supervisor;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use coordination::{Keys, Lease, Leases, Registry};
+use gateway::front::hostname;
+use platform::{Env, db, redis};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::say;
+use super::stores::addresses;
+use crate::serve::Config;
+use health::{Cluster, Look, Replica};
+use process::Process;
+use supervisor::Supervisor;
+
+/// How often the cluster is looked at while something is waited for.
+const POLL: Duration = Duration::from_millis(200);
+/// The lease that keeps two reloads of a cluster apart, and how long it outlives one that was killed.
+const LEASE: &str = "gateway-reload";
+const LEASE_TTL: Duration = Duration::from_secs(15);
+/// How long instances that say they are not ready may take to be so: a busy store makes them say it for a moment.
+const RECOVERY: Duration = Duration::from_secs(20);
+/// How long a successor that is not wanted may take to leave before it is killed.
+const UNWANTED: Duration = Duration::from_secs(5);
+
+/// How the replicas of this machine are replaced.
+#[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
+pub struct Reload {
+    /// Says what would be done and whether it may be, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON document at the end instead of lines on the way.
+    #[arg(long)]
+    json: bool,
+    /// How long a new replica may take until it is ready, and as long again an old one until it has left.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    /// How many healthy instances each service must have, on all machines, without the replica that is asked to leave.
+    /// Unless told, as many as it has at the start; with --signal-only one.
+    #[arg(long, value_name = "COUNT")]
+    min_healthy: Option<usize>,
+    /// Only asks each replica to leave, and waits until a supervisor has started another one that is ready.
+    #[arg(long)]
+    signal_only: bool,
+    /// Replaces processes although a supervisor seems to look after them, as where it only started this shell.
+    #[arg(long, conflicts_with = "signal_only")]
+    unsupervised: bool,
+}
+
+/// What became of a reload.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    dry_run: bool,
+    /// What the successors run.
+    program: PathBuf,
+    version: &'static str,
+    replaced: Vec<Replaced>,
+    /// Processes that go on as they were.
+    kept: Vec<u32>,
+    /// Why it ended early.
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replaced {
+    pid: u32,
+    version: String,
+    new_pid: u32,
+    services: BTreeSet<String>,
+    /// Until the successor was ready, and from then on until the old one had left.
+    ready_seconds: f64,
+    left_seconds: f64,
+}
+
+/// Replaces every replica of this machine; the exit code is 1 where one was kept.
+pub async fn reload(env: Env, options: Reload) -> anyhow::Result<i32> {
+    let settings = Config::from_env(env)?.settings;
+    let stores = addresses(&settings)?;
+    let redis = redis::connect(&stores.redis).await?.pool;
+    let keys = Keys::new(&settings.key_prefix);
+    let db = db::connect(&stores.database, (0, 1)).await?;
+    let leases = Leases::new(redis.clone(), db, keys.clone());
+    let Some(lease) = leases.acquire(LEASE, LEASE_TTL).await? else {
+        bail!(
+            "another reload of this cluster is under way: wait for its end (one that was killed is over after {} s)",
+            LEASE_TTL.as_secs()
+        );
+    };
+    let reloading = Reloading {
+        cluster: Cluster::new(Registry::new(redis, keys))?,
+        host: hostname(),
+        program: std::env::current_exe().context("finding this program")?,
+        timeout: Duration::from_secs(options.timeout),
+        options,
+        lease,
+    };
+    reloading.run().await
+}
+
+struct Reloading {
+    cluster: Cluster,
+    host: String,
+    program: PathBuf,
+    timeout: Duration,
+    options: Reload,
+    lease: Lease,
+}
+
+impl Reloading {
+    async fn run(self) -> anyhow::Result<i32> {
+        let mut report = Report {
+            dry_run: self.options.dry_run,
+            program: self.program.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            ..Report::default()
+        };
+        let lost = self.lease.lost();
+        let outcome = tokio::select! {
+            outcome = self.replace_all(&mut report) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            () = lost.cancelled() => Err(anyhow::anyhow!(
+                "Redis could not be reached for so long that another reload may have begun"
+            )),
+        };
+        // It ends by itself where Redis does not answer.
+        let _ = self.lease.release().await;
+        let done = outcome.is_ok();
+        if let Err(error) = outcome {
+            report.error = Some(format!("{error:#}"));
+        }
+        if self.options.json {
+            say(&serde_json::to_string_pretty(&report)?)?;
+        } else if let Some(error) = report.error {
+            let kept: Vec<_> = report.kept.iter().map(u32::to_string).collect();
+            let kept = match kept.is_empty() {
+                true => String::new(),
+                false => format!(
+                    "; replicas that go on as they were: pid {}",
+                    kept.join(", ")
+                ),
+            };
+            bail!("{error}{kept}");
+        }
+        Ok(i32::from(!done))
+    }
+
+    async fn replace_all(&self, report: &mut Report) -> anyhow::Result<()> {
+        let replicas = self.cluster.look().await?.replicas_on(&self.host);
+        if replicas.is_empty() {
+            bail!(
+                "no replica of the cluster runs on this machine, {}: `gateway status` shows where they are",
+                self.host
+            );
+        }
+        report.kept = replicas.iter().map(|replica| replica.pid).collect();
+        let mut processes = Vec::new();
+        for replica in &replicas {
+            processes.push(self.examine(replica)?);
+        }
+        let services = replicas.iter().flat_map(Replica::services).collect();
+        let required = self.settled(|look| self.required(look, &services)).await?;
+        self.tell(&format!(
+            "{} of {} run here; each is replaced by {} {}",
+            count(replicas.len(), "replica"),
+            self.host,
+            self.program.display(),
+            report.version
+        ))?;
+        let many = replicas.len();
+        for (number, (replica, process)) in replicas.iter().zip(&processes).enumerate() {
+            let step = Step {
+                reloading: self,
+                replica,
+                process,
+                required: &required,
+                name: format!("{}/{many} pid {}", number + 1, replica.pid),
+            };
+            if self.options.dry_run {
+                step.tell(&format!("would be replaced: {}", replica.instances()))?;
+                continue;
+            }
+            let replaced = match self.options.signal_only {
+                true => step.signal().await,
+                false => step.replace().await,
+            };
+            let replaced = replaced?;
+            report.kept.retain(|pid| *pid != replaced.pid);
+            report.replaced.push(replaced);
+        }
+        let done = count(report.replaced.len(), "replica");
+        match self.options.dry_run {
+            true => self.tell("nothing was done"),
+            false => self.tell(&format!("replaced {done}")),
+        }
+    }
+
+    /// The process of a replica, if it may be replaced.
+    fn examine(&self, replica: &Replica) -> anyhow::Result<Process> {
+        let process = Process::of(replica.pid, replica.address()?)?;
+        let may = self.options.signal_only || self.options.unsupervised;
+        if let Some(supervisor) = Supervisor::of(&process).filter(|_| !may) {
+            bail!(
+                "replica {} is {}; or `gateway reload --signal-only`, which asks one replica after the other to leave \
+                 and waits for the one that is started instead; or --unsupervised, if nothing starts it again",
+                replica.pid,
+                supervisor.advice()
+            );
+        }
+        Ok(process)
+    }
+
+    /// How many instances of each service must be well without the replica that leaves. Refuses where there are too
+    /// few from the start.
+    fn required(
+        &self,
+        look: &Look,
+        services: &BTreeSet<String>,
+    ) -> anyhow::Result<BTreeMap<String, usize>> {
+        let ailing = look.ailing(services);
+        if self.options.min_healthy.is_none() && !ailing.is_empty() {
+            bail!(
+                "not every instance is well: {}; wait, or end what does not recover, or say by --min-healthy how many \
+                 of each service are enough",
+                ailing.join("; ")
+            );
+        }
+        let usual = |service: &str| match self.options.signal_only {
+            true => 1,
+            false => look.healthy(service, None),
+        };
+        let required = services.iter().map(|service| {
+            let least = self.options.min_healthy.unwrap_or_else(|| usual(service));
+            (service.clone(), least)
+        });
+        let required: BTreeMap<String, usize> = required.collect();
+        for (service, least) in &required {
+            // A successor comes first, unless a supervisor starts it afterwards.
+            let leaving = usize::from(self.options.signal_only);
+            let healthy = look.healthy(service, None).saturating_sub(leaving);
+            if healthy < *least {
+                bail!(
+                    "{service} would have {healthy} healthy instances while one is replaced, and needs {least}: start \
+                     another replica first, or allow fewer by --min-healthy"
+                );
+            }
+        }
+        Ok(required)
+    }
+
+    /// Judges the cluster, again for a while where the judgement is bad.
+    async fn settled<T>(&self, judge: impl Fn(&Look) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let until = Instant::now() + RECOVERY.min(self.timeout);
+        loop {
+            let judged = judge(&self.cluster.look().await?);
+            if judged.is_ok() || Instant::now() > until {
+                return judged;
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    fn tell(&self, line: &str) -> anyhow::Result<()> {
+        match self.options.json {
+            true => Ok(()),
+            false => say(line),
+        }
+    }
+}
+
+/// The replacement of one replica.
+struct Step<'a> {
+    reloading: &'a Reloading,
+    replica: &'a Replica,
+    process: &'a Process,
+    required: &'a BTreeMap<String, usize>,
+    name: String,
+}
+
+impl Step<'_> {
+    async fn replace(&self) -> anyhow::Result<Replaced> {
+        let began = Instant::now();
+        let (output, errors) = (self.process.output(1)?, self.process.output(2)?);
+        let mut goes = format!("its output goes to {}", output.name);
+        if errors.name != output.name {
+            goes += &format!(", its errors to {}", errors.name);
+        }
+        let program: &Path = &self.reloading.program;
+        let child = self.process.start_again(program, output, errors)?;
+        let mut successor = Successor(Some(child));
+        let new_pid = successor.pid();
+        self.tell(&format!("starts its successor, pid {new_pid}; {goes}"))?;
+        self.await_successor(&mut successor)
+            .await
+            .with_context(|| {
+                format!("the successor of pid {} was ended again", self.replica.pid)
+            })?;
+        let ready = began.elapsed();
+        // From here on it is wanted, whatever becomes of its predecessor.
+        successor.keep();
+        self.may_leave().await.with_context(|| {
+            format!(
+                "pid {} stays, and so does its successor, pid {new_pid}; when the cluster is well, reload again",
+                self.replica.pid
+            )
+        })?;
+        self.tell(&format!(
+            "pid {new_pid} is ready after {:.1} s, asks its predecessor to leave",
+            ready.as_secs_f64()
+        ))?;
+        let left = self.leave().await?;
+        Ok(self.replaced(new_pid, ready, left))
+    }
+
+    /// Asks the replica to leave, and waits for what a supervisor starts instead.
+    async fn signal(&self) -> anyhow::Result<Replaced> {
+        self.may_leave()
+            .await
+            .with_context(|| format!("pid {} stays", self.replica.pid))?;
+        let before = self.reloading.cluster.look().await?;
+        let known: BTreeSet<u32> = before
+            .replicas_on(&self.reloading.host)
+            .iter()
+            .map(|replica| replica.pid)
+            .collect();
+        self.tell("is asked to leave")?;
+        let left = self.leave().await?;
+        let (began, services) = (Instant::now(), self.replica.services());
+        loop {
+            let look = self.reloading.cluster.look().await?;
+            let replicas = look.replicas_on(&self.reloading.host);
+            let mut new = replicas.iter().map(|replica| replica.pid);
+            let new = new.find(|pid| {
+                !known.contains(pid) && look.is_ready(&self.reloading.host, *pid, &services)
+            });
+            if let Some(new_pid) = new {
+                self.tell(&format!("pid {new_pid} was started instead and is ready"))?;
+                return Ok(self.replaced(new_pid, began.elapsed(), left));
+            }
+            if began.elapsed() > self.reloading.timeout {
+                bail!(
+                    "pid {} has left, and no replica with the same services was ready on this machine {} s later: see \
+                     what its supervisor says, and start one",
+                    self.replica.pid,
+                    self.reloading.timeout.as_secs()
+                );
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    fn replaced(&self, new_pid: u32, ready: Duration, left: Duration) -> Replaced {
+        Replaced {
+            pid: self.replica.pid,
+            version: self.replica.version.clone(),
+            new_pid,
+            services: self.replica.services(),
+            ready_seconds: ready.as_secs_f64(),
+            left_seconds: left.as_secs_f64(),
+        }
+    }
+
+    /// Waits until the successor serves what its predecessor does.
+    async fn await_successor(&self, successor: &mut Successor) -> anyhow::Result<()> {
+        let (began, services) = (Instant::now(), self.replica.services());
+        loop {
+            if let Some(ended) = successor.ended()? {
+                bail!(
+                    "it ended ({ended}) before it was ready, and its output says why: correct that and reload again"
+                );
+            }
+            let look = self.reloading.cluster.look().await?;
+            if look.is_ready(&self.reloading.host, successor.pid(), &services) {
+                return Ok(());
+            }
+            if began.elapsed() > self.reloading.timeout {
+                bail!(
+                    "it was not ready after {} s: see its output, or give it longer by --timeout",
+                    self.reloading.timeout.as_secs()
+                );
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Whether enough others are well.
+    async fn may_leave(&self) -> anyhow::Result<()> {
+        self.reloading.settled(|look| self.enough(look)).await
+    }
+
+    fn enough(&self, look: &Look) -> anyhow::Result<()> {
+        for service in self.replica.services() {
+            let healthy = look.healthy(&service, Some(self.replica));
+            let least = self.required.get(&service).copied().unwrap_or_default();
+            if healthy < least {
+                let ailing = look.ailing(&BTreeSet::from([service.clone()]));
+                bail!(
+                    "only {healthy} of {service} are healthy without it, and {least} have to be{}{}",
+                    if ailing.is_empty() { "" } else { ": " },
+                    ailing.join("; ")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the replica to leave, and waits until it has.
+    async fn leave(&self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.process.ask_to_leave()?;
+        while self.process.is_there() {
+            if began.elapsed() > self.reloading.timeout {
+                bail!(
+                    "pid {} was asked to leave and still runs {} s later; its successor serves",
+                    self.replica.pid,
+                    self.reloading.timeout.as_secs()
+                );
+            }
+            sleep(POLL).await;
+        }
+        self.tell(&format!(
+            "has left after {:.1} s",
+            began.elapsed().as_secs_f64()
+        ))?;
+        Ok(began.elapsed())
+    }
+
+    fn tell(&self, line: &str) -> anyhow::Result<()> {
+        self.reloading.tell(&format!("{}  {line}", self.name))
+    }
+}
+
+/// A process that ends with this value, until it is kept.
+struct Successor(Option<Child>);
+
+impl Successor {
+    fn pid(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    fn ended(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
+        match &mut self.0 {
+            Some(child) => child.try_wait(),
+            None => Ok(None),
+        }
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        use nix::sys::signal::{Signal, kill};
+        let Some(child) = &mut self.0 else { return };
+        let began = std::time::Instant::now();
+        // It is not waited for yet, so the number is still its own.
+        let _ = kill(
+            nix::unistd::Pid::from_raw(child.id().cast_signed()),
+            Signal::SIGTERM,
+        );
+        while matches!(child.try_wait(), Ok(None)) {
+            if began.elapsed() > UNWANTED {
+                let _ = child.kill();
+                let _ = child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn count(many: usize, what: &str) -> String {
+    format!("{many} {what}{}", if many == 1 { "" } else { "s" })
+}
