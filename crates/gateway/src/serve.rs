@@ -101,6 +101,7 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     } else {
         services
     };
+    allow_connections();
     let mut life = Lifecycle::new(config.settings.shutdown_grace)?;
     let started = life.start(start(&life, config, services)).await;
     let Some(replica) = started.transpose()? else {
@@ -109,6 +110,16 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     replica.arrange_leaving(&mut life);
     life.ready();
     Ok(life.run().await)
+}
+
+/// Allows as many open connections as the system lets us have, where a shell's usual limit is a thousand.
+fn allow_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        info!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// What a started replica holds until it leaves.

@@ -107,8 +107,9 @@ pub fn strip(headers: &mut HeaderMap) {
 /// Turns a client's headers into those that an instance gets.
 pub fn forward(headers: &mut HeaderMap, arrival: &Arrival, host: Option<HeaderValue>) {
     strip(headers);
-    // We answer the expectation ourselves, by reading the body.
+    // We answer the expectation ourselves, by reading the body, and pass no trailers on.
     headers.remove(header::EXPECT);
+    headers.remove(header::TRAILER);
     if let Some(peer) = arrival.peer {
         let mut chain = String::new();
         for value in headers

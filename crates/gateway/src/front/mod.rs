@@ -215,6 +215,15 @@ impl Inner {
         standing: &mut Standing,
         recording: &mut Recording,
     ) -> Result<Response<BoxBody>, Refusal> {
+        if request
+            .headers()
+            .get_all(header::HOST)
+            .iter()
+            .nth(1)
+            .is_some()
+        {
+            return Err(Refusal::TwoHosts);
+        }
         // A gateway that would pass it on could meet itself again and again.
         if request.headers().contains_key(ADDRESSEE) {
             return Err(Refusal::Misdirected);

@@ -267,6 +267,7 @@ fn label(refusal: Refusal) -> &'static str {
         Refusal::Timeout => "timeout",
         Refusal::UnknownSession => "unknown_session",
         Refusal::NotFound
+        | Refusal::TwoHosts
         | Refusal::Misdirected
         | Refusal::TooLarge
         | Refusal::BodyTimeout

@@ -17,6 +17,8 @@ use crate::front::record::Refused;
 pub enum Refusal {
     /// Nothing is there for the outside.
     NotFound,
+    /// It names more than one host, and the next reader might take another one.
+    TwoHosts,
     /// Another gateway means a service that had this address before.
     Misdirected,
     /// The body is larger than allowed.
@@ -55,6 +57,11 @@ impl Refusal {
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
                 "there is nothing at this path",
+            ),
+            Self::TwoHosts => (
+                StatusCode::BAD_REQUEST,
+                "VALIDATION_FAILED",
+                "a request names one host",
             ),
             Self::Misdirected => (
                 StatusCode::MISDIRECTED_REQUEST,
@@ -114,6 +121,7 @@ impl Refusal {
     pub const fn told(self) -> Refused {
         let reason = match self {
             Self::NotFound => "not_found",
+            Self::TwoHosts => "two_hosts",
             Self::Misdirected => "misdirected",
             Self::TooLarge => "too_large",
             Self::BodyTimeout => "body_timeout",
@@ -154,7 +162,7 @@ impl Refusal {
 
     /// Whether the rest of the request is not worth reading.
     pub fn closes(self) -> bool {
-        matches!(self, Self::TooLarge | Self::BodyTimeout)
+        matches!(self, Self::TwoHosts | Self::TooLarge | Self::BodyTimeout)
     }
 }
 

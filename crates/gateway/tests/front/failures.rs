@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use contracts::Service;
+use futures::future::join_all;
 use gateway::front::FrontConfig;
 use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backend::{Backend, echo, nobody};
 use crate::door::{Door, directory, eventually};
@@ -228,9 +233,7 @@ async fn a_reply_that_stands_still_is_given_up() {
     };
     let still = Backend::raw("still", |mut stream| async move {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this";
-        tokio::io::AsyncWriteExt::write_all(&mut stream, head)
-            .await
-            .ok();
+        stream.write_all(head).await.ok();
         std::future::pending::<()>().await;
     })
     .await;
@@ -354,4 +357,142 @@ async fn a_route_with_a_deadline_of_its_own_is_given_up_earlier() {
     door.post("/users/quick", "x")
         .await
         .expect_problem(504, "UPSTREAM_TIMEOUT");
+}
+
+#[tokio::test]
+async fn one_that_resets_in_its_head_or_says_too_much_there_is_a_bad_gateway() {
+    let reset = Backend::raw("reset", |mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconten").await.ok();
+        // Without a goodbye.
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    })
+    .await;
+    let endless = Backend::raw("endless", |mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n").await.ok();
+        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+    })
+    .await;
+    let lying = Backend::saying(
+        "lying",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+    )
+    .await;
+    let headless = Backend::saying("headless", b"").await;
+    for bad in [reset, endless, lying, headless] {
+        let door = Door::to(Service::Users, &[bad.upstream()]).await;
+
+        door.post("/users", "x")
+            .await
+            .expect_problem(502, "UPSTREAM_DOWN");
+        assert_eq!(bad.hits(), 1, "{}", bad.name);
+    }
+}
+
+#[tokio::test]
+async fn one_that_resets_in_its_body_breaks_off_for_the_client_too() {
+    let reset = Backend::raw("reset", |mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this")
+            .await
+            .ok();
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    })
+    .await;
+    let door = Door::to(Service::Users, &[reset.upstream()]).await;
+
+    let request = door.request("GET", "/users").body(Body::empty()).unwrap();
+    let whole = match door.client.request(request).await {
+        Ok(response) => {
+            // It may have been reset before its head was read.
+            response.status() == 200 && response.into_body().collect().await.is_ok()
+        }
+        Err(_) => false,
+    };
+
+    assert!(!whole, "a part must not look like the whole");
+    eventually("nothing is outstanding", || async {
+        door.report(Service::Users)["stats"]["outstanding"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_dribbles_its_head_is_a_timeout_and_one_that_dribbles_its_body_is_heard_out() {
+    let head = Backend::raw("head", |mut stream| async move {
+        let dribbled = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+            .iter()
+            .cycle();
+        for byte in dribbled {
+            if stream.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let door = Door::before(
+        impatient(),
+        directory(Service::Users, &[head.upstream()]),
+        None,
+    )
+    .await;
+    door.post("/users", "x")
+        .await
+        .expect_problem(504, "UPSTREAM_TIMEOUT");
+
+    // Twice as long as its head may take.
+    let body = Backend::raw("body", |mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 24\r\n\r\n")
+            .await
+            .ok();
+        for _ in 0..24 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            stream.write_all(b"x").await.ok();
+        }
+    })
+    .await;
+    let door = Door::before(
+        impatient(),
+        directory(Service::Users, &[body.upstream()]),
+        None,
+    )
+    .await;
+    let reply = door.post("/users", "x").await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 24));
+}
+
+#[tokio::test]
+async fn slow_clients_do_not_eject_an_instance_nor_open_its_breaker() {
+    let instance = Backend::echo("a").await;
+    let door = Door::before(
+        impatient(),
+        directory(Service::Users, &[instance.upstream()]),
+        None,
+    )
+    .await;
+    // More than the failures that eject an instance, and more than those that open the breaker; bodies that the door
+    // holds back until they are whole, and bodies that it passes on as they come.
+    let slow = async |length: Option<&str>| {
+        let (_held, pieces) = mpsc::channel::<std::io::Result<Bytes>>(1);
+        let mut request = door.request("POST", "/users");
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let body = Body::from_stream(ReceiverStream::new(pieces));
+        door.send(request.body(body).unwrap()).await
+    };
+    for reply in join_all((0..60).map(|number| slow((number % 2 == 0).then_some("5")))).await {
+        reply.expect_problem(408, "BODY_TIMEOUT");
+    }
+
+    let told = door.report(Service::Users);
+    assert_eq!(told["state"], "CLOSED");
+    assert_eq!(told["stats"]["failures"], 0);
+    assert_eq!(told["stats"]["ejected"], 0);
+    assert_eq!(door.post("/users", "x").await.status, 200);
 }

@@ -10,6 +10,8 @@ use platform::auth::Edge;
 use platform::lifecycle::Tasks;
 use platform::{CurrentUser, Platform, testing};
 use sqlx::PgPool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::backend::Backend;
@@ -193,4 +195,41 @@ async fn a_token_that_is_not_good_is_refused_where_one_is_wanted(db: PgPool) {
         .call("GET", "/devices/7", &[("authorization", &bearer)])
         .await;
     late.expect_problem(401, "TOKEN_EXPIRED");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_session_that_ends_between_two_halves_of_a_body_ends_the_request(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let instance = Backend::echo("a").await;
+    let guarded = Guarded::before(&platform, instance.upstream()).await;
+    let alice = UserId::new();
+    let token = testing::sign_in(&platform, &alice, &[]).await;
+    let bearer = format!("Bearer {token}");
+    guarded.vouches(&bearer).await;
+    let before = instance.hits();
+    let mut client = TcpStream::connect(guarded.door.address).await.unwrap();
+    let head = format!(
+        "POST /devices HTTP/1.1\r\nHost: a\r\nAuthorization: {bearer}\r\nConnection: close\r\nContent-Length: 4\r\n\r\nha"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+
+    let now = platform.clock.now();
+    let sessions = platform.auth.sessions();
+    sessions.end_others(&alice, None, now).await.unwrap();
+    eventually("the end is known", async || {
+        let headers = [("authorization", bearer.as_str())];
+        guarded.call("GET", "/devices/7", &headers).await.status == 401
+    })
+    .await;
+    let reached = instance.hits() - before;
+    client.write_all(b"lf").await.unwrap();
+
+    let mut told = String::new();
+    client.read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 401"), "{told}");
+    assert_eq!(
+        instance.hits() - before,
+        reached,
+        "the instance is not asked"
+    );
 }

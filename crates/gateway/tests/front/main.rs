@@ -15,4 +15,5 @@ mod overload;
 mod records;
 mod routing;
 mod sessions;
+mod smuggling;
 mod sockets;

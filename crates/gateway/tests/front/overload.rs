@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
 use contracts::Service;
 use futures::future::join_all;
 use gateway::front::{Directory, FrontConfig, Overload};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backend::Backend;
 use crate::door::{Door, directory, eventually};
@@ -165,4 +168,58 @@ async fn a_client_that_goes_away_gives_its_place_back() {
     .await;
     answers.add_permits(1);
     assert_eq!(door.get("/users").await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_that_dribble_in_take_no_places_from_others() {
+    let instance = Backend::echo("a").await;
+    let overload = Overload {
+        places: 2,
+        service_percent: 100,
+        queue: 0,
+        ..Overload::default()
+    };
+    let door = door(overload, directory(Service::Users, &[instance.upstream()])).await;
+    let slow = (0..8).map(|number| {
+        let door = &door;
+        let (pieces, body) = mpsc::channel::<std::io::Result<Bytes>>(1);
+        let mut request = door.request("POST", "/users");
+        if number % 2 == 0 {
+            request = request.header("content-length", "2");
+        }
+        let request = request.body(Body::from_stream(ReceiverStream::new(body)));
+        (pieces, door.send(request.unwrap()))
+    });
+    let (clients, replies): (Vec<_>, Vec<_>) = slow.unzip();
+    let replies = join_all(replies);
+    tokio::pin!(replies);
+    let begun = async {
+        for client in &clients {
+            client.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
+        }
+        // Those that are passed on as they come have reached it.
+        eventually("half of them are under way", || async {
+            instance.hits() >= 4
+        })
+        .await;
+        for _ in 0..10 {
+            assert_eq!(door.get("/users").await.status, 200);
+        }
+    };
+    tokio::select! { _ = &mut replies => panic!("no body is whole"), () = begun => {} }
+
+    let ending = async {
+        for client in clients {
+            client.send(Ok(Bytes::from_static(b"y"))).await.unwrap();
+        }
+    };
+    let (replies, ()) = tokio::join!(replies, ending);
+    // With bodies that are whole by now all at once, only as many are served as there are places.
+    assert!(
+        replies
+            .iter()
+            .all(|reply| [200, 503].contains(&reply.status.as_u16()))
+    );
+    let streamed = replies.iter().skip(1).step_by(2);
+    assert!(streamed.clone().all(|reply| reply.status == 200));
 }

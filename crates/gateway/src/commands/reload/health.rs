@@ -150,6 +150,11 @@ impl Look {
         healthy.count()
     }
 
+    /// Whether every instance in the registry is well.
+    pub fn is_well(&self) -> bool {
+        self.instances.iter().all(|(_, health)| health.is_ok())
+    }
+
     /// What ails the instances of these services that are not well.
     pub fn ailing(&self, services: &BTreeSet<String>) -> Vec<String> {
         let ailing = self.instances.iter().filter_map(|(entry, health)| {

@@ -268,12 +268,13 @@ impl Reloading {
         Ok(required)
     }
 
-    /// Judges the cluster, again for a while where the judgement is bad.
+    /// Judges the cluster, again for a while where the judgement is bad and someone is not well.
     async fn settled<T>(&self, judge: impl Fn(&Look) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let until = Instant::now() + RECOVERY.min(self.timeout);
         loop {
-            let judged = judge(&self.cluster.look().await?);
-            if judged.is_ok() || Instant::now() > until {
+            let look = self.cluster.look().await?;
+            let judged = judge(&look);
+            if judged.is_ok() || look.is_well() || Instant::now() > until {
                 return judged;
             }
             sleep(POLL).await;
