@@ -7,7 +7,7 @@ use anyhow::ensure;
 use coordination::{Announcement, Keys, Membership, Registry};
 
 use super::process::Process;
-use super::{answers, free_port};
+use super::{answers, free_port, wrk};
 use crate::peers;
 use crate::stores::Private;
 
@@ -30,7 +30,8 @@ pub struct Kind {
 enum What {
     Nginx,
     Haproxy,
-    Ours { limited: bool },
+    /// With everything that a gateway has switched on, or as a proxy alone.
+    Ours { whole: bool },
     Express { instances: u32 },
 }
 
@@ -38,8 +39,8 @@ enum What {
 pub const RIVALS: [Kind; 6] = [
     kind("nginx", What::Nginx, true),
     kind("HAProxy", What::Haproxy, true),
-    kind("ours, plain", What::Ours { limited: false }, true),
-    kind("ours, rate limit", What::Ours { limited: true }, true),
+    kind("ours, plain", What::Ours { whole: false }, true),
+    kind("ours, JWT and rate limit", What::Ours { whole: true }, true),
     kind("Express, 2 by PM2", What::Express { instances: 2 }, false),
     kind("Express, 4 by PM2", What::Express { instances: 4 }, false),
 ];
@@ -101,9 +102,13 @@ pub async fn start(kind: Kind, place: &Place<'_>) -> anyhow::Result<Rival> {
     let mut process = match kind.what {
         What::Nginx => nginx(place, &folder, port)?,
         What::Haproxy => haproxy(place, &folder, port)?,
-        What::Ours { limited } => {
-            let (process, upstream) = ours(place, &folder, port, limited).await?;
+        What::Ours { whole } => {
+            let (mut process, upstream) = ours(place, &folder, port, whole).await?;
             listed = Some(upstream);
+            if whole {
+                answers(&mut process, port, "/health", &[]).await?;
+                headers.push(format!("authorization: Bearer {}", token(port).await?));
+            }
             process
         }
         What::Express { instances } => {
@@ -190,12 +195,34 @@ backend devices
     )
 }
 
-/// A gateway without services of its own; the upstream joins the registry as one.
+/// Signs somebody up and in.
+async fn token(port: u16) -> anyhow::Result<String> {
+    let json = ["content-type: application/json".to_owned()];
+    let name = r#""username": "bench", "password": "correct horse 4 batteries""#;
+    for (path, body) in [
+        ("/api/auth/register", format!(r#"{{{name}, "email": "bench@example.com"}}"#)),
+        ("/api/auth/login", format!("{{{name}}}")),
+    ] {
+        let reply = wrk::ask(port, "POST", path, &json, &body).await?;
+        let token = reply.split(r#""access_token":""#).nth(1);
+        if let Some((token, _)) = token.and_then(|rest| rest.split_once('"')) {
+            return Ok(token.to_owned());
+        }
+        ensure!(
+            reply.starts_with("HTTP/1.1 201"),
+            "{path} gave no token: {}",
+            reply.lines().next().unwrap_or_default()
+        );
+    }
+    anyhow::bail!("who signed in got no token")
+}
+
+/// A gateway whose upstream joins the registry as a service. The whole one has the users whose tokens it verifies.
 async fn ours(
     place: &Place<'_>,
     folder: &Path,
     port: u16,
-    limited: bool,
+    whole: bool,
 ) -> anyhow::Result<(Process, (Registry, Membership))> {
     let program = std::env::current_exe()?.with_file_name("gateway");
     ensure!(
@@ -203,7 +230,8 @@ async fn ours(
         "there is no {}: run `cargo build --release -p gateway` first",
         program.display()
     );
-    let prefix = format!("bench-{limited}");
+    let prefix = format!("bench-{whole}");
+    let users = free_port().await?;
     let registry = Registry::new(place.stores.redis.clone(), Keys::new(&prefix));
     let membership = registry
         .join(Announcement {
@@ -223,7 +251,9 @@ async fn ours(
         ("KEY_PREFIX", prefix),
         ("GATEWAY_PORT", port.to_string()),
         ("CLOUDPHONE_HOME", folder.display().to_string()),
-        ("RATE_LIMITS", limited.to_string()),
+        ("USERS_PORT", users.to_string()),
+        ("RATE_LIMITS", whole.to_string()),
+        ("ACCESS_LOG_SAMPLE", if whole { "0.01" } else { "0" }.to_owned()),
         ("RATE_LIMIT_PER_SECOND", "1000000".to_owned()),
         ("RATE_LIMIT_BURST", "1000000".to_owned()),
         ("RATE_LIMIT_USER_PER_SECOND", "1000000".to_owned()),
@@ -231,7 +261,8 @@ async fn ours(
         ("LOG_LEVEL", "warn".to_owned()),
     ];
     let program = program.display().to_string();
-    let arguments = ["serve", "--services", "gateway"];
+    let services = if whole { "gateway,users" } else { "gateway" };
+    let arguments = ["serve", "--services", services];
     let process = Process::start(folder, "gateway", place.core, &program, &arguments, &env)?;
     Ok((process, (registry, membership)))
 }

@@ -14,6 +14,8 @@ use super::rivals::Rival;
 
 /// How much longer than asked a generator may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The largest reply that is read here.
+const LONGEST: u64 = 64 * 1024;
 
 /// One turn of load.
 pub struct Load<'a> {
@@ -135,21 +137,34 @@ impl Load<'_> {
     }
 }
 
-/// The first line of the reply to one request.
-pub async fn status(port: u16, path: &str, headers: &[String]) -> anyhow::Result<String> {
+/// The whole reply to one request, head and body.
+pub async fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[String],
+    body: &str,
+) -> anyhow::Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         let headers: String = headers
             .iter()
             .map(|header| format!("{header}\r\n"))
             .collect();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await?;
-        let mut head = vec![0; 512];
-        let read = stream.read(&mut head).await?;
-        let text = String::from_utf8_lossy(&head[..read]).into_owned();
-        anyhow::Ok(text.lines().next().unwrap_or_default().to_owned())
+        let mut reply = Vec::new();
+        stream.take(LONGEST).read_to_end(&mut reply).await?;
+        anyhow::Ok(String::from_utf8_lossy(&reply).into_owned())
     };
-    timeout(Duration::from_secs(2), asked).await?
+    timeout(Duration::from_secs(10), asked).await?
+}
+
+/// The first line of the reply to a GET.
+pub async fn status(port: u16, path: &str, headers: &[String]) -> anyhow::Result<String> {
+    let reply = ask(port, "GET", path, headers, "").await?;
+    Ok(reply.lines().next().unwrap_or_default().to_owned())
 }

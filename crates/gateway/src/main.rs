@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use commands::{CronCommand, Reload};
 use contracts::Service;
+use mimalloc::MiMalloc;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
 use platform::{Env, telemetry};
 
@@ -136,6 +137,10 @@ enum AdminCommand {
         email: String,
     },
 }
+
+/// A request allocates some kilobytes in pieces of every size; the system's allocator took a fifth of its time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

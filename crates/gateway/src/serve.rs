@@ -12,7 +12,7 @@ use coordination::{
     Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
 };
 use gateway::front::health::{About, health};
-use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams, hostname};
+use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams, Workers, hostname};
 use platform::auth::Edge;
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
@@ -87,7 +87,11 @@ struct Part {
 /// What takes a service's connections.
 enum Handler {
     Router(Router),
-    Front { front: Front, upstreams: Upstreams },
+    Front {
+        front: Front,
+        upstreams: Upstreams,
+        workers: Workers,
+    },
 }
 
 /// Serves until a signal, then leaves. The exit code.
@@ -207,6 +211,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     let mut front = None;
     if has(Service::Gateway) {
         let upstreams = Upstreams::of(&registry, &config.front);
+        let workers = Workers::start(config.front.workers).context("starting the door's threads")?;
         let door = front_door(
             platform,
             &registry,
@@ -220,6 +225,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
             handler: Handler::Front {
                 front: door.clone(),
                 upstreams,
+                workers,
             },
             traffic: Traffic::default(),
         });
@@ -297,7 +303,11 @@ async fn open(
                     Server::new(name, part.traffic.count(router), drain).handler(),
                 );
             }
-            Handler::Front { front, upstreams } => {
+            Handler::Front {
+                front,
+                upstreams,
+                workers,
+            } => {
                 // Who comes through the door finds the services that have just joined.
                 if timeout(ACQUAINTANCE, upstreams.know(&joined, &replica))
                     .await
@@ -305,10 +315,8 @@ async fn open(
                 {
                     info!("the gateway opens before it has heard of this replica's services");
                 }
-                listeners.serve(
-                    name,
-                    Server::new(name, part.traffic.count(front), drain).handler(),
-                );
+                let server = Server::new(name, part.traffic.count(front), drain);
+                listeners.serve(name, server.handler_on(move || workers.idlest().clone()));
             }
         }
         let announcement = Announcement {

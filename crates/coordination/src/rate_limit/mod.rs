@@ -6,24 +6,22 @@
 //! `RateLimit-Reset`, which client libraries read today, and `RateLimit-Policy` and `RateLimit` of the IETF's draft, which
 //! can name several tiers at once. Their names do not collide, so an answer carries both.
 
+mod batch;
 mod rest;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Pool;
-use fred::types::scripts::Script;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::script::Call;
-use crate::{Keys, Replication, StoreError, script};
+use crate::{Keys, StoreError};
+use batch::{Ask, Batches};
 use rest::Rest;
 
-static CHECK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("check.lua")));
-
 /// How many requests may come at once, and at which rate they are allowed again.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     tier: &'static str,
     burst: u32,
@@ -108,7 +106,7 @@ pub const STATE_HEADER: &str = "ratelimit";
 /// Counts requests of all replicas together. Clones share what they know of Redis.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
-    redis: Pool,
+    batches: Arc<Batches>,
     keys: Keys,
     rest: Arc<Rest>,
 }
@@ -116,8 +114,12 @@ pub struct RateLimiter {
 impl RateLimiter {
     /// Keeps its counters in the given Redis.
     pub fn new(redis: Pool, keys: Keys) -> Self {
-        let rest = Arc::new(Rest::default());
-        Self { redis, keys, rest }
+        let (batches, rest) = (Arc::new(Batches::new(redis)), Arc::new(Rest::default()));
+        Self {
+            batches,
+            keys,
+            rest,
+        }
     }
 
     /// Asks for one request of a subject such as `203.0.113.7` in the limit's tier. One round trip.
@@ -127,26 +129,14 @@ impl RateLimiter {
     }
 
     /// Asks for one request that several limits count, each for itself: one that is refused counts where it was allowed.
-    /// The answers are in the order of the questions. One round trip to each server that keeps one of them.
+    /// The answers are in the order of the questions. One round trip, which requests that come together share; on a
+    /// cluster one to each server that keeps one of the counters.
     pub async fn check_each(&self, asks: &[(&str, Limit)]) -> Vec<Result<Decision, StoreError>> {
-        let calls: Vec<Call> = asks
-            .iter()
-            .map(|(subject, limit)| Call {
-                keys: vec![self.keys.rate(&format!("{}:{subject}", limit.tier))],
-                arguments: vec![
-                    limit.burst.to_string(),
-                    limit.step.as_micros().to_string(),
-                    "1".into(),
-                ],
-            })
-            .collect();
-        let tried = "check a rate limit";
-        let (client, alone) = (self.redis.next(), Replication::NONE);
-        let answers = script::run_each(client, &CHECK, &calls, alone, tried).await;
-        let decisions = answers.into_iter().zip(asks);
-        decisions
-            .map(|(answer, (_, limit))| Ok(limit.decision(answer?)))
-            .collect()
+        let asks = asks.iter().map(|(subject, limit)| Ask {
+            key: self.keys.rate(&format!("{}:{subject}", limit.tier)),
+            limit: *limit,
+        });
+        self.batches.ask(asks.collect()).await
     }
 
     /// The same for those who let pass whom nobody can count: what could be said in time. Redis that failed to answer
@@ -173,21 +163,6 @@ impl RateLimiter {
             self.rest.answered();
         }
         decisions
-    }
-}
-
-impl Limit {
-    fn decision(&self, answer: (i64, i64, i64, i64)) -> Decision {
-        let (allowed, wait, remaining, reset) = answer;
-        Decision {
-            allowed: allowed == 1,
-            retry_after: microseconds(wait),
-            remaining: u32::try_from(remaining.max(0)).unwrap_or(u32::MAX),
-            reset: microseconds(reset),
-            limit: self.burst,
-            window: self.step * self.burst,
-            tier: self.tier,
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use coordination::{Limit, RateLimiter};
+use fred::interfaces::ClientLike as _;
+use fred::types::InfoKind;
 use futures::future::join_all;
 
 use crate::servers::{RedisServer, bare};
@@ -162,4 +164,65 @@ async fn a_frozen_redis_makes_few_wait_and_is_found_again() {
             .is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn requests_that_come_together_share_a_message_and_are_answered_in_their_order() {
+    let server = RedisServer::start(&[]).await;
+    let pool = server.pool().await;
+    let limiter = RateLimiter::new(pool.clone(), bare());
+    let limit = Limit::per(300, Duration::from_secs(3600)).tier("read");
+    let other = Limit::per(10, Duration::from_secs(3600)).tier("write");
+    limiter.check("warm", limit).await.unwrap();
+    let runs = async || -> u64 {
+        let told: String = pool.next().info(Some(InfoKind::CommandStats)).await.unwrap();
+        let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap()
+    };
+    let before = runs().await;
+
+    let one = |number: usize| {
+        let limiter = &limiter;
+        async move {
+            let asks = [("alice", limit), ("bob", other)];
+            limiter.check_each(&asks[..1 + usize::from(number % 10 == 0)]).await
+        }
+    };
+    let answers: Vec<_> = join_all((0..400).map(one)).await;
+
+    let of = |tier: &'static str| {
+        let all = answers.iter().flatten().map(|answer| answer.as_ref().unwrap());
+        all.filter(move |decision| decision.tier == tier).collect::<Vec<_>>()
+    };
+    for (tier, burst) in [("read", 300), ("write", 10)] {
+        for (number, decision) in of(tier).into_iter().enumerate() {
+            assert_eq!(decision.allowed, number < burst, "{tier} {number}");
+            let left = (burst - 1).saturating_sub(number);
+            assert_eq!(decision.remaining as usize, left, "{tier} {number}");
+        }
+    }
+    let runs = runs().await - before;
+    assert!(runs <= 20, "{runs} runs of the script for 400 requests");
+}
+
+#[tokio::test]
+async fn one_who_leaves_takes_no_answer_from_those_who_asked_with_him() {
+    let stores = stores().await;
+    let limiter = RateLimiter::new(stores.redis.clone(), stores.keys.clone());
+    let limit = Limit::per(100, Duration::from_secs(3600));
+
+    for _ in 0..20 {
+        // Who begins the message leaves before it is sent.
+        let mut first = Box::pin(limiter.check("a", limit));
+        assert!(futures::poll!(&mut first).is_pending());
+        let others = join_all((0..3).map(|_| limiter.check("b", limit.burst(1000))));
+        let mut others = Box::pin(others);
+        assert!(futures::poll!(&mut others).is_pending());
+        drop(first);
+
+        for decision in others.await {
+            assert!(decision.unwrap().allowed);
+        }
+    }
+    assert_eq!(limiter.check("a", limit).await.unwrap().remaining, 99);
 }

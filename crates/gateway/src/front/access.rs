@@ -37,10 +37,11 @@ impl AccessLog {
 
 /// Writes the line.
 pub fn write(record: &Record) {
-    let status = record
-        .status
-        .map_or("no answer".to_owned(), |status| status.to_string());
     let (method, path) = (&record.method, &record.path);
+    let status: &dyn std::fmt::Display = match &record.status {
+        Some(status) => status,
+        None => &"no answer",
+    };
     info!(
         target: "access",
         {

@@ -23,6 +23,8 @@ pub struct FrontConfig {
     /// `TRUST_FORWARDED`: whether a proxy of ours stands before every gateway, whose word on address, scheme and host
     /// counts. Default: no.
     pub trust_forwarded: bool,
+    /// `GATEWAY_THREADS`: how many threads serve the door's connections. Default: one for each core.
+    pub workers: usize,
     /// The largest body of a request that is not an upload.
     pub body_limit: u64,
     /// Until when the head of a reply must be there.
@@ -181,6 +183,7 @@ impl FrontConfig {
             limits: RateLimits::from_env(env, settings),
             keys: keys.clone(),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
+            workers: env.within("GATEWAY_THREADS", cores(), (1, 1024)),
             ejection: env.seconds("GATEWAY_EJECTION_SECONDS", Duration::from_secs(5)),
             balance: Balance::from_env(env, settings.zone.clone()),
             deadlines: env.value("GATEWAY_DEADLINES", Deadlines::default()),
@@ -211,6 +214,7 @@ impl Default for FrontConfig {
             limits: None,
             keys: Keys::new("cp"),
             trust_forwarded: false,
+            workers: 1,
             body_limit: 1024 * 1024,
             reply_within: Duration::from_secs(8),
             try_within: Duration::from_secs(5),
@@ -234,4 +238,8 @@ impl Default for FrontConfig {
             remember: Duration::from_secs(900),
         }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

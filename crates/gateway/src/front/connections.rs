@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::front::body::Outgoing;
 use crate::front::instance::{Busy, Instance};
+use crate::front::workers;
 
 /// Above this many, an idle connection is closed rather than kept.
 const MOST_IDLE: usize = 1024;
@@ -25,7 +26,8 @@ pub struct Connections {
     address: String,
     keep: Duration,
     connect_within: Duration,
-    idle: Mutex<VecDeque<Idle>>,
+    /// A list for each worker: a connection is driven by the thread that opened it, and used by no other.
+    idle: Box<[Mutex<VecDeque<Idle>>]>,
     drivers: TaskTracker,
 }
 
@@ -64,24 +66,29 @@ impl Connections {
         address: String,
         keep: Duration,
         connect_within: Duration,
+        workers: usize,
         drivers: TaskTracker,
     ) -> Self {
         Self {
             address,
             keep,
             connect_within,
-            idle: Mutex::default(),
+            idle: (0..=workers).map(|_| Mutex::default()).collect(),
             drivers,
         }
     }
 
     /// Closes the idle ones.
     pub fn clear(&self) {
-        self.list().clear();
+        for list in &self.idle {
+            list.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     fn list(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        // A thread that is no worker of this door has the first.
+        let list = self.idle.get(workers::number()).unwrap_or(&self.idle[0]);
+        list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Option<SendRequest<Outgoing>> {

@@ -135,6 +135,7 @@ impl Instance {
             upstream.address.clone(),
             config.keep_idle,
             config.connect_within,
+            config.workers,
             drivers,
         );
         Self {

@@ -33,6 +33,7 @@ mod security;
 mod sticky;
 mod tunnel;
 mod upstreams;
+mod workers;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -70,6 +71,7 @@ pub use limit::RateLimits;
 pub use locality::{Locality, hostname};
 pub use recording::Recorded;
 pub use upstreams::{Directory, Upstream, Upstreams};
+pub use workers::Workers;
 
 use compression::Wish;
 use headers::Arrival;

@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tower::ServiceExt;
 use tracing::debug;
 
@@ -87,6 +88,28 @@ where
     /// The server as the function that [`crate::listen::Listeners::serve`] takes.
     pub fn handler(self) -> impl Fn(TcpStream, SocketAddr) + Send + Sync + 'static {
         move |stream, peer| self.serve(stream, peer)
+    }
+
+    /// The same, with each connection served on the runtime that is picked for it.
+    pub fn handler_on(
+        self,
+        pick: impl Fn() -> Handle + Send + Sync + 'static,
+    ) -> impl Fn(TcpStream, SocketAddr) + Send + Sync + 'static {
+        move |stream, peer| {
+            let (server, runtime) = (self.clone(), pick());
+            // A socket belongs to the runtime that it was made on until it is taken out.
+            let stream = stream.into_std();
+            let connections = self.drain.connections();
+            connections.spawn_on(
+                async move {
+                    match stream.and_then(TcpStream::from_std) {
+                        Ok(stream) => server.connection(stream, peer).await,
+                        Err(error) => debug!(%peer, %error, "a connection could not be served"),
+                    }
+                },
+                &runtime,
+            );
+        }
     }
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr) {
