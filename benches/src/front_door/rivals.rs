@@ -31,8 +31,12 @@ enum What {
     Nginx,
     Haproxy,
     /// With everything that a gateway has switched on, or as a proxy alone.
-    Ours { whole: bool },
-    Express { instances: u32 },
+    Ours {
+        whole: bool,
+    },
+    Express {
+        instances: u32,
+    },
 }
 
 /// Everybody; ratios are to the first.
@@ -200,7 +204,10 @@ async fn token(port: u16) -> anyhow::Result<String> {
     let json = ["content-type: application/json".to_owned()];
     let name = r#""username": "bench", "password": "correct horse 4 batteries""#;
     for (path, body) in [
-        ("/api/auth/register", format!(r#"{{{name}, "email": "bench@example.com"}}"#)),
+        (
+            "/api/auth/register",
+            format!(r#"{{{name}, "email": "bench@example.com"}}"#),
+        ),
         ("/api/auth/login", format!("{{{name}}}")),
     ] {
         let reply = wrk::ask(port, "POST", path, &json, &body).await?;
@@ -253,7 +260,10 @@ async fn ours(
         ("CLOUDPHONE_HOME", folder.display().to_string()),
         ("USERS_PORT", users.to_string()),
         ("RATE_LIMITS", whole.to_string()),
-        ("ACCESS_LOG_SAMPLE", if whole { "0.01" } else { "0" }.to_owned()),
+        (
+            "ACCESS_LOG_SAMPLE",
+            if whole { "0.01" } else { "0" }.to_owned(),
+        ),
         ("RATE_LIMIT_PER_SECOND", "1000000".to_owned()),
         ("RATE_LIMIT_BURST", "1000000".to_owned()),
         ("RATE_LIMIT_USER_PER_SECOND", "1000000".to_owned()),

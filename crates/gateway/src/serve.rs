@@ -211,7 +211,8 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     let mut front = None;
     if has(Service::Gateway) {
         let upstreams = Upstreams::of(&registry, &config.front);
-        let workers = Workers::start(config.front.workers).context("starting the door's threads")?;
+        let workers =
+            Workers::start(config.front.workers).context("starting the door's threads")?;
         let door = front_door(
             platform,
             &registry,

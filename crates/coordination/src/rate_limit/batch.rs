@@ -88,7 +88,9 @@ impl Batches {
         }
         match answered.await {
             Ok(answers) => answers,
-            Err(_) => (0..count).map(|_| Err(unreachable("too many ask at once"))).collect(),
+            Err(_) => (0..count)
+                .map(|_| Err(unreachable("too many ask at once")))
+                .collect(),
         }
     }
 
@@ -179,10 +181,16 @@ async fn tell(client: &Client, subjects: &[(&Ask, u32)]) -> Vec<Result<Told, Arc
     let parts = || subjects.chunks(together.max(1));
     let calls: Vec<Call> = parts().map(call).collect();
     let none = Replication::NONE;
-    let asked = timeout(DEADLINE, script::run_each(client, &CHECK, &calls, none, TRIED));
+    let asked = timeout(
+        DEADLINE,
+        script::run_each(client, &CHECK, &calls, none, TRIED),
+    );
     let answers: Vec<Result<Vec<i64>, StoreError>> = match asked.await {
         Ok(answers) => answers,
-        Err(_) => calls.iter().map(|_| Err(unreachable("no answer within 1 s"))).collect(),
+        Err(_) => calls
+            .iter()
+            .map(|_| Err(unreachable("no answer within 1 s")))
+            .collect(),
     };
     let mut told = Vec::with_capacity(subjects.len());
     for (part, answer) in parts().zip(answers) {
@@ -230,7 +238,11 @@ impl Limit {
     fn decision(&self, told: Told, number: u32) -> Decision {
         let allowed = number < told.granted;
         // Those behind it had not been counted when it passed.
-        let behind = if allowed { told.granted - 1 - number } else { 0 };
+        let behind = if allowed {
+            told.granted - 1 - number
+        } else {
+            0
+        };
         Decision {
             allowed,
             retry_after: if allowed { Duration::ZERO } else { told.wait },
@@ -255,7 +267,11 @@ fn unreachable(why: &'static str) -> StoreError {
 fn same(error: &Arc<StoreError>) -> StoreError {
     let source = error.clone().into();
     match **error {
-        StoreError::Refused { store, tried, .. } => StoreError::Refused { store, tried, source },
+        StoreError::Refused { store, tried, .. } => StoreError::Refused {
+            store,
+            tried,
+            source,
+        },
         _ => StoreError::Unreachable {
             store: Store::Redis,
             tried: TRIED,

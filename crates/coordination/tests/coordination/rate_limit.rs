@@ -175,9 +175,16 @@ async fn requests_that_come_together_share_a_message_and_are_answered_in_their_o
     let other = Limit::per(10, Duration::from_secs(3600)).tier("write");
     limiter.check("warm", limit).await.unwrap();
     let runs = async || -> u64 {
-        let told: String = pool.next().info(Some(InfoKind::CommandStats)).await.unwrap();
-        let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap()
+        let told: String = pool
+            .next()
+            .info(Some(InfoKind::CommandStats))
+            .await
+            .unwrap();
+        let line = told
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        line.and_then(|line| line.split(',').next()?.parse().ok())
+            .unwrap()
     };
     let before = runs().await;
 
@@ -185,14 +192,20 @@ async fn requests_that_come_together_share_a_message_and_are_answered_in_their_o
         let limiter = &limiter;
         async move {
             let asks = [("alice", limit), ("bob", other)];
-            limiter.check_each(&asks[..1 + usize::from(number % 10 == 0)]).await
+            limiter
+                .check_each(&asks[..1 + usize::from(number % 10 == 0)])
+                .await
         }
     };
     let answers: Vec<_> = join_all((0..400).map(one)).await;
 
     let of = |tier: &'static str| {
-        let all = answers.iter().flatten().map(|answer| answer.as_ref().unwrap());
-        all.filter(move |decision| decision.tier == tier).collect::<Vec<_>>()
+        let all = answers
+            .iter()
+            .flatten()
+            .map(|answer| answer.as_ref().unwrap());
+        all.filter(move |decision| decision.tier == tier)
+            .collect::<Vec<_>>()
     };
     for (tier, burst) in [("read", 300), ("write", 10)] {
         for (number, decision) in of(tier).into_iter().enumerate() {

@@ -36,17 +36,22 @@ impl Workers {
     /// Where none was started.
     pub fn idlest(&self) -> &Handle {
         let tasks = |worker: &&Handle| worker.metrics().num_alive_tasks();
-        self.0.iter().min_by_key(tasks).expect("at least one was started")
+        self.0
+            .iter()
+            .min_by_key(tasks)
+            .expect("at least one was started")
     }
 }
 
 fn start(number: usize) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new().name(format!("door-{number}")).spawn(move || {
-        NUMBER.set(number);
-        // What runs here ends by itself, or with the process.
-        runtime.block_on(std::future::pending::<()>());
-    })?;
+    thread::Builder::new()
+        .name(format!("door-{number}"))
+        .spawn(move || {
+            NUMBER.set(number);
+            // What runs here ends by itself, or with the process.
+            runtime.block_on(std::future::pending::<()>());
+        })?;
     Ok(handle)
 }
