@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod files;
 mod payments;
+mod polling;
 mod ports;
 mod refusals;
 mod reload;
