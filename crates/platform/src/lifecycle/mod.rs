@@ -137,8 +137,9 @@ impl Lifecycle {
         self.stage(Stage::Unregister, deadline).await;
         sleep(self.pause).await;
         self.stage(Stage::StopAccepting, deadline).await;
-        // Slow requests must not use up the time of the steps behind them.
-        let reserve = (self.grace / 5).min(Duration::from_secs(5));
+        // Slow requests must not use up the time of the steps behind them. With the usual 30 s there is time for a poll
+        // that began just before the accept stopped: it ends by a ping after 25 s.
+        let reserve = (self.grace / 10).min(Duration::from_secs(5));
         self.stage(Stage::FinishRequests, deadline - reserve).await;
         self.stage(Stage::CloseSockets, deadline).await;
         let left = self.tasks.stop(remaining(deadline)).await;
