@@ -91,6 +91,8 @@ ids! {
     UserId,
     /// A sign-in of a user; the `sid` of its tokens.
     SessionId,
+    /// A secret by which a program acts for its user.
+    ApiKeyId,
     /// A rented Android device.
     DeviceId,
     /// An uploaded application package.

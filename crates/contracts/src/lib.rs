@@ -9,8 +9,8 @@ pub mod timestamp;
 
 pub use event::{Event, EventBody};
 pub use id::{
-    AppId, CreditHoldId, DeviceId, EventId, InvalidId, NotificationId, OrderId, PlanId, SessionId,
-    TaskId, TransactionId, UserId,
+    ApiKeyId, AppId, CreditHoldId, DeviceId, EventId, InvalidId, NotificationId, OrderId, PlanId,
+    SessionId, TaskId, TransactionId, UserId,
 };
 pub use money::{InvalidMoney, Money};
 pub use service::Service;

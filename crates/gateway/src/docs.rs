@@ -2,9 +2,12 @@
 
 use contracts::Service;
 use http::{Method, StatusCode};
+use platform::auth::api_key::{Wanted, wanted};
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Content, ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
@@ -21,15 +24,15 @@ const SCHEMAS: &str = "#/components/schemas/";
     ),
     servers((url = "/api"), (url = "/")),
     components(schemas(platform::problem::ProblemBody, platform::problem::FieldFault)),
-    security(("bearer" = [])),
-    modifiers(&Bearer)
+    security(("bearer" = []), ("api_key" = [])),
+    modifiers(&Proofs)
 )]
 struct Frame;
 
-/// Names the token that most routes want, so that the page can send it.
-struct Bearer;
+/// Names the token or key that most routes want, so that the page can send it.
+struct Proofs;
 
-impl Modify for Bearer {
+impl Modify for Proofs {
     fn modify(&self, document: &mut Document) {
         let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -38,6 +41,9 @@ impl Modify for Bearer {
             .build();
         if let Some(components) = document.components.as_mut() {
             components.add_security_scheme("bearer", SecurityScheme::Http(token));
+            let told = "The key that POST /api-keys gives; each route names the scope that it wants of one";
+            let key = ApiKeyValue::with_description("X-API-Key", told);
+            components.add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(key)));
         }
     }
 }
@@ -46,8 +52,14 @@ impl Modify for Bearer {
 pub fn document() -> Value {
     let mut whole = json(&Frame::openapi());
     for (service, mut part) in parts() {
-        let operations = part.paths.paths.values_mut().flat_map(operations);
-        operations.for_each(complete);
+        for (path, item) in &mut part.paths.paths {
+            for (method, operation) in operations(item) {
+                complete(operation);
+                if !is_open(operation) {
+                    operation.security = Some(proofs(&method, path));
+                }
+            }
+        }
         merge(&mut whole, service, json(&part));
     }
     whole
@@ -57,16 +69,9 @@ pub fn document() -> Value {
 pub fn guarded() -> Vec<(Method, String)> {
     let mut guarded = Vec::new();
     let paths = parts().into_iter().flat_map(|(_, part)| part.paths.paths);
-    for (path, item) in paths {
-        let operations = [
-            (Method::GET, item.get),
-            (Method::PUT, item.put),
-            (Method::POST, item.post),
-            (Method::DELETE, item.delete),
-            (Method::PATCH, item.patch),
-        ];
-        for (method, operation) in operations {
-            if operation.is_some_and(|operation| !is_open(&operation)) {
+    for (path, mut item) in paths {
+        for (method, operation) in operations(&mut item) {
+            if !is_open(operation) {
                 guarded.push((method, path.clone()));
             }
         }
@@ -85,6 +90,16 @@ fn parts() -> [(Service, Document); 7] {
         (Service::Billing, billing::openapi()),
         (Service::Notifications, notifications::openapi()),
     ]
+}
+
+/// What a route that is not open wants: a token, or a key with the scope that is named here.
+fn proofs(method: &Method, path: &str) -> Vec<SecurityRequirement> {
+    let none: [&str; 0] = [];
+    let mut proofs = vec![SecurityRequirement::new("bearer", none)];
+    if let Wanted::Scope(scope) = wanted(method, path) {
+        proofs.push(SecurityRequirement::new("api_key", [scope.to_string()]));
+    }
+    proofs
 }
 
 fn is_open(operation: &Operation) -> bool {
@@ -193,20 +208,23 @@ fn is_problem<'a>(content: impl IntoIterator<Item = (&'a String, &'a RefOr<Conte
     })
 }
 
-fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [
-        &mut path.get,
-        &mut path.put,
-        &mut path.post,
-        &mut path.delete,
-        &mut path.patch,
-    ]
-    .into_iter()
-    .flatten()
+fn operations(path: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let all = [
+        (Method::GET, &mut path.get),
+        (Method::PUT, &mut path.put),
+        (Method::POST, &mut path.post),
+        (Method::DELETE, &mut path.delete),
+        (Method::PATCH, &mut path.patch),
+    ];
+    all.into_iter()
+        .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 #[cfg(test)]
 mod tests {
+    use platform::auth::api_key::is_decided;
+    use serde_json::json;
+
     use super::*;
 
     fn references(value: &Value, found: &mut Vec<String>) {
@@ -263,6 +281,62 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_an_api_key_may_do_is_decided_for_every_route_and_told() {
+        let undecided = guarded();
+        let undecided = undecided.iter().filter(|(_, path)| !is_decided(path));
+        assert_eq!(
+            undecided.collect::<Vec<_>>(),
+            Vec::<&(Method, String)>::new()
+        );
+
+        let whole = document();
+        let told = |path: &str, method: &str| whole["paths"][path][method]["security"].clone();
+        let token = json!({ "bearer": [] });
+        let key = json!({ "api_key": ["devices:write"] });
+        assert_eq!(told("/devices/{id}/start", "post"), json!([token, key]));
+        assert_eq!(told("/api-keys", "post"), json!([token]));
+        assert_eq!(told("/auth/login", "post"), json!([{}]));
+    }
+
+    #[test]
+    fn no_open_route_is_shadowed_by_a_guarded_one_beside_it() {
+        let mut guarded_paths = matchit::Router::new();
+        let paths: std::collections::BTreeSet<String> = guarded()
+            .into_iter()
+            .map(|(_, path)| nameless(&path))
+            .collect();
+        for path in paths {
+            guarded_paths.insert(path.clone(), path).unwrap();
+        }
+        let guarded = guarded();
+
+        for (_, part) in parts() {
+            for (path, mut item) in part.paths.paths {
+                for (method, _) in operations(&mut item).filter(|(_, one)| is_open(one)) {
+                    let Ok(met) = guarded_paths.at(&path) else {
+                        continue;
+                    };
+                    let met = met.value;
+                    let shadows = |(guarded, path): &(Method, String)| {
+                        *guarded == method && nameless(path) == *met
+                    };
+                    assert!(!guarded.iter().any(shadows), "{met} before {method} {path}");
+                }
+            }
+        }
+    }
+
+    /// The path with its parameters named by their places.
+    fn nameless(path: &str) -> String {
+        let steps = path.split('/').enumerate();
+        let steps = steps.map(|(place, step)| match step.starts_with('{') {
+            true => format!("{{p{place}}}"),
+            false => step.to_owned(),
+        });
+        steps.collect::<Vec<_>>().join("/")
     }
 
     #[test]

@@ -238,6 +238,7 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
     }
 
     platform::events::spawn_relay(platform, &tasks);
+    platform.auth.api_keys().follow(&tasks);
     let invariants = Invariants::new(platform.db.clone(), process());
     checks.extend(invariants.checks());
     crons.extend(checks.into_iter().map(|check| invariants.job(check)));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use contracts::{Service, SessionId, UserId};
+use contracts::{ApiKeyId, Service, SessionId, UserId};
 use coordination::Keys;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -90,4 +90,53 @@ pub async fn sign_in(platform: &Platform, user: &UserId, roles: &[&str]) -> Stri
         .tokens()
         .issue(identity, now, day)
         .expect("the key signs")
+}
+
+/// Makes an account with some of the built-in roles, as the user service would.
+///
+/// # Panics
+/// Where the database does not answer.
+pub async fn account(platform: &Platform, roles: &[&str]) -> UserId {
+    let user = UserId::new();
+    let mut conn = platform
+        .db
+        .acquire()
+        .await
+        .expect("the database of the test answers");
+    let account = sqlx::query(
+        "insert into users.accounts (id, username, email, password_hash, status, created_at, updated_at)
+        values ($1, $1, $1, '', 'active', now(), now())",
+    );
+    let account = account.bind(&user).execute(&mut *conn).await;
+    account.expect("an account is written");
+    let given = sqlx::query(
+        "insert into users.user_roles select $1, id from users.roles where name = any($2)",
+    );
+    let given = given.bind(&user).bind(roles).execute(&mut *conn).await;
+    given.expect("roles are written");
+    user
+}
+
+/// Makes an API key of an account, as the user service would, and gives its id and its secret.
+///
+/// # Panics
+/// Where the database does not answer, or there is no such account.
+pub async fn api_key(platform: &Platform, user: &UserId, scopes: &[&str]) -> (ApiKeyId, String) {
+    let id = ApiKeyId::new();
+    let secret = platform.auth.api_key_secret(&rand::random());
+    let insert = sqlx::query(
+        "insert into users.api_keys
+            (id, user_id, name, prefix, key_hash, scopes, status, created_at, updated_at)
+        values ($1, $2, 'key', $3, $4, $5, 'active', now(), now())",
+    );
+    insert
+        .bind(&id)
+        .bind(user)
+        .bind(secret.prefix())
+        .bind(secret.hash().as_slice())
+        .bind(scopes)
+        .execute(&platform.db)
+        .await
+        .expect("a key is written");
+    (id, secret.expose().to_owned())
 }

@@ -7,6 +7,7 @@ use contracts::Timestamp;
 use http::StatusCode;
 use platform::Problem;
 
+use crate::api_key;
 use crate::password::HashError;
 
 /// What a handler answers.
@@ -53,6 +54,24 @@ pub enum Error {
     /// Absent, ended, or somebody else's.
     #[error("there is no such session")]
     NoSession,
+    /// Absent, deleted, or somebody else's.
+    #[error("there is no such API key")]
+    NoApiKey,
+    /// A key that was revoked stays so.
+    #[error("the API key is revoked")]
+    ApiKeyRevoked,
+    /// A key whose time is over stays so.
+    #[error("the API key has expired")]
+    ApiKeyExpired,
+    /// Somebody else than its user, an admin, wants the secret of a key.
+    #[error("only its user may have the secret of an API key")]
+    NotItsUser,
+    /// The user has as many keys as one may have.
+    #[error("the user has {used} API keys")]
+    TooManyApiKeys {
+        /// How many they are.
+        used: i64,
+    },
     /// More passwords of one account are being compared than may be wrong.
     #[error("too many sign-ins of one account at once")]
     Crowded,
@@ -109,6 +128,25 @@ impl IntoResponse for Error {
             }
             Self::NoUser => Problem::not_found("user"),
             Self::NoSession => Problem::not_found("session"),
+            Self::NoApiKey => Problem::not_found("API key"),
+            Self::ApiKeyRevoked => Problem::conflict(
+                "CONFLICT",
+                "the API key is revoked for good: make another one",
+            ),
+            Self::ApiKeyExpired => {
+                Problem::conflict("CONFLICT", "the API key has expired: make another one")
+            }
+            Self::NotItsUser => Problem::forbidden(
+                "only its user may have the secret of an API key; it can be revoked",
+            ),
+            Self::TooManyApiKeys { used } => Problem::new(
+                StatusCode::FORBIDDEN,
+                "QUOTA_EXCEEDED",
+                format!(
+                    "the quota of API keys is used up, {used} of {}: delete one",
+                    api_key::MOST
+                ),
+            ),
             Self::Crowded | Self::Hash(HashError::Busy) => {
                 Problem::not_ready("too many sign-ins at once; try again")
             }

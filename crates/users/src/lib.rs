@@ -1,6 +1,7 @@
-//! Users: accounts, sign-in, sessions and their tokens, roles.
+//! Users: accounts, sign-in, sessions and their tokens, roles, API keys.
 
 mod account;
+mod api_key;
 mod attempt;
 mod config;
 mod error;
@@ -53,6 +54,7 @@ impl Users {
     /// Never yet.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         session::spawn_jobs(self, tasks);
+        api_key::spawn_jobs(self, tasks);
         Ok(())
     }
 
@@ -66,6 +68,7 @@ impl Users {
     /// # Errors
     /// Where a step fails.
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
-        session::run_jobs(self).await
+        session::run_jobs(self).await?;
+        api_key::run_jobs(self).await
     }
 }

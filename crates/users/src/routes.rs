@@ -5,6 +5,7 @@ use utoipa_axum::routes;
 
 use crate::Users;
 use crate::account::{admin, api as account};
+use crate::api_key::{api as api_key, change};
 use crate::session::{api as session, own};
 
 /// The routes of the service.
@@ -31,4 +32,16 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(account::find_profile, account::update_profile))
         .routes(routes!(admin::list_users))
         .routes(routes!(account::find_user))
+        .routes(routes!(api_key::create_api_key, api_key::list_api_keys))
+        .routes(routes!(api_key::list_api_keys_of_user))
+        .routes(routes!(api_key::api_key_statistics))
+        .routes(routes!(
+            api_key::find_api_key,
+            change::replace_api_key,
+            change::update_api_key,
+            change::delete_api_key
+        ))
+        .routes(routes!(change::revoke_api_key))
+        .routes(routes!(change::toggle_api_key))
+        .routes(routes!(api_key::rotate_api_key))
 }

@@ -1,13 +1,14 @@
-//! Who is asking: a token that is not good is refused at the door, and for one that is good the door gives its word, by
-//! which the service behind need not ask again.
+//! Who is asking: a token or an API key that is not good is refused at the door, and for one that is good the door gives its
+//! word, by which the service behind need not ask again. The key itself goes no further then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use contracts::UserId;
 use http::{HeaderMap, HeaderValue, Method, Request};
-use platform::auth::{AuthError, Edge, IDENTITY_HEADER, Known, Occasion};
+use platform::auth::{
+    API_KEY_HEADER, AuthError, Edge, IDENTITY_HEADER, Known, Occasion, Recalled, Subject,
+};
 
 use crate::front::metrics;
 use crate::front::refusal::Refusal;
@@ -20,9 +21,9 @@ pub struct Identities {
     guarded: Arc<matchit::Router<Vec<Method>>>,
 }
 
-/// What a request says of its caller: nothing, a token that is good, or one that is not.
+/// What a request says of its caller: nothing, a token or a key that is good, or one that is not.
 #[derive(Debug)]
-pub struct Presented(Result<Option<Arc<Known>>, AuthError>);
+pub struct Presented(Result<Option<Known>, AuthError>);
 
 impl Identities {
     /// Guards routes such as `GET /devices/{id}`, as the services know them; on all others the service judges alone.
@@ -48,19 +49,27 @@ impl Identities {
         })
     }
 
-    /// Looks at the token of a request. Nothing is asked of a store.
-    pub fn present<B>(&self, request: &Request<B>) -> Presented {
-        Presented(self.edge.present(request.headers()))
+    /// Looks whether the caller of a request is known; `None` where it takes work to say.
+    pub fn recall<B>(&self, request: &Request<B>) -> Option<Presented> {
+        match self.edge.recall(request.headers()) {
+            Recalled::Caller(caller) => Some(Presented(caller)),
+            Recalled::Unknown => None,
+        }
     }
 
-    /// Refuses whom a guarded route would refuse for its token, else says whom the door knows. Who bears no token is the
-    /// service's to judge.
+    /// Verifies the token of a request, or looks its key up.
+    pub async fn present<B>(&self, request: &Request<B>) -> Presented {
+        Presented(self.edge.present(request.headers()).await)
+    }
+
+    /// Refuses whom a guarded route would refuse for its token or key, else says whom the door knows. Who bears neither is the
+    /// service's to judge, and so is a key that nobody could look up.
     pub fn admit(
         &self,
         presented: Presented,
         method: &Method,
         route: &Route,
-    ) -> Result<Option<Arc<Known>>, Refusal> {
+    ) -> Result<Option<Known>, Refusal> {
         presented
             .0
             .or_else(|error| self.refuse(error, method, route))
@@ -83,6 +92,7 @@ impl Identities {
         match self.edge.vouch(known, occasion).await {
             Ok(Some(word)) => {
                 headers.insert(IDENTITY_HEADER, word);
+                headers.remove(API_KEY_HEADER);
                 metrics::identity("vouched");
             }
             Ok(None) => metrics::identity("passed"),
@@ -98,8 +108,8 @@ impl Identities {
         error: AuthError,
         method: &Method,
         route: &Route,
-    ) -> Result<Option<Arc<Known>>, Refusal> {
-        if self.guards(method, route.path.path()) {
+    ) -> Result<Option<Known>, Refusal> {
+        if error != AuthError::KeyUnchecked && self.guards(method, route.path.path()) {
             metrics::identity("refused");
             return Err(Refusal::NotSignedIn(error));
         }
@@ -118,9 +128,9 @@ impl Identities {
 }
 
 impl Presented {
-    /// The user, where the token is good: its requests are counted together.
-    pub fn user(&self) -> Option<&UserId> {
-        self.0.as_ref().ok()?.as_deref().map(Known::user)
+    /// Whose requests are counted together, where the token or key is good.
+    pub fn subject(&self) -> Option<Subject<'_>> {
+        self.0.as_ref().ok()?.as_ref().map(Known::subject)
     }
 }
 

@@ -1,23 +1,26 @@
-//! The rate limits, counted over all replicas: each address as a whole, and each user by what the route costs. Without
-//! Redis everyone passes.
+//! The rate limits, counted over all replicas: each address as a whole, and each user by what the route costs. An API key is
+//! counted in place of its user, with the same limits. Without Redis everyone passes.
 //!
 //! | tier | counts | routes | at once, and each second after that |
 //! | --- | --- | --- | --- |
 //! | `address` | the address | all but probes | `RATE_LIMIT_BURST`, `RATE_LIMIT_PER_SECOND` |
-//! | `auth` | the user, else the address | what changes something below `/auth` | a tenth of those |
+//! | `auth`, `auth-user` | the address, and besides it the user | what changes something below `/auth` | a tenth of those |
 //! | `read` | the user | `GET`, `HEAD`, `OPTIONS` | `RATE_LIMIT_USER_BURST`, `RATE_LIMIT_USER_PER_SECOND` |
 //! | `write` | the user | all others | a fifth of those |
 //! | `upload` | the user | uploads | a twentieth of those |
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use coordination::{Decision, Limit, RateLimiter};
 use http::{HeaderMap, Method};
+use platform::auth::Subject;
 use platform::http::{ask_limits, tell_limit};
 use platform::{Env, Settings};
 
-use crate::front::identity::Presented;
+use crate::front::recording::Recording;
+use crate::front::refusal::Refusal;
 use crate::front::routes::{Kind, Route};
 
 /// How often each may ask, over all gateways.
@@ -25,8 +28,10 @@ use crate::front::routes::{Kind, Route};
 pub struct RateLimits {
     /// Every address.
     pub address: Limit,
-    /// Sign-ins and what else changes something below `/auth`.
+    /// An address's sign-ins, and what else changes something below `/auth`.
     pub auth: Limit,
+    /// The same of a user.
+    pub auth_user: Limit,
     /// A user's requests that change nothing.
     pub read: Limit,
     /// A user's requests that change something.
@@ -59,32 +64,34 @@ impl RateLimits {
         Self {
             address: part(address, 1).tier("address"),
             auth: part(address, 10).tier("auth"),
+            auth_user: part(address, 10).tier("auth-user"),
             read: part(user, 1).tier("read"),
             write: part(user, 5).tier("write"),
             upload: part(user, 20).tier("upload"),
         }
     }
 
-    /// The limit that a route has beside the address's, and whether it counts addresses where no user is known.
-    fn tier(&self, method: &Method, route: &Route) -> (Limit, Unknown) {
-        let reads = method.is_safe();
-        let in_auth = route.path.path().starts_with("/auth/");
+    /// The limit of an address that a route has beside the one of all routes.
+    fn of_address(&self, method: &Method, route: &Route) -> Option<Limit> {
+        changes_auth(method, route).then_some(self.auth)
+    }
+
+    /// The limit of a user on a route.
+    fn of_user(&self, method: &Method, route: &Route) -> Limit {
         match route.kind {
-            Kind::Upload => (self.upload, Unknown::Pass),
-            Kind::Plain if in_auth && !reads => (self.auth, Unknown::ByAddress),
+            Kind::Upload => self.upload,
             // A long poll sends with POST what a socket sends without asking anybody.
-            Kind::Engine(_) => (self.read, Unknown::Pass),
-            Kind::Plain if reads => (self.read, Unknown::Pass),
-            Kind::Plain => (self.write, Unknown::Pass),
+            Kind::Engine(_) => self.read,
+            Kind::Plain if method.is_safe() => self.read,
+            Kind::Plain if changes_auth(method, route) => self.auth_user,
+            Kind::Plain => self.write,
         }
     }
 }
 
-/// How a request is counted whose user is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unknown {
-    Pass,
-    ByAddress,
+fn changes_auth(method: &Method, route: &Route) -> bool {
+    let in_auth = route.path.path().starts_with("/auth/");
+    route.kind == Kind::Plain && in_auth && !method.is_safe()
 }
 
 /// Asked before every request that is not a probe.
@@ -100,29 +107,39 @@ impl Limits {
         Self { limiter, limits }
     }
 
-    /// Where the request stands, by one question to Redis; nothing can be said without it.
+    /// Where the request stands as one of its address and, where it is known, of its user: by one question to Redis. Nothing
+    /// can be said without it.
     pub async fn ask(
         &self,
         method: &Method,
         route: &Route,
         client: Option<IpAddr>,
-        caller: Option<&Presented>,
+        subject: Option<Subject<'_>>,
     ) -> Standing {
         let address = client.map(|address| counted(address).to_string());
-        let (limit, unknown) = self.limits.tier(method, route);
-        let user = caller.and_then(Presented::user).map(AsRef::as_ref);
-        let subject = user.or(match unknown {
-            Unknown::Pass => None,
-            Unknown::ByAddress => address.as_deref(),
-        });
-        let mut asks = Vec::with_capacity(2);
-        asks.extend(
-            address
-                .as_deref()
-                .map(|address| (address, self.limits.address)),
-        );
-        asks.extend(subject.map(|subject| (subject, limit)));
+        let subject = subject.map(|subject| (name(subject), self.limits.of_user(method, route)));
+        let mut asks = Vec::with_capacity(3);
+        if let Some(address) = &address {
+            asks.push((address.as_str(), self.limits.address));
+            let of_address = self.limits.of_address(method, route);
+            asks.extend(of_address.map(|limit| (address.as_str(), limit)));
+        }
+        asks.extend(subject.as_ref().map(|(name, limit)| (&**name, *limit)));
         Standing(ask_limits(&self.limiter, &asks).await)
+    }
+
+    /// Where a request of which the address was asked about stands as one of its user.
+    pub async fn ask_of(&self, method: &Method, route: &Route, subject: Subject<'_>) -> Standing {
+        let asks = [(&*name(subject), self.limits.of_user(method, route))];
+        Standing(ask_limits(&self.limiter, &asks).await)
+    }
+}
+
+/// The name under which requests are counted. A key may look like a user.
+fn name(subject: Subject<'_>) -> Cow<'_, str> {
+    match subject {
+        Subject::User(user) => Cow::Borrowed(user.as_str()),
+        Subject::Key(key) => Cow::Owned(format!("/key/{key}")),
     }
 }
 
@@ -136,6 +153,25 @@ impl Standing {
         let refusal = self.0.iter().filter(|decision| !decision.allowed);
         let refusal = refusal.max_by_key(|decision| decision.retry_after);
         refusal.or_else(|| self.0.iter().min_by_key(|decision| decision.remaining))
+    }
+
+    /// Refuses a request that has to wait, and notes what was said.
+    pub fn admit(&self, recording: &mut Recording) -> Result<(), Refusal> {
+        let Some(narrowest) = self.narrowest() else {
+            return Ok(());
+        };
+        recording.limit(narrowest);
+        match narrowest.allowed {
+            true => Ok(()),
+            false => Err(Refusal::TooFast {
+                wait: narrowest.retry_after,
+            }),
+        }
+    }
+
+    /// Adds what was said to the same request later.
+    pub fn add(&mut self, later: Self) {
+        self.0.extend(later.0);
     }
 
     /// Tells the client, the deciding one first.
@@ -179,35 +215,30 @@ mod tests {
     #[test]
     fn a_route_has_the_tier_of_what_it_costs() {
         let limits = RateLimits::of((100, 200), (50, 100));
-        for (method, uri, limit, unknown) in [
+        for (method, uri, of_user, of_address) in [
             (
                 Method::POST,
                 "/api/auth/login",
-                limits.auth,
-                Unknown::ByAddress,
+                limits.auth_user,
+                Some(limits.auth),
             ),
-            (Method::GET, "/auth/me", limits.read, Unknown::Pass),
-            (Method::GET, "/api/devices?a=b", limits.read, Unknown::Pass),
-            (Method::DELETE, "/devices/7", limits.write, Unknown::Pass),
-            (
-                Method::POST,
-                "/api/apps/upload",
-                limits.upload,
-                Unknown::Pass,
-            ),
+            (Method::GET, "/auth/me", limits.read, None),
+            (Method::GET, "/api/devices?a=b", limits.read, None),
+            (Method::DELETE, "/devices/7", limits.write, None),
+            (Method::POST, "/api/apps/upload", limits.upload, None),
             (
                 Method::POST,
                 "/socket.io/?EIO=4&transport=polling&sid=a",
                 limits.read,
-                Unknown::Pass,
+                None,
             ),
         ] {
             let route = route(&method, &uri.parse().unwrap());
-            assert_eq!(
-                limits.tier(&method, &route),
-                (limit, unknown),
-                "{method} {uri}"
+            let found = (
+                limits.of_user(&method, &route),
+                limits.of_address(&method, &route),
             );
+            assert_eq!(found, (of_user, of_address), "{method} {uri}");
         }
         assert_eq!(limits.write, Limit::per_second(10).burst(20).tier("write"));
         let small = RateLimits::of((1, 1), (1, 1));

@@ -49,7 +49,7 @@ use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
 use hyper::body::Incoming;
-use platform::auth::{IDENTITY_HEADER, Known};
+use platform::auth::{IDENTITY_HEADER, Known, Subject};
 use platform::http::{ADDRESSEE, DEADLINE, TRACEPARENT, TraceParent};
 use platform::{Clock, Problem};
 use tokio::time::timeout;
@@ -240,22 +240,29 @@ impl Inner {
             Target::Service(service) => recording.route(service, route.kind != Kind::Plain),
         }
         let identities = self.identities.as_ref();
-        let caller = identities.map(|identities| (identities, identities.present(&request)));
-        let presented = caller.as_ref().map(|(_, presented)| presented);
-        *standing = self
-            .ask_limits(&request, &route, arrival, presented)
-            .await?;
-        if let Some(narrowest) = standing.narrowest() {
-            recording.limit(narrowest);
-            if !narrowest.allowed {
-                let wait = narrowest.retry_after;
-                return Err(Refusal::TooFast { wait });
+        let recalled = identities.and_then(|identities| identities.recall(&request));
+        let subject = recalled.as_ref().and_then(Presented::subject);
+        *standing = self.ask_limits(&request, &route, arrival, subject).await?;
+        standing.admit(recording)?;
+        if let Some(identities) = identities {
+            let presented = match recalled {
+                Some(presented) => presented,
+                // It takes work to say who this is, and only now that is known to be worth it.
+                None => {
+                    let presented = identities.present(&request).await;
+                    if let Some((limits, subject)) = self.limits.as_ref().zip(presented.subject())
+                        && !is_own(&route)
+                    {
+                        let method = request.method();
+                        standing.add(limits.ask_of(method, &route, subject).await);
+                        standing.admit(recording)?;
+                    }
+                    presented
+                }
+            };
+            if let Some(known) = identities.admit(presented, request.method(), &route)? {
+                request.extensions_mut().insert(known);
             }
-        }
-        if let Some((identities, presented)) = caller
-            && let Some(known) = identities.admit(presented, request.method(), &route)?
-        {
-            request.extensions_mut().insert(known);
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
@@ -273,7 +280,7 @@ impl Inner {
         request: &Request<Incoming>,
         route: &Route,
         arrival: &Arrival,
-        presented: Option<&Presented>,
+        subject: Option<Subject<'_>>,
     ) -> Result<Standing, Refusal> {
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -282,13 +289,11 @@ impl Inner {
         {
             return Err(Refusal::TooLarge);
         }
-        // Probes and scrapes are no load of a client.
-        let own = route.path.path().starts_with("/health") || route.path.path() == "/metrics";
-        let Some(limits) = self.limits.as_ref().filter(|_| !own) else {
+        let Some(limits) = self.limits.as_ref().filter(|_| !is_own(route)) else {
             return Ok(Standing::default());
         };
         let client = arrival.client(request.headers());
-        Ok(limits.ask(request.method(), route, client, presented).await)
+        Ok(limits.ask(request.method(), route, client, subject).await)
     }
 
     /// Gives the door's word for whom it knows.
@@ -298,7 +303,7 @@ impl Inner {
         route: &Route,
         arrival: &Arrival,
     ) -> Result<(), Refusal> {
-        let known = parts.extensions.remove::<Arc<Known>>();
+        let known = parts.extensions.remove::<Known>();
         match self.identities.as_ref().zip(known) {
             Some((identities, known)) => {
                 let headers = &mut parts.headers;
@@ -344,4 +349,10 @@ impl Inner {
         }
         Ok(response)
     }
+}
+
+/// Probes and scrapes are no load of a client.
+fn is_own(route: &Route) -> bool {
+    let path = route.path.path();
+    path.starts_with("/health") || path == "/metrics"
 }

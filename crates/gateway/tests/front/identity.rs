@@ -34,6 +34,7 @@ impl Drop for Guarded {
 impl Guarded {
     async fn before(platform: &Platform, upstream: Upstream) -> Self {
         let tasks = Tasks::new();
+        platform.auth.api_keys().follow(&tasks);
         let routes = [
             (Method::GET, "/devices/{id}".to_owned()),
             (Method::GET, "/devices/{device_id}/metrics".to_owned()),
@@ -52,6 +53,15 @@ impl Guarded {
             request = request.header(*name, *value);
         }
         self.door.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// Waits until the door has heard which keys changed, and gives its word.
+    async fn vouches_for_key(&self, key: &str) {
+        let word = async || {
+            let reply = self.call("GET", "/devices/7", &[("x-api-key", key)]).await;
+            reply.json()["headers"][WORD].is_string()
+        };
+        eventually("the door gives its word", word).await;
     }
 
     /// Waits until the door has heard who is gone, and gives its word.
@@ -232,4 +242,80 @@ async fn a_session_that_ends_between_two_halves_of_a_body_ends_the_request(db: P
         reached,
         "the instance is not asked"
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_api_key_goes_no_further_than_the_door_which_gives_its_word(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let routes = Router::new()
+        .route(
+            "/devices/{id}",
+            get(async |user: CurrentUser| user.id.to_string()).delete(async |_: CurrentUser| ""),
+        )
+        .fallback(async || "");
+    let served = platform::http::service(&platform, Service::Devices, OpenApiRouter::from(routes));
+    let [echo, instance] = [
+        Backend::echo("echo").await,
+        Backend::serve("a", served.router).await,
+    ];
+    let guarded = Guarded::before(&platform, echo.upstream()).await;
+    let alice = testing::account(&platform, &["user"]).await;
+    let (_, key) = testing::api_key(&platform, &alice, &["devices:read"]).await;
+    let headers = [("x-api-key", key.as_str())];
+    guarded.vouches_for_key(&key).await;
+
+    let reply = guarded.call("GET", "/api/devices/7", &headers).await;
+    assert!(reply.json()["headers"][WORD].is_string());
+    assert!(!reply.body.contains(&key), "{}", reply.body);
+    guarded
+        .door
+        .register(Service::Devices, &[instance.upstream()]);
+    eventually("the instance is reached", async || {
+        let reply = guarded.call("GET", "/api/devices/7", &headers).await;
+        reply.body == alice.as_str()
+    })
+    .await;
+    // The service holds the key to the scopes that stand in the word.
+    let reply = guarded.call("DELETE", "/api/devices/7", &headers).await;
+    reply.expect_problem(403, "FORBIDDEN");
+    assert!(reply.body.contains("devices:write"), "{}", reply.body);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_api_key_that_is_not_good_is_refused_at_the_door(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let instance = Backend::echo("a").await;
+    let guarded = Guarded::before(&platform, instance.upstream()).await;
+    let alice = testing::account(&platform, &["user"]).await;
+    let (id, key) = testing::api_key(&platform, &alice, &["*"]).await;
+    let never = platform.auth.api_key_secret(&[7; 32]);
+    let token = testing::sign_in(&platform, &alice, &[]).await;
+    let bearer = format!("Bearer {token}");
+    guarded.vouches_for_key(&key).await;
+
+    let before = instance.hits();
+    for bad in ["x", &key[1..], never.expose()] {
+        let reply = guarded
+            .call("GET", "/devices/7", &[("x-api-key", bad)])
+            .await;
+        reply.expect_problem(401, "UNAUTHENTICATED");
+        assert!(!reply.body.contains(never.expose()));
+    }
+    let both = [("x-api-key", key.as_str()), ("authorization", &bearer)];
+    let reply = guarded.call("GET", "/devices/7", &both).await;
+    reply.expect_problem(400, "VALIDATION_FAILED");
+    assert_eq!(instance.hits(), before);
+
+    sqlx::query("update users.api_keys set status = 'revoked' where id = $1")
+        .bind(&id)
+        .execute(&db)
+        .await
+        .unwrap();
+    eventually("the end is known", async || {
+        let reply = guarded
+            .call("GET", "/devices/7", &[("x-api-key", &key)])
+            .await;
+        reply.status == 401
+    })
+    .await;
 }

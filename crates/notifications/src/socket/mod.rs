@@ -142,9 +142,10 @@ impl Sockets {
         let in_sandbox = self.platform.auth.sandbox() && is_loopback(headers, extensions);
         if let Some(token) = &hello.token {
             let user = self.platform.auth.authenticate(token).await?;
+            let session = user.session()?.clone();
             return Ok(Identity {
                 user: Some(user.id),
-                credentials: Some((token.as_str().into(), user.session_id)),
+                credentials: Some((token.as_str().into(), session)),
                 is_admin: user.is_admin,
                 in_sandbox,
             });

@@ -1,27 +1,41 @@
 //! Authorisation as extractors: a handler names who may call it, and cannot forget to ask.
 
-use axum::extract::FromRequestParts;
-use contracts::{Service, SessionId, UserId};
+use axum::extract::{FromRequestParts, MatchedPath};
+use contracts::{ApiKeyId, Service, SessionId, UserId};
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use tracing::warn;
 
+use super::api_key::{KeyIdentity, Wanted, wanted};
+use super::vouch::Vouched;
 use super::{Auth, AuthError, Claims, IDENTITY_HEADER, Identity, SERVICE_HEADER};
 use crate::Problem;
 use crate::http::is_loopback;
 use crate::problem::causes;
 
-/// A signed-in user.
+/// The header that carries an API key.
+pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A user who is signed in, or for whom a program calls with a key.
 #[derive(Clone, Debug)]
 pub struct CurrentUser {
     /// Who it is.
     pub id: UserId,
-    /// The name at the time of signing in.
+    /// The name, at the time of signing in.
     pub username: String,
-    /// The session in use.
-    pub session_id: SessionId,
+    /// By what it is known.
+    pub proof: Proof,
     /// Whether the owner rule does not bind.
     pub is_admin: bool,
+}
+
+/// By what a user is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A token of this session.
+    Session(SessionId),
+    /// This API key.
+    Key(ApiKeyId),
 }
 
 /// A signed-in user with the role `admin` or `super_admin`.
@@ -39,7 +53,29 @@ pub enum Caller {
     Sandbox,
 }
 
+/// What a request bears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Borne<'a> {
+    /// Neither token nor key.
+    Nothing,
+    /// A token.
+    Token(&'a str),
+    /// An API key.
+    Key(&'a str),
+}
+
 impl CurrentUser {
+    /// The session in use.
+    ///
+    /// # Errors
+    /// 403 where a program calls with a key.
+    pub fn session(&self) -> Result<&SessionId, Problem> {
+        match &self.proof {
+            Proof::Session(session) => Ok(session),
+            Proof::Key(_) => Err(Problem::forbidden(SIGN_IN)),
+        }
+    }
+
     /// The owner rule: the caller when nobody is named, else the named one if the caller is that user or an admin.
     ///
     /// # Errors
@@ -60,18 +96,31 @@ impl CurrentUser {
 
 impl From<Identity> for CurrentUser {
     fn from(identity: Identity) -> Self {
-        let is_admin = identity.is_super_admin
-            || identity
-                .roles
-                .iter()
-                .any(|role| role == "admin" || role == "super_admin");
         Self {
+            is_admin: identity.is_super_admin || administers(&identity.roles),
             id: identity.user_id,
             username: identity.username,
-            session_id: identity.session_id,
-            is_admin,
+            proof: Proof::Session(identity.session_id),
         }
     }
+}
+
+impl From<KeyIdentity> for CurrentUser {
+    fn from(identity: KeyIdentity) -> Self {
+        Self {
+            is_admin: administers(&identity.roles),
+            id: identity.user_id,
+            username: identity.username,
+            proof: Proof::Key(identity.key_id),
+        }
+    }
+}
+
+const SIGN_IN: &str = "an API key cannot do this: sign in";
+
+fn administers(roles: &[String]) -> bool {
+    let mut roles = roles.iter();
+    roles.any(|role| role == "admin" || role == "super_admin")
 }
 
 impl Caller {
@@ -134,24 +183,64 @@ impl Auth {
         }
     }
 
-    /// The user of a call: whom a gateway vouches for, else whose token it bears.
+    /// The user of a call: whom a gateway vouches for, else whose token or key it bears. Everybody who wants to know the
+    /// user asks here, and here a key is held to its scopes.
     async fn user(&self, parts: &Parts) -> Result<Option<CurrentUser>, Problem> {
-        if let Some(identity) = self.vouched(parts) {
-            return Ok(Some(identity.into()));
-        }
-        match bearer(&parts.headers)? {
-            Some(token) => self.authenticate(token).await.map(Some),
-            None if parts.headers.contains_key(IDENTITY_HEADER) => Err(Problem::unauthenticated(
-                "no gateway vouches for this call: sign in",
-            )),
-            None => Ok(None),
-        }
+        let identity = match self.vouched(parts) {
+            Some(Vouched::Session(identity)) => return Ok(Some(identity.into())),
+            Some(Vouched::Key(identity)) => identity,
+            None => match borne(&parts.headers)? {
+                Borne::Token(token) => return self.authenticate(token).await.map(Some),
+                Borne::Key(text) => {
+                    let key = self.api_keys().find(text).await?;
+                    key.used(self.0.clock.now());
+                    key.identity().clone()
+                }
+                Borne::Nothing if parts.headers.contains_key(IDENTITY_HEADER) => {
+                    return Err(Problem::unauthenticated(
+                        "no gateway vouches for this call: sign in",
+                    ));
+                }
+                Borne::Nothing => return Ok(None),
+            },
+        };
+        hold_to_scopes(&identity, parts)?;
+        Ok(Some(identity.into()))
     }
 
     /// Whether this call may use what the sandbox opens.
     pub fn opens_sandbox(&self, parts: &Parts) -> bool {
         self.sandbox() && is_loopback(&parts.headers, &parts.extensions)
     }
+}
+
+/// Refuses a key whose scopes do not cover the route.
+fn hold_to_scopes(identity: &KeyIdentity, parts: &Parts) -> Result<(), Problem> {
+    let route = parts.extensions.get::<MatchedPath>();
+    let path = route.map_or(parts.uri.path(), MatchedPath::as_str);
+    match wanted(&parts.method, path) {
+        Wanted::Scope(scope) if identity.scopes.permit(scope) => Ok(()),
+        Wanted::Scope(scope) => Err(Problem::forbidden(format!(
+            "the API key does not have the scope {scope}"
+        ))),
+        Wanted::SignIn => Err(Problem::forbidden(SIGN_IN)),
+    }
+}
+
+/// What a call bears.
+///
+/// # Errors
+/// [`AuthError::Ambiguous`] where it bears both, [`AuthError::Malformed`] and [`AuthError::Key`] where it is no such thing.
+pub fn borne(headers: &HeaderMap) -> Result<Borne<'_>, AuthError> {
+    let mut keys = headers.get_all(API_KEY_HEADER).iter();
+    let Some(key) = keys.next() else {
+        return Ok(bearer(headers)?.map_or(Borne::Nothing, Borne::Token));
+    };
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Err(AuthError::Ambiguous);
+    }
+    let key = key.to_str().ok().filter(|_| keys.next().is_none());
+    key.map(Borne::Key).ok_or(AuthError::Key)
 }
 
 /// The bearer token of a call.
@@ -182,7 +271,9 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let user = auth(parts)?.user(parts).await?;
-        user.ok_or_else(|| Problem::unauthenticated("sign in: a bearer token is required"))
+        user.ok_or_else(|| {
+            Problem::unauthenticated("sign in: a bearer token or an API key is required")
+        })
     }
 }
 
@@ -219,7 +310,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             return Ok(Self::Sandbox);
         }
         Err(Problem::unauthenticated(
-            "sign in: a bearer token is required",
+            "sign in: a bearer token or an API key is required",
         ))
     }
 }

@@ -3,34 +3,29 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta};
-use contracts::{SessionId, Timestamp};
+use chrono::{DateTime, TimeDelta, Utc};
+use contracts::SessionId;
 use coordination::news::{News, listen};
 use fred::clients::Pool;
+use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use super::Sessions;
+use super::freshness::{Freshness, KEPT, Round};
 use crate::lifecycle::{Tasks, Tick};
 use crate::{Clock, Platform};
 
-/// How often PostgreSQL is read, and how long it may take.
+/// How often PostgreSQL is read, and how long a page of it may take.
 const EVERY: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How old what is known may be, so that a session is believed no longer than a second after its end was answered.
-const FRESH: Duration = Duration::from_millis(750);
 /// What is read twice: an end is written down at the time its writer began with, by its writer's clock.
 const OVERLAP: TimeDelta = TimeDelta::seconds(60);
-/// How long an end is kept at least: longer than anybody believes that the session lives.
-const KEPT: Duration = Duration::from_secs(300);
 /// More than this are not kept, and nothing counts as known meanwhile.
 const MOST: usize = 200_000;
-const READ_AT_ONCE: usize = 50_000;
+const PAGE: usize = 10_000;
 
 /// The sessions that ended within the last minutes. Clones share everything.
 #[derive(Clone, Debug)]
@@ -39,12 +34,9 @@ pub struct Endings(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     ended: RwLock<Ended>,
-    born: Instant,
-    /// Milliseconds from `born` to the beginning of the last whole read; 0 before the first.
-    known_at: AtomicU64,
-    /// The same moment by the clock, in milliseconds since 1970; 0 before the first.
-    read_from: AtomicI64,
-    failing: AtomicBool,
+    freshness: Freshness,
+    /// A read that has not come to its end yet.
+    reading: Mutex<Option<Reading>>,
 }
 
 /// Two generations, so that forgetting costs nothing.
@@ -55,24 +47,34 @@ struct Ended {
     turned: Instant,
 }
 
-impl Default for Endings {
-    fn default() -> Self {
-        let born = Instant::now();
-        Self(Arc::new(Inner {
-            ended: RwLock::new(Ended {
-                young: HashSet::new(),
-                old: HashSet::new(),
-                turned: born,
-            }),
-            born,
-            known_at: AtomicU64::new(0),
-            read_from: AtomicI64::new(0),
-            failing: AtomicBool::new(false),
-        }))
+/// Where a read stands.
+#[derive(Clone, Debug)]
+struct Reading {
+    round: Round,
+    /// The last end that was read.
+    after: (DateTime<Utc>, String),
+}
+
+impl Ended {
+    fn contains(&self, id: &SessionId) -> bool {
+        self.young.contains(id) || self.old.contains(id)
     }
 }
 
 impl Endings {
+    /// Nothing is known yet.
+    pub fn new(clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            ended: RwLock::new(Ended {
+                young: HashSet::new(),
+                old: HashSet::new(),
+                turned: Instant::now(),
+            }),
+            freshness: Freshness::new("the sessions that have ended", clock),
+            reading: Mutex::default(),
+        }))
+    }
+
     /// Begins to hear and to read, for as long as the process works.
     pub fn follow(&self, platform: &Platform, tasks: &Tasks) {
         let (heard, redis, stop) = (self.clone(), platform.redis.clone(), tasks.stopping());
@@ -81,54 +83,59 @@ impl Endings {
             heard.hear(&redis, &channel, &stop).await;
             Ok(())
         });
-        let (this, sessions) = (self.clone(), platform.auth.sessions().clone());
-        let clock = platform.clock.clone();
+        let (this, db) = (self.clone(), platform.auth.watch().clone());
         tasks.every("auth.endings.read", EVERY, move || {
-            let (this, sessions, clock) = (this.clone(), sessions.clone(), clock.clone());
-            async move {
-                this.read(&sessions, &clock).await;
-                // The growing pauses after failures are not for this step.
-                Ok(Tick::Idle)
-            }
+            let (this, db) = (this.clone(), db.clone());
+            // The growing pauses after failures are not for this step.
+            async move { Ok(this.read(&db).await) }
         });
     }
 
     /// Whether a session is known to have ended.
     pub fn contains(&self, id: &SessionId) -> bool {
-        let ended = self.0.ended.read().unwrap_or_else(PoisonError::into_inner);
-        ended.young.contains(id) || ended.old.contains(id)
+        self.known().contains(id)
     }
 
-    /// Whether every end that was answered a second ago is known.
-    pub fn is_fresh(&self) -> bool {
-        let known_at = self.0.known_at.load(Ordering::Acquire);
-        known_at > 0 && self.0.born.elapsed() < Duration::from_millis(known_at) + FRESH
+    /// How old what is known is.
+    pub fn freshness(&self) -> &Freshness {
+        &self.0.freshness
     }
 
-    /// Reads once what PostgreSQL knows.
-    pub async fn read(&self, sessions: &Sessions, clock: &Clock) {
-        let (began, now) = (self.0.born.elapsed(), clock.now());
-        let last = self.0.read_from.load(Ordering::Acquire);
-        let last = DateTime::from_timestamp_millis(last).map_or(now, Timestamp::from);
-        let kept = TimeDelta::from_std(KEPT).unwrap_or(OVERLAP);
-        // After a long silence everybody is looked up anew, so that what is older is not needed.
-        let since = last.max(now - kept) - OVERLAP;
-        match timeout(PATIENCE, sessions.ended_since(since, READ_AT_ONCE)).await {
-            Ok(Ok(ids)) => {
-                if ids.len() >= READ_AT_ONCE || !self.hold(ids) {
-                    return self.fails("there are too many");
-                }
-                let known_at = u64::try_from(began.as_millis()).unwrap_or(u64::MAX).max(1);
-                self.0.known_at.store(known_at, Ordering::Release);
-                let read_from = now.utc().timestamp_millis();
-                self.0.read_from.store(read_from, Ordering::Release);
-                if self.0.failing.swap(false, Ordering::Relaxed) {
-                    info!("the sessions that have ended are known again");
-                }
+    /// Reads one page of what PostgreSQL knows; more where there is another one. What was read stays known whatever becomes
+    /// of the next page, and the next read goes on behind it.
+    async fn read(&self, db: &PgPool) -> Tick {
+        let reading = self.reading().take();
+        let reading = reading.filter(|begun| self.freshness().age(&begun.round) < KEPT);
+        let Reading { round, after } = reading.unwrap_or_else(|| {
+            let round = self.freshness().begin();
+            let since = (round.last - OVERLAP).utc();
+            let after = (since, String::new());
+            Reading { round, after }
+        });
+        let page = match timeout(PATIENCE, ended_after(db, &after)).await {
+            Ok(Ok(page)) => page,
+            failed => {
+                *self.reading() = Some(Reading { round, after });
+                self.freshness().fails(&match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "PostgreSQL did not answer in time".to_owned(),
+                });
+                return Tick::Idle;
             }
-            Ok(Err(error)) => self.fails(&error.to_string()),
-            Err(_) => self.fails("PostgreSQL did not answer in time"),
+        };
+        let is_last = page.len() < PAGE;
+        let last = page.last();
+        let after = last.map_or(after, |(at, id)| (*at, id.to_string()));
+        if !self.hold(page.into_iter().map(|(_, id)| id)) {
+            self.freshness().fails("there are too many");
+            return Tick::Idle;
         }
+        if !is_last {
+            *self.reading() = Some(Reading { round, after });
+            return Tick::More;
+        }
+        self.freshness().complete(&round);
+        Tick::Idle
     }
 
     async fn hear(&self, redis: &Pool, channel: &str, stop: &CancellationToken) {
@@ -141,8 +148,18 @@ impl Endings {
         listen(redis, channel, stop, hear).await;
     }
 
-    /// Keeps ends; `false` where there are too many to keep.
+    /// Keeps ends; `false` where there are too many to keep. What is read again and again is known already: requests, which
+    /// all look here, wait for new ones alone.
     fn hold(&self, ids: impl IntoIterator<Item = SessionId>) -> bool {
+        let ids: Vec<SessionId> = {
+            let known = self.known();
+            let is_young = known.turned.elapsed() < KEPT;
+            let is_new = |id: &SessionId| !(is_young && known.contains(id));
+            ids.into_iter().filter(is_new).collect()
+        };
+        if ids.is_empty() {
+            return true;
+        }
         let mut ended = self.ended();
         if ended.turned.elapsed() >= KEPT {
             ended.old = std::mem::take(&mut ended.young);
@@ -150,7 +167,7 @@ impl Endings {
         }
         for id in ids {
             if ended.young.len() + ended.old.len() >= MOST && !ended.young.contains(&id) {
-                self.0.known_at.store(0, Ordering::Release);
+                self.freshness().lose();
                 return false;
             }
             ended.young.insert(id);
@@ -158,15 +175,35 @@ impl Endings {
         true
     }
 
-    fn fails(&self, reason: &str) {
-        if !self.0.failing.swap(true, Ordering::Relaxed) {
-            warn!(
-                "the sessions that have ended are not known, and services check every caller themselves: {reason}"
-            );
-        }
+    fn known(&self) -> RwLockReadGuard<'_, Ended> {
+        self.0.ended.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ended(&self) -> RwLockWriteGuard<'_, Ended> {
         self.0.ended.write().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn reading(&self) -> std::sync::MutexGuard<'_, Option<Reading>> {
+        self.0
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next sessions that ended, by the clocks of those who ended them.
+async fn ended_after(
+    db: &PgPool,
+    (at, id): &(DateTime<Utc>, String),
+) -> sqlx::Result<Vec<(DateTime<Utc>, SessionId)>> {
+    sqlx::query_as(
+        "-- sessions::ended_after
+        select ended_at, id from platform.sessions
+        where ended_at >= $1 and (ended_at > $1 or id > $2) order by ended_at, id limit $3",
+    )
+    .bind(at)
+    .bind(id)
+    .bind(i64::try_from(PAGE).unwrap_or(i64::MAX))
+    .fetch_all(db)
+    .await
 }

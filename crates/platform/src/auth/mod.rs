@@ -7,6 +7,9 @@
 //! request id and half a minute, and the service asks nobody. A service that is called without a word, or does not believe
 //! it, verifies the token and asks the stores itself.
 //!
+//! Programs call with an API key ([`ApiKeys`]) in place of a token, and may do what its scopes grant on routes that want one
+//! ([`wanted`]), as far as their user may. Who sends both is refused (400): whom they speak for may differ.
+//!
 //! | away | what holds |
 //! | --- | --- |
 //! | a message | the end is read from PostgreSQL: refused within a second of the answer to whoever ended the session |
@@ -14,26 +17,31 @@
 //! | PostgreSQL | after three quarters of a second a gateway vouches for nobody: services ask Redis, which remembers for ten seconds who lives, and then answer 503; known ends, bad and expired tokens are refused |
 //! | both | services answer 503 to whoever needs a session |
 
+pub mod api_key;
 mod caller;
 mod credential;
 mod edge;
 mod endings;
 mod error;
+mod freshness;
 mod recent;
 mod sessions;
 mod tokens;
 mod vouch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coordination::Keys;
 use fred::clients::Pool;
 use secrecy::SecretString;
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 
-pub use caller::{Admin, Caller, CurrentUser};
+pub use api_key::{ApiKeySecret, ApiKeys, KeyIdentity, KnownKey};
+pub use caller::{API_KEY_HEADER, Admin, Caller, CurrentUser, Proof};
 pub use credential::{SERVICE_HEADER, credential};
-pub use edge::{Edge, Known};
+pub use edge::{Edge, Known, KnownToken, Recalled, Subject};
 pub use endings::Endings;
 pub use error::AuthError;
 pub use sessions::Sessions;
@@ -43,6 +51,9 @@ pub use vouch::{IDENTITY_HEADER, Occasion};
 use crate::Clock;
 use credential::ServiceMac;
 
+/// How long a connection may take that reads who is gone.
+const WATCH_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Verifies callers; one for the process.
 #[derive(Clone, Debug)]
 pub struct Auth(Arc<Inner>);
@@ -51,6 +62,8 @@ pub struct Auth(Arc<Inner>);
 struct Inner {
     tokens: Tokens,
     sessions: Sessions,
+    api_keys: ApiKeys,
+    watch: PgPool,
     service_key: ServiceMac,
     sandbox: bool,
     clock: Clock,
@@ -69,10 +82,21 @@ impl Auth {
         clock: Clock,
     ) -> anyhow::Result<Self> {
         let tokens = Tokens::new(signing_key)?;
+        // The services may exhaust their pool; who is gone must be known all the same, or every caller would be looked up, from
+        // the pool that is exhausted.
+        let watch = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WATCH_PATIENCE)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(db.connect_options().as_ref().clone());
+        let api_keys = ApiKeys::new(db.clone(), watch.clone(), clock.clone());
         let sessions = Sessions::new(db, redis, keys);
         Ok(Self(Arc::new(Inner {
             tokens,
             sessions,
+            api_keys,
+            watch,
             service_key: credential::keyed(service_secret),
             sandbox,
             clock,
@@ -87,6 +111,16 @@ impl Auth {
     /// Begins and ends sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.0.sessions
+    }
+
+    /// Looks API keys up.
+    pub fn api_keys(&self) -> &ApiKeys {
+        &self.0.api_keys
+    }
+
+    /// One connection, on which nobody waits behind the services.
+    pub(super) fn watch(&self) -> &PgPool {
+        &self.0.watch
     }
 
     /// Whether the unsafe conveniences are open, to callers on loopback.

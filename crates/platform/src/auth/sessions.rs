@@ -188,21 +188,6 @@ impl Sessions {
         Ok(others)
     }
 
-    /// The sessions that ended since then by the clocks of those who ended them, so many at most.
-    ///
-    /// # Errors
-    /// Where the database does not answer.
-    pub async fn ended_since(&self, since: Timestamp, most: usize) -> sqlx::Result<Vec<SessionId>> {
-        sqlx::query_scalar(
-            "-- sessions::ended_since
-            select id from platform.sessions where ended_at >= $1 limit $2",
-        )
-        .bind(since)
-        .bind(i64::try_from(most).unwrap_or(i64::MAX))
-        .fetch_all(&self.db)
-        .await
-    }
-
     /// Forgets sessions that expired a week ago; how many.
     ///
     /// # Errors

@@ -8,9 +8,10 @@ use hmac::Mac;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
 
 use super::credential::TOLERANCE;
-use super::{Auth, Identity};
+use super::{Auth, Identity, KeyIdentity};
 
 /// The header that carries the word; one that a client sends is taken off at the gateway.
 pub const IDENTITY_HEADER: HeaderName = HeaderName::from_static("x-cloudphone-identity");
@@ -27,17 +28,30 @@ pub struct Occasion<'a> {
     pub request_id: &'a HeaderValue,
 }
 
-impl Identity {
-    /// The identity as it stands in the header; worth keeping for as long as the identity is.
-    pub fn spelled(&self) -> String {
-        let json = serde_json::to_vec(self).expect("an identity is plain JSON");
-        URL_SAFE_NO_PAD.encode(json)
-    }
+/// Whom a gateway vouches for. A key has no session, so that a service that knows no keys believes no word for one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Vouched {
+    /// The bearer of a token.
+    Session(Identity),
+    /// The bearer of a key.
+    Key(KeyIdentity),
+}
+
+/// An identity as it stands in the header; worth keeping for as long as the identity is.
+pub fn spell(identity: &impl Serialize) -> String {
+    let json = serde_json::to_vec(identity).expect("an identity is plain JSON");
+    URL_SAFE_NO_PAD.encode(json)
 }
 
 impl Auth {
-    /// Signs [`Identity::spelled`] for one request.
-    pub fn vouch(&self, spelled: &str, occasion: Occasion<'_>, now: Timestamp) -> HeaderValue {
+    /// Signs a spelled identity for one request.
+    pub(super) fn vouch(
+        &self,
+        spelled: &str,
+        occasion: Occasion<'_>,
+        now: Timestamp,
+    ) -> HeaderValue {
         let text = format!("{}.{spelled}", now.utc().timestamp());
         let tag = self.occasion_mac(&text, occasion).finalize().into_bytes();
         let value = format!("{text}.{}", hex::encode(tag));
@@ -45,7 +59,7 @@ impl Auth {
     }
 
     /// Whom a gateway vouches for on this request, now.
-    pub(super) fn vouched(&self, parts: &Parts) -> Option<Identity> {
+    pub(super) fn vouched(&self, parts: &Parts) -> Option<Vouched> {
         let value = parts.headers.get(IDENTITY_HEADER)?.to_str().ok()?;
         let occasion = Occasion {
             method: &parts.method,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod api_keys;
 mod callers;
 mod events;
 mod idempotency;

@@ -1,11 +1,10 @@
 //! A gateway's word for a caller: believed for one request and a moment, and given only while who is gone is known.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::routing::{get, post};
 use chrono::TimeDelta;
 use contracts::{Service, SessionId, UserId};
+use fred::interfaces::KeysInterface;
 use http::{HeaderMap, HeaderValue, Method, header};
 use platform::auth::{AuthError, Edge, Known, Occasion, SERVICE_HEADER};
 use platform::lifecycle::Tasks;
@@ -37,10 +36,10 @@ impl Door {
         Self { edge, tasks }
     }
 
-    fn present(&self, token: &str) -> Result<Arc<Known>, AuthError> {
+    async fn present(&self, token: &str) -> Result<Known, AuthError> {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
-        let known = self.edge.present(&headers)?;
+        let known = self.edge.present(&headers).await?;
         Ok(known.expect("the request bears a token"))
     }
 
@@ -50,7 +49,7 @@ impl Door {
         method: Method,
         target: &str,
     ) -> Result<Option<String>, AuthError> {
-        let known = self.present(token)?;
+        let known = self.present(token).await?;
         let occasion = Occasion {
             method: &method,
             target: &target.parse().unwrap(),
@@ -193,8 +192,8 @@ async fn a_session_that_ends_elsewhere_is_soon_refused_even_where_the_message_is
         }
 
         until("the door knows of the end", async || {
-            door.present(&token)
-                .is_err_and(|error| error == AuthError::Ended)
+            let known = door.present(&token).await;
+            known.is_err_and(|error| error == AuthError::Ended)
         })
         .await;
     }
@@ -203,9 +202,7 @@ async fn a_session_that_ends_elsewhere_is_soon_refused_even_where_the_message_is
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_door_that_does_not_know_who_is_gone_leaves_the_judgement_to_services(db: PgPool) {
     let redis = PrivateRedis::start().await;
-    // A pool of its own: sqlx waits ten seconds for one of its test pools that the test itself has closed.
-    let own = PgPool::connect_with(db.connect_options().as_ref().clone());
-    let platform = testing::beside(own.await.unwrap(), &redis.url(), |_| {}).await;
+    let platform = testing::beside(db.clone(), &redis.url(), |_| {}).await;
     let door = Door::before(&platform);
     let alice = UserId::new();
     let token = testing::sign_in(&platform, &alice, &[]).await;
@@ -222,18 +219,122 @@ async fn a_door_that_does_not_know_who_is_gone_leaves_the_judgement_to_services(
         .await
         .unwrap();
     until("the door knows of the end", async || {
-        door.present(&token)
-            .is_err_and(|error| error == AuthError::Ended)
+        let known = door.present(&token).await;
+        known.is_err_and(|error| error == AuthError::Ended)
     })
     .await;
 
-    platform.db.close().await;
+    // PostgreSQL answers nobody who asks for sessions.
+    let mut silence = db.begin().await.unwrap();
+    sqlx::query("lock table platform.sessions")
+        .execute(&mut *silence)
+        .await
+        .unwrap();
     until("the door gives no word any more", async || {
         let word = door.ask(&other, Method::GET, "/me").await;
         word.is_ok_and(|word| word.is_none())
     })
     .await;
+    silence.rollback().await.unwrap();
+    door.word(&other, Method::GET, "/me").await;
     redis.thaw();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_door_hears_who_is_gone_while_services_take_every_connection_of_the_pool(db: PgPool) {
+    let options = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+    let small = options.connect_with(db.connect_options().as_ref().clone());
+    let small = small.await.unwrap();
+    let redis = std::env::var("REDIS_URL").unwrap();
+    let platform = testing::beside(small.clone(), &redis, |_| {}).await;
+    let (door, alice) = (Door::before(&platform), UserId::new());
+    let token = testing::sign_in(&platform, &alice, &[]).await;
+    door.word(&token, Method::GET, "/me").await;
+
+    let all = small.acquire().await.unwrap();
+    sqlx::query("update platform.sessions set ended_at = $2 where user_id = $1")
+        .bind(&alice)
+        .bind(platform.clock.now())
+        .execute(&db)
+        .await
+        .unwrap();
+
+    until("the door knows of the end", async || {
+        let known = door.present(&token).await;
+        known.is_err_and(|error| error == AuthError::Ended)
+    })
+    .await;
+    drop(all);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_mass_sign_out_of_more_than_a_page_is_known_and_words_go_on(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let (door, alice) = (Door::before(&platform), UserId::new());
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        tokens.push(testing::sign_in(&platform, &alice, &[]).await);
+    }
+    let bob = testing::sign_in(&platform, &UserId::new(), &[]).await;
+    for token in &tokens {
+        door.word(token, Method::GET, "/me").await;
+    }
+
+    // Their ids come before and behind alice's, and all end at the same moment.
+    let crowd = "insert into platform.sessions (id, user_id, created_at, expires_at, ended_at)
+        select n || '-' || n % 2, 'crowd', $1, $1 + interval '1 day', $1 from generate_series(0, 25000) n";
+    let end = "update platform.sessions set ended_at = $1 where user_id = $2";
+    let mut tx = db.begin().await.unwrap();
+    let now = platform.clock.now();
+    sqlx::query(crowd)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let ending = sqlx::query(end).bind(now).bind(&alice);
+    ending.execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+
+    for token in &tokens {
+        until("the door knows of the end", async || {
+            let known = door.present(token).await;
+            known.is_err_and(|error| error == AuthError::Ended)
+        })
+        .await;
+    }
+    door.word(&bob, Method::GET, "/me").await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn after_a_suspension_whoever_was_known_is_looked_up_anew(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let (door, alice) = (Door::before(&platform), UserId::new());
+    let token = testing::sign_in(&platform, &alice, &[]).await;
+    door.word(&token, Method::GET, "/me").await;
+
+    // It ended while the machine was suspended, too long ago for the end to be read.
+    sqlx::query("update platform.sessions set ended_at = $2 where user_id = $1")
+        .bind(&alice)
+        .bind(platform.clock.now() + TimeDelta::minutes(1))
+        .execute(&db)
+        .await
+        .unwrap();
+    // Redis has forgotten by then that it lived.
+    let key = format!("session:{}", sessions_of(&db, &alice).await);
+    let key = platform.keys.key(&key);
+    platform.redis.del::<(), _>(key).await.unwrap();
+    platform.clock.advance(TimeDelta::minutes(10));
+
+    assert_eq!(
+        door.ask(&token, Method::GET, "/me").await.ok().flatten(),
+        None
+    );
+    until("the door has looked the session up", async || {
+        let word = door.ask(&token, Method::GET, "/me").await;
+        assert!(!matches!(word, Ok(Some(_))));
+        word.is_err_and(|error| error == AuthError::Ended)
+    })
+    .await;
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -243,14 +344,14 @@ async fn a_door_tells_good_tokens_from_others_as_services_do(db: PgPool) {
     let token = testing::sign_in(&platform, &UserId::new(), &[]).await;
 
     for bad in ["", "x", "x.y.z", &format!("{token}x")] {
-        let error = door.present(bad).unwrap_err();
+        let error = door.present(bad).await.unwrap_err();
         let reply = app.get("/me").token(bad).send().await;
         reply.refused(401, "UNAUTHENTICATED");
         assert_eq!(reply.body["detail"], error.to_string());
     }
-    door.present(&token).unwrap();
+    door.present(&token).await.unwrap();
     platform.clock.advance(TimeDelta::days(2));
-    let error = door.present(&token).unwrap_err();
+    let error = door.present(&token).await.unwrap_err();
     let reply = app.get("/me").token(&token).send().await;
     reply.refused(401, "TOKEN_EXPIRED");
     assert_eq!(reply.body["detail"], error.to_string());

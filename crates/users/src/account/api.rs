@@ -218,6 +218,7 @@ pub async fn change_password(
     user: CurrentUser,
     Json(body): Json<ChangePassword>,
 ) -> Result<Json<Done>> {
+    let current = user.session()?;
     if body.new_password.expose() == body.old_password.expose() {
         return Err(Problem::invalid_field("newPassword", "must not be the old one").into());
     }
@@ -251,7 +252,7 @@ pub async fn change_password(
         tx.commit().await?;
         return Err(Error::WrongOldPassword);
     }
-    let ended = session::end(&mut tx, &user.id, Which::AllBut(&user.session_id), now).await?;
+    let ended = session::end(&mut tx, &user.id, Which::AllBut(current), now).await?;
     let event = Event::new(user.id.clone(), now, EventBody::PasswordChanged {});
     emit(&mut tx, &event).await?;
     tx.commit().await?;

@@ -97,7 +97,13 @@ fn holds_storable(value: &Value) -> bool {
     }
 }
 
-fn rule(fits: bool, message: &'static str) -> garde::Result {
+/// A text that the store can hold.
+pub fn storable(text: &str, _: &()) -> garde::Result {
+    rule(is_storable(text), "must not hold the character NUL")
+}
+
+/// Says what is wrong where something does not fit.
+pub fn rule(fits: bool, message: &'static str) -> garde::Result {
     if fits {
         Ok(())
     } else {

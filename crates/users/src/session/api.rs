@@ -158,12 +158,13 @@ pub async fn refresh(
 #[utoipa::path(post, path = "/auth/logout", tag = "auth", responses(
     (status = 200, body = LoggedOut), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)))]
 pub async fn logout(State(state): State<Users>, user: CurrentUser) -> Result<Json<LoggedOut>> {
+    let session = user.session()?;
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
-    end(&mut tx, &user.id, Which::One(&user.session_id), now).await?;
+    end(&mut tx, &user.id, Which::One(session), now).await?;
     tx.commit().await?;
     // Also where an earlier call has ended it, but could not tell everybody.
-    enforce(&state, &[user.session_id]).await?;
+    enforce(&state, std::slice::from_ref(session)).await?;
     Ok(Json(LoggedOut {
         success: true,
         message: "signed out",

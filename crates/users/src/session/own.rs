@@ -3,6 +3,7 @@
 use axum::extract::State;
 use contracts::{SessionId, Timestamp};
 use platform::CurrentUser;
+use platform::auth::Proof;
 use platform::http::{Json, Path};
 use platform::problem::ProblemBody;
 use serde::Serialize;
@@ -39,7 +40,7 @@ pub async fn list_sessions(
     let mut conn = state.platform.db.acquire().await?;
     let sessions = db::list(&mut conn, &user.id, state.platform.clock.now()).await?;
     let shown = sessions.into_iter().map(|session| OwnSession {
-        is_current: session.id == user.session_id,
+        is_current: Proof::Session(session.id.clone()) == user.proof,
         id: session.id,
         ip: session.address,
         browser: session.browser,
@@ -84,7 +85,7 @@ pub async fn end_other_sessions(
 ) -> Result<Json<Done>> {
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
-    let ended = end(&mut tx, &user.id, Which::AllBut(&user.session_id), now).await?;
+    let ended = end(&mut tx, &user.id, Which::AllBut(user.session()?), now).await?;
     tx.commit().await?;
     enforce(&state, &ended).await?;
     Ok(Json(Done {

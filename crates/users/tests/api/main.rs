@@ -1,6 +1,7 @@
 //! The service as its clients meet it: through its URLs.
 
 mod account;
+mod api_key;
 mod app;
 mod attempt;
 mod session;

@@ -1,0 +1,204 @@
+//! What an API key may be used for: scopes such as `devices:read`, and which one each route wants.
+
+use std::fmt;
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+/// What a key may do, as `devices:read`, `devices:*`, `*:read` or `*`. One that names nothing grants nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Scopes(pub Vec<String>);
+
+/// What a route wants of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// This scope.
+    Scope(Scope),
+    /// Somebody who is signed in: no key will do.
+    SignIn,
+}
+
+/// One scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    resource: &'static str,
+    action: &'static str,
+}
+
+/// What a key may do on the routes below a path.
+#[derive(Clone, Copy, Debug)]
+enum Grant {
+    /// Read and write, each by its scope.
+    All(&'static str),
+    /// Read alone.
+    Read(&'static str),
+    /// Nothing.
+    Nothing,
+}
+
+/// The resources of all routes; of two that fit, the longer path holds. What stands nowhere here is not for keys.
+const GRANTS: &[(&str, Grant)] = &[
+    // Who a user is, and how one signs in, is changed by nobody but who is signed in.
+    ("/api-keys", Grant::Nothing),
+    ("/auth", Grant::Nothing),
+    ("/auth/me", Grant::Read("users")),
+    ("/users", Grant::Read("users")),
+    ("/devices", Grant::All("devices")),
+    ("/ports", Grant::All("devices")),
+    ("/apps", Grant::All("apps")),
+    ("/media", Grant::All("media")),
+    ("/orders", Grant::All("orders")),
+    ("/billing/orders", Grant::All("orders")),
+    ("/payments", Grant::All("payments")),
+    ("/balance", Grant::All("balance")),
+    ("/transactions", Grant::All("balance")),
+    ("/admin/ledger", Grant::All("ledger")),
+    ("/notifications", Grant::All("notifications")),
+    // A stream lives on for hours by the session that opened it.
+    ("/notifications/stream", Grant::Nothing),
+    ("/gateway", Grant::All("gateway")),
+    ("/circuit-breaker", Grant::All("gateway")),
+];
+
+impl Scopes {
+    /// Whether one of them is, or covers, this one.
+    pub fn permit(&self, wanted: Scope) -> bool {
+        self.0.iter().any(|granted| {
+            let (resource, action) = match granted.as_str() {
+                "*" => ("*", "*"),
+                granted => granted.split_once(':').unwrap_or_default(),
+            };
+            [(resource, wanted.resource), (action, wanted.action)]
+                .iter()
+                .all(|(granted, wanted)| *granted == "*" || granted == wanted)
+        })
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.resource, self.action)
+    }
+}
+
+/// Whether a text is a scope: `resource:action`, each of `a-z 0-9 _ -` or `*`, or `*` alone.
+pub fn is_scope(text: &str) -> bool {
+    let is_name = |name: &str| {
+        let is_part =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+        name == "*" || (!name.is_empty() && name.bytes().all(is_part))
+    };
+    let both = |(resource, action)| is_name(resource) && is_name(action);
+    text.len() <= 64 && (text == "*" || text.split_once(':').is_some_and(both))
+}
+
+/// What a route wants, by its method and its path as the service has it; the names of parameters do not matter.
+pub fn wanted(method: &Method, path: &str) -> Wanted {
+    let action = match method.is_safe() {
+        true => "read",
+        false => "write",
+    };
+    match grant(path) {
+        Some(Grant::All(resource)) => Wanted::Scope(Scope { resource, action }),
+        Some(Grant::Read(resource)) if action == "read" => {
+            Wanted::Scope(Scope { resource, action })
+        }
+        Some(Grant::Read(_) | Grant::Nothing) | None => Wanted::SignIn,
+    }
+}
+
+/// Whether it was decided what keys may do on a route.
+pub fn is_decided(path: &str) -> bool {
+    grant(path).is_some()
+}
+
+fn grant(path: &str) -> Option<Grant> {
+    let is_below = |start: &str| {
+        let rest = path.strip_prefix(start);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let fitting = GRANTS.iter().filter(|(start, _)| is_below(start));
+    let closest = fitting.max_by_key(|(start, _)| start.len());
+    closest.map(|(_, grant)| *grant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(method: Method, path: &str) -> String {
+        match wanted(&method, path) {
+            Wanted::Scope(scope) => scope.to_string(),
+            Wanted::SignIn => "sign in".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_route_wants_the_scope_of_its_resource_and_what_it_does() {
+        for (method, path, scope) in [
+            (Method::GET, "/devices", "devices:read"),
+            (Method::HEAD, "/devices/{id}", "devices:read"),
+            (Method::POST, "/devices/{id}/start", "devices:write"),
+            (Method::DELETE, "/apps/{app_id}", "apps:write"),
+            (Method::POST, "/billing/orders", "orders:write"),
+            (Method::GET, "/auth/me", "users:read"),
+            (Method::GET, "/users/{id}", "users:read"),
+            (Method::PATCH, "/users/profile", "sign in"),
+            (Method::GET, "/auth/sessions", "sign in"),
+            (Method::POST, "/auth/change-password", "sign in"),
+            (Method::GET, "/api-keys", "sign in"),
+            (Method::GET, "/notifications/stream", "sign in"),
+            (Method::GET, "/devicesandmore", "sign in"),
+            (Method::GET, "/unheard-of", "sign in"),
+        ] {
+            assert_eq!(told(method.clone(), path), scope, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_scope_covers_what_it_names_and_a_star_everything_in_its_place() {
+        let wanted = Scope {
+            resource: "devices",
+            action: "read",
+        };
+        for (granted, permits) in [
+            ("devices:read", true),
+            ("devices:*", true),
+            ("*:read", true),
+            ("*:*", true),
+            ("*", true),
+            ("devices:write", false),
+            ("*:write", false),
+            ("device:read", false),
+            ("devices", false),
+            ("", false),
+        ] {
+            let scopes = Scopes(vec!["apps:*".to_owned(), granted.to_owned()]);
+            assert_eq!(scopes.permit(wanted), permits, "{granted}");
+        }
+        assert!(!Scopes(Vec::new()).permit(wanted));
+    }
+
+    #[test]
+    fn texts_that_are_no_scopes_are_known() {
+        for (text, fits) in [
+            ("devices:read", true),
+            ("media-tasks:read_all", true),
+            ("*", true),
+            ("*:read", true),
+            ("devices:*", true),
+            ("", false),
+            ("devices", false),
+            ("devices:", false),
+            (":read", false),
+            ("a:b:c", false),
+            ("dev*:read", false),
+            ("Devices:read", false),
+            ("devices: read", false),
+        ] {
+            assert_eq!(is_scope(text), fits, "{text}");
+        }
+        assert!(!is_scope(&format!("{}:a", "x".repeat(64))));
+    }
+}
