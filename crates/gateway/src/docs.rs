@@ -65,14 +65,21 @@ pub fn document() -> Value {
     whole
 }
 
-/// The routes that want a token, as their services know them.
+/// The routes that want a token or a key, as their services know them.
 pub fn guarded() -> Vec<(Method, String)> {
+    let guarded = guarded_by_service().into_iter();
+    guarded.map(|(_, method, path)| (method, path)).collect()
+}
+
+/// The same, with the services.
+pub fn guarded_by_service() -> Vec<(Service, Method, String)> {
     let mut guarded = Vec::new();
-    let paths = parts().into_iter().flat_map(|(_, part)| part.paths.paths);
-    for (path, mut item) in paths {
-        for (method, operation) in operations(&mut item) {
-            if !is_open(operation) {
-                guarded.push((method, path.clone()));
+    for (service, part) in parts() {
+        for (path, mut item) in part.paths.paths {
+            for (method, operation) in operations(&mut item) {
+                if !is_open(operation) {
+                    guarded.push((service, method, path.clone()));
+                }
             }
         }
     }

@@ -6,6 +6,8 @@ mod docs;
 mod explain;
 mod local;
 mod metric_help;
+#[cfg(test)]
+mod scopes;
 mod serve;
 mod traffic;
 mod turns;
