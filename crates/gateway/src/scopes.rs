@@ -1,7 +1,5 @@
 //! Every route of every service holds an API key to its scope: the services themselves are asked.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use std::net::SocketAddr;
 
 use axum::Router;
