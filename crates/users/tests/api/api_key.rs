@@ -1,5 +1,7 @@
 //! API keys: made, seen, changed and ended by their user, and by admins.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use axum::body::Body;
 use chrono::TimeDelta;
 use contracts::UserId;
