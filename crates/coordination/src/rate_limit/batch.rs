@@ -1,6 +1,6 @@
 //! Questions that come while Redis is being asked go together with the next message: one run of the script for many
-//! requests, and requests of one subject as one entry of it. The answers are the same as if each had asked alone, in the
-//! order in which they came.
+//! requests, and requests of one subject as one entry of it. The answers are the same as if each had asked alone. On a
+//! cluster each does: its shards answer apart, and one that is away must not make the questions to others wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,8 @@ use std::time::Duration;
 use fred::clients::{Client, Pool};
 use fred::interfaces::ClusterInterface;
 use fred::types::scripts::Script;
+use futures::future::join_all;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -19,14 +21,14 @@ use crate::{Replication, StoreError, script, task};
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("check.lua")));
 
-/// Messages that are under way at once: while one is answered the next is on its way.
-const MESSAGES: usize = 2;
+/// Messages that are under way at once, each over another connection: a slow one does not make the next ones wait.
+const MESSAGES: usize = 4;
 /// Requests that one message asks for, so that no run of the script is long.
 const MOST: usize = 256;
 /// Requests that may wait; the next ones learn at once that nothing can be said.
 const ROOM: usize = 16_384;
 /// How long Redis may take.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_millis(500);
 const TRIED: &str = "check a rate limit";
 
 /// One limit that counts a request, and the Redis key of its subject.
@@ -40,6 +42,8 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Batches {
     redis: Pool,
+    /// Where messages are sent from, whichever thread asks.
+    runtime: Handle,
     queue: Mutex<Queue>,
 }
 
@@ -58,40 +62,45 @@ struct Waiting {
 }
 
 impl Batches {
+    /// Takes the runtime that it is called on.
     pub fn new(redis: Pool) -> Self {
         Self {
             redis,
+            runtime: Handle::current(),
             queue: Mutex::default(),
         }
     }
 
     /// The answers in the order of the questions.
     pub async fn ask(self: &Arc<Self>, asks: Vec<Ask>) -> Answers {
+        let client = self.redis.next();
+        if client.cached_cluster_state().is_some() {
+            return alone(client, &asks).await;
+        }
         let count = asks.len();
+        let failed = |why| (0..count).map(|_| Err(unreachable(why))).collect();
         let (answer, answered) = oneshot::channel();
         let begins = {
             let mut queue = self.queue();
-            if queue.waiting.len() < ROOM {
-                queue.waiting.push_back(Waiting { asks, answer });
+            if queue.waiting.len() >= ROOM {
+                return failed("too many ask at once");
             }
+            queue.waiting.push_back(Waiting { asks, answer });
             let begins = queue.messages < MESSAGES;
             queue.messages += usize::from(begins);
             begins
         };
         if begins {
-            // Its sender may leave; what others asked with it is answered all the same.
+            // Whoever asked may leave; what others asked with it is answered all the same.
             let courier = Courier {
                 batches: self.clone(),
                 gone: false,
             };
-            task::spawn(courier.run());
+            task::spawn_on(&self.runtime, courier.run());
         }
-        match answered.await {
-            Ok(answers) => answers,
-            Err(_) => (0..count)
-                .map(|_| Err(unreachable("too many ask at once")))
-                .collect(),
-        }
+        answered
+            .await
+            .unwrap_or_else(|_| failed("the process is leaving"))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -172,41 +181,38 @@ async fn deliver(client: &Client, batch: Vec<Waiting>) {
     }
 }
 
-/// Runs the script: once for all, or on a cluster once for each subject, since each may be on another server.
+/// Asks for one request by itself.
+async fn alone(client: &Client, asks: &[Ask]) -> Answers {
+    let asked = asks.iter().map(async |ask| {
+        let told = tell(client, &[(ask, 1)]).await;
+        let told = told.into_iter().next().expect("an answer for each subject");
+        told.map(|told| ask.limit.decision(told, 0))
+            .map_err(|error| same(&error))
+    });
+    join_all(asked).await
+}
+
+/// Runs the script once for all subjects.
 async fn tell(client: &Client, subjects: &[(&Ask, u32)]) -> Vec<Result<Told, Arc<StoreError>>> {
-    let together = match client.cached_cluster_state() {
-        Some(_) => 1,
-        None => subjects.len(),
-    };
-    let parts = || subjects.chunks(together.max(1));
-    let calls: Vec<Call> = parts().map(call).collect();
-    let none = Replication::NONE;
+    let (calls, none) = ([call(subjects)], Replication::NONE);
     let asked = timeout(
         DEADLINE,
         script::run_each(client, &CHECK, &calls, none, TRIED),
     );
-    let answers: Vec<Result<Vec<i64>, StoreError>> = match asked.await {
-        Ok(answers) => answers,
-        Err(_) => calls
-            .iter()
-            .map(|_| Err(unreachable("no answer within 1 s")))
-            .collect(),
+    let answer: Result<Vec<i64>, StoreError> = match asked.await {
+        Ok(mut answers) => answers.pop().expect("an answer for each call"),
+        Err(_) => Err(unreachable("no answer within 500 ms")),
     };
-    let mut told = Vec::with_capacity(subjects.len());
-    for (part, answer) in parts().zip(answers) {
-        let answer = answer.and_then(|numbers| match numbers.len() == 4 * part.len() {
-            true => Ok(numbers),
-            false => Err(unreachable("its answer does not fit the question")),
-        });
-        match answer {
-            Ok(numbers) => told.extend(numbers.chunks(4).map(|told| Ok(read(told)))),
-            Err(error) => {
-                let error = Arc::new(error);
-                told.extend(part.iter().map(|_| Err(error.clone())));
-            }
+    match answer {
+        Ok(numbers) if numbers.len() == 4 * subjects.len() => {
+            numbers.chunks(4).map(|told| Ok(read(told))).collect()
         }
+        Ok(_) => subjects
+            .iter()
+            .map(|_| Err(unreachable("its answer does not fit the question").into()))
+            .collect(),
+        Err(error) => vec![Err(Arc::new(error)); subjects.len()],
     }
-    told
 }
 
 fn call(subjects: &[(&Ask, u32)]) -> Call {

@@ -112,7 +112,10 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Keeps its counters in the given Redis.
+    /// Keeps its counters in the given Redis, and asks it from the runtime that this is called on.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(redis: Pool, keys: Keys) -> Self {
         let (batches, rest) = (Arc::new(Batches::new(redis)), Arc::new(Rest::default()));
         Self {
@@ -130,7 +133,7 @@ impl RateLimiter {
 
     /// Asks for one request that several limits count, each for itself: one that is refused counts where it was allowed.
     /// The answers are in the order of the questions. One round trip, which requests that come together share; on a
-    /// cluster one to each server that keeps one of the counters.
+    /// cluster one for each limit.
     pub async fn check_each(&self, asks: &[(&str, Limit)]) -> Vec<Result<Decision, StoreError>> {
         let asks = asks.iter().map(|(subject, limit)| Ask {
             key: self.keys.rate(&format!("{}:{subject}", limit.tier)),

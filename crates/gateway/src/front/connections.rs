@@ -17,8 +17,10 @@ use crate::front::body::Outgoing;
 use crate::front::instance::{Busy, Instance};
 use crate::front::workers;
 
-/// Above this many, an idle connection is closed rather than kept.
+/// Above this many, shared among the workers, an idle connection is closed rather than kept.
 const MOST_IDLE: usize = 1024;
+/// As many a worker may keep in any case.
+const LEAST_IDLE: usize = 128;
 
 /// The idle connections to one instance.
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Connections {
             address,
             keep,
             connect_within,
+            // The first is for threads that are no workers.
             idle: (0..=workers).map(|_| Mutex::default()).collect(),
             drivers,
         }
@@ -82,6 +85,14 @@ impl Connections {
     pub fn clear(&self) {
         for list in &self.idle {
             list.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Closes those that have been idle for too long, and forgets those that the instance closed.
+    pub fn prune(&self) {
+        for list in &self.idle {
+            let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+            list.retain(|idle| idle.sender.is_ready() && idle.since.elapsed() < self.keep);
         }
     }
 
@@ -108,10 +119,11 @@ impl Connections {
 
     fn keep(&self, sender: SendRequest<Outgoing>) {
         let now = Instant::now();
+        let most = (MOST_IDLE / self.idle.len()).max(LEAST_IDLE);
         let mut list = self.list();
         while list
             .front()
-            .is_some_and(|oldest| list.len() >= MOST_IDLE || now - oldest.since >= self.keep)
+            .is_some_and(|oldest| list.len() >= most || now - oldest.since >= self.keep)
         {
             list.pop_front();
         }

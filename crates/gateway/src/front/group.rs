@@ -161,12 +161,15 @@ impl Group {
         );
     }
 
-    /// Compares the instances, leaves alone those that lag, and lets what is old fade.
+    /// Compares the instances, leaves alone those that lag, lets what is old fade, and closes what was idle for too long.
     pub fn review(&self) {
         let now = Instant::now();
         let instances = self.instances.load_full();
         let judged =
             |instance: &&Arc<Instance>| !instance.is_draining() && !instance.is_ejected(now);
+        for instance in instances.iter() {
+            instance.connections.prune();
+        }
         for instance in instances.iter().filter(|instance| instance.is_ejected(now)) {
             // What it still answers is from before; after its return it is judged anew.
             instance.latencies.clear();

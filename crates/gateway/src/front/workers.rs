@@ -55,3 +55,34 @@ fn start(number: usize) -> io::Result<Handle> {
         })?;
     Ok(handle)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_lasts_is_spread_over_all_threads_and_stays_where_it_began() {
+        let workers = Workers::start(3).unwrap();
+        let mut began = BTreeSet::new();
+        for _ in 0..3 {
+            let (told, number) = tokio::sync::oneshot::channel();
+            workers.idlest().spawn(async move {
+                told.send(number_after_a_pause().await).unwrap();
+                std::future::pending::<()>().await;
+            });
+            began.insert(number.await.unwrap());
+        }
+
+        assert_eq!(began, BTreeSet::from([1, 2, 3]));
+        assert_eq!(number(), 0, "a test's thread is no worker");
+    }
+
+    async fn number_after_a_pause() -> usize {
+        let before = number();
+        tokio::task::yield_now().await;
+        assert_eq!(before, number());
+        before
+    }
+}
