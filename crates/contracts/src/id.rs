@@ -133,4 +133,24 @@ mod tests {
 
         assert!(ids.is_sorted());
     }
+
+    #[test]
+    fn any_text_that_is_an_id_is_plain_and_survives_json() {
+        bolero::check!()
+            .with_type::<String>()
+            .with_iterations(2_000)
+            .for_each(|text| {
+                let json = serde_json::to_string(text).unwrap();
+                let read = serde_json::from_str::<OrderId>(&json);
+                assert_eq!(read.is_ok(), is_valid(text));
+                if let Ok(id) = read {
+                    assert_eq!(id.as_str(), text);
+                    assert_eq!(text.parse(), Ok(id.clone()));
+                    assert_eq!(serde_json::to_string(&id).unwrap(), json);
+                    let is_plain =
+                        |byte: u8| byte.is_ascii_graphic() && !b"/%\\\"'".contains(&byte);
+                    assert!(text.bytes().all(is_plain));
+                }
+            });
+    }
 }

@@ -164,4 +164,33 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn any_amount_survives_the_wire() {
+        // What is read is at most a trillion yuan either way.
+        const MOST: i64 = 100_000_000_000_000;
+        bolero::check!()
+            .with_generator(-MOST..=MOST)
+            .with_iterations(5_000)
+            .for_each(|fen| {
+                let text = serde_json::to_string(&Money(*fen)).unwrap();
+                assert_eq!(serde_json::from_str::<Money>(&text).unwrap(), Money(*fen));
+                assert_eq!(
+                    Money(*fen).to_string().parse::<f64>().unwrap(),
+                    text.parse::<f64>().unwrap()
+                );
+            });
+    }
+
+    #[test]
+    fn any_number_is_the_amount_it_says_or_none() {
+        bolero::check!()
+            .with_type::<f64>()
+            .with_iterations(5_000)
+            .for_each(|yuan| {
+                if let Ok(money) = Money::from_yuan(*yuan) {
+                    assert_eq!(money.to_string().parse::<f64>().unwrap(), *yuan);
+                }
+            });
+    }
 }

@@ -110,3 +110,26 @@ impl FromStr for Service {
             .ok_or_else(|| UnknownService(text.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_service_is_known_by_its_one_name_and_nothing_else_is() {
+        for service in Service::ALL {
+            let json = serde_json::to_string(&service).unwrap();
+            assert_eq!(json, format!("\"{}\"", service.name()));
+            assert_eq!(service.name().parse(), Ok(service));
+        }
+        bolero::check!()
+            .with_type::<String>()
+            .with_iterations(1_000)
+            .for_each(|text| {
+                let known = Service::ALL.into_iter().find(|one| one.name() == text);
+                assert_eq!(text.parse::<Service>().ok(), known);
+                let json = serde_json::to_string(text).unwrap();
+                assert_eq!(serde_json::from_str::<Service>(&json).ok(), known);
+            });
+    }
+}

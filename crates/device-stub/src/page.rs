@@ -134,4 +134,52 @@ mod tests {
 
         assert!(!stays && answer.starts_with(b"HTTP/1.1 405"));
     }
+
+    #[test]
+    fn any_head_has_one_whole_answer() {
+        const WORDS: [&str; 16] = [
+            "GET",
+            "HEAD",
+            "POST",
+            " ",
+            " / ",
+            "HTTP/1.1",
+            "HTTP/1.0",
+            "\r\n",
+            "\n",
+            "Connection: close",
+            "Content-Length: 5",
+            "transfer-encoding: chunked",
+            "/?<script>",
+            "http://a/",
+            "\0",
+            "é",
+        ];
+        let device = Device::new(DeviceProfile::default());
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(64)
+            .for_each(|bytes: &[u8]| {
+                let word = |byte: &u8| {
+                    WORDS
+                        .get(usize::from(*byte))
+                        .map_or(char::from(*byte).to_string(), |word| (*word).into())
+                };
+                let head: String = bytes.iter().map(word).collect();
+                let (answer, _) = respond(&device, &head);
+
+                let answer = String::from_utf8(answer).unwrap();
+                let (told, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(told.starts_with("HTTP/1.1 "));
+                let length = told
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Content-Length: "));
+                let length: usize = length.unwrap().parse().unwrap();
+                assert!(
+                    body.len() == length
+                        || body.is_empty() && head.trim_start().starts_with("HEAD")
+                );
+                assert!(!body.contains("<script>"));
+            });
+    }
 }

@@ -25,7 +25,7 @@ pub fn run(device: &Device, line: &str) -> Outcome {
                 whole.stdout.extend(outcome.stdout);
                 whole.stderr.extend(outcome.stderr);
                 whole.status = outcome.status;
-                if words[0] == "exit" || whole.stdout.len() > MOST_OUTPUT {
+                if words[0] == "exit" || whole.stdout.len() + whole.stderr.len() > MOST_OUTPUT {
                     break;
                 }
             }
@@ -280,7 +280,7 @@ fn sdk(android_version: &str) -> u32 {
         ..=10 => 19 + major,
         11 => 30,
         12 => 31,
-        _ => 20 + major,
+        _ => major.saturating_add(20),
     }
 }
 
@@ -381,5 +381,87 @@ mod tests {
             text.starts_with("Failure [INSTALL_PARSE_FAILED_NOT_APK") && status == 1,
             "{text}"
         );
+    }
+
+    #[test]
+    fn any_words_in_quotes_are_what_was_quoted() {
+        bolero::check!()
+            .with_type::<Vec<String>>()
+            .with_iterations(500)
+            .for_each(|words| {
+                let quoted = words
+                    .iter()
+                    .map(|word| format!("'{}'", word.replace('\'', "'\\''")));
+                let line = quoted.collect::<Vec<_>>().join(" ");
+                assert_eq!(parse(&line), [Part::Command(words.clone())], "{line}");
+            });
+    }
+
+    #[test]
+    fn any_line_ends_and_prints_within_bounds() {
+        const WORDS: [&str; 24] = [
+            "getprop",
+            "echo",
+            "pm",
+            "list",
+            "packages",
+            "install",
+            "-S",
+            "screencap",
+            "wm",
+            "size",
+            "rm",
+            "-f",
+            "exit",
+            "256",
+            "false",
+            ";",
+            "&&",
+            "||",
+            "'",
+            "\"",
+            "\\",
+            "cmd package uninstall",
+            " ",
+            "ro.build.version.sdk",
+        ];
+        let device = Device::new(DeviceProfile::default());
+        bolero::check!()
+            .with_iterations(500)
+            .with_max_len(512)
+            .for_each(|bytes: &[u8]| {
+                let words = bytes
+                    .iter()
+                    .map(|byte| match WORDS.get(usize::from(*byte) / 2) {
+                        Some(word) if byte % 2 == 0 => format!("{word} "),
+                        Some(word) => (*word).to_owned(),
+                        None => char::from(*byte).to_string(),
+                    });
+                let line: String = words.collect();
+                let outcome = run(&device, &line);
+                let longest = 1 << 16;
+                assert!(
+                    outcome.stdout.len() + outcome.stderr.len() <= MOST_OUTPUT + longest,
+                    "{line}"
+                );
+            });
+    }
+
+    #[test]
+    fn a_line_of_faults_is_not_gone_on_with_for_ever() {
+        let device = Device::new(DeviceProfile::default());
+        let outcome = run(&device, &"no;".repeat(MOST_OUTPUT / 16));
+        assert!(outcome.stderr.len() <= MOST_OUTPUT + 1024);
+    }
+
+    #[test]
+    fn any_version_of_android_has_an_api_level() {
+        bolero::check!()
+            .with_type::<u32>()
+            .with_iterations(500)
+            .for_each(|major| {
+                assert!(sdk(&format!("{major}.1")) >= 19);
+            });
+        assert!(sdk(&u32::MAX.to_string()) >= 19);
     }
 }

@@ -79,3 +79,43 @@ impl Message {
         to.write_all(&bytes).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn any_bytes_are_messages_that_are_written_as_they_were_read_or_none() {
+        bolero::check!()
+            .with_type::<(u32, u32, u32, Vec<u8>, Vec<u8>)>()
+            .with_iterations(1_000)
+            .for_each(|(command, arg0, arg1, data, rest)| {
+                block(async {
+                    let message = Message::new(*command, *arg0, *arg1, data.clone());
+                    let mut bytes = Vec::new();
+                    message.write(&mut bytes).await.unwrap();
+                    let length = bytes.len();
+                    bytes.extend(rest);
+
+                    let mut left = bytes.as_slice();
+                    assert_eq!(Message::read(&mut left).await.unwrap(), message);
+                    assert_eq!(left, rest);
+
+                    assert!(Message::read(&mut &bytes[..length - 1]).await.is_err());
+                    if let Ok(read) = Message::read(&mut rest.as_slice()).await {
+                        let mut again = Vec::new();
+                        read.write(&mut again).await.unwrap();
+                        assert_eq!(
+                            (&again[..16], &again[20..]),
+                            (&rest[..16], &rest[20..again.len()])
+                        );
+                    }
+                });
+            });
+    }
+}

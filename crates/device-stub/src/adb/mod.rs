@@ -177,3 +177,72 @@ impl Connection {
         banner.into_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceProfile;
+
+    /// The names of services, lines that are typed, and pieces of requests for files.
+    const SAID: [&[u8]; 16] = [
+        b"shell:",
+        b"shell,v2:",
+        b"shell:screencap -p",
+        b"shell:getprop; echo 'a",
+        b"exec:cmd package install -S 6 x",
+        b"sync:",
+        b"exit\n",
+        b"getprop\ngetprop\n",
+        b"\0\x05\0\0\0id\nid",
+        b"\0\xff\xff\xff\xff",
+        b"SEND\x04\0\0\0/a,1",
+        b"DATA\x06\0\0\0PKPKPK",
+        b"DONE\0\0\0\0",
+        b"STAT\x02\0\0\0/a",
+        b"LIST\xff\xff\0\0",
+        b"\0",
+    ];
+
+    #[test]
+    fn any_messages_are_answered_within_bounds() {
+        bolero::check!()
+            .with_type::<(bool, Vec<(u8, u8, u8, u8)>)>()
+            .with_iterations(300)
+            .for_each(|(greets, steps)| {
+                let mut connection = Connection::new(Device::new(DeviceProfile::default()));
+                let greeting = Message::new(command::CNXN, VERSION, 1024, []);
+                if *greets {
+                    connection.hear(greeting).unwrap();
+                }
+                for (kind, theirs, ours, said) in steps {
+                    let kind = match kind % 8 {
+                        0 => command::CNXN,
+                        1 | 2 => command::OPEN,
+                        3 | 4 => command::WRTE,
+                        5 => command::OKAY,
+                        6 => command::CLSE,
+                        _ => u32::from(*kind),
+                    };
+                    let other = [*said];
+                    let data = SAID.get(usize::from(*said % 20)).copied().unwrap_or(&other);
+                    let ours = u32::from(*ours % 8);
+                    let Ok(answers) =
+                        connection.hear(Message::new(kind, u32::from(*theirs), ours, data))
+                    else {
+                        assert!(!connection.greeted);
+                        continue;
+                    };
+                    for answer in answers {
+                        assert!(answer.data.len() <= connection.max_data);
+                        assert!(answer.arg1 == u32::from(*theirs) || kind != command::OPEN);
+                    }
+                    assert!(connection.streams.len() <= STREAMS);
+                    let pieces = connection
+                        .streams
+                        .values()
+                        .map(|stream| stream.pieces.len());
+                    assert!(pieces.max().unwrap_or(0) <= 2 * PIECES);
+                }
+            });
+    }
+}

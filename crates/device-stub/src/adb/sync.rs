@@ -184,4 +184,36 @@ mod tests {
             assert!(said.starts_with(b"FAIL") && session.is_done());
         }
     }
+
+    #[test]
+    fn any_requests_have_the_same_answers_however_they_are_cut() {
+        bolero::check!()
+            .with_type::<(Vec<(u8, u8, u8)>, u8)>()
+            .with_iterations(1_000)
+            .for_each(|(requests, size)| {
+                let mut bytes = Vec::new();
+                for (kind, length, filler) in requests {
+                    let names = [
+                        b"SEND", b"DATA", b"DONE", b"STAT", b"LIST", b"RECV", b"QUIT",
+                    ];
+                    bytes.extend(words(
+                        names[usize::from(*kind) % names.len()],
+                        &[(*length).into()],
+                    ));
+                    // Now and then a byte too few or too many.
+                    bytes.extend(vec![*filler; usize::from(length.wrapping_add(filler % 3))]);
+                }
+                let answers = |size: usize| {
+                    let device = Device::new(DeviceProfile::default());
+                    let mut session = Sync::default();
+                    let pieces = bytes.chunks(size);
+                    let said: Vec<u8> = pieces
+                        .flat_map(|piece| session.hear(&device, piece))
+                        .collect();
+                    assert!(session.buffer.len() <= 8 + LONGEST_PATH);
+                    (said, session.is_done())
+                };
+                assert_eq!(answers(usize::from(*size) + 1), answers(bytes.len() + 1));
+            });
+    }
 }
