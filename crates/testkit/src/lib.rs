@@ -4,10 +4,12 @@
 //! (Linux: the whole of 127.0.0.0/8 is there). Everything ends with the [`Cluster`], and with the test's process.
 
 mod address;
+pub mod any;
 mod clock;
 mod cluster;
 mod eventually;
 mod http;
+mod lines;
 mod logs;
 mod private;
 mod program;
@@ -22,6 +24,7 @@ pub use clock::shifted;
 pub use cluster::{Builder, Cluster};
 pub use eventually::eventually;
 pub use http::{client, fresh};
+pub use lines::Lines;
 pub use private::PrivateStores;
 pub use program::gateway as gateway_program;
 pub use proxy::{Proxy, Wire};

@@ -205,4 +205,34 @@ mod tests {
         }
         assert!(!is_text(&HeaderMap::new()));
     }
+
+    #[test]
+    fn any_wish_for_gzip_is_one_that_names_it() {
+        const WORDS: [&str; 18] = [
+            "gzip", "x-gzip", "identity", "*", "br", ";q=", "0", "1", "0.5", ",", ", ", ";", "q",
+            "=", "NaN", "-1", "GZIP", "0.000",
+        ];
+        bolero::check!()
+            .with_iterations(5_000)
+            .with_max_len(10)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = HeaderValue::from_str(&text) else {
+                    return;
+                };
+                let wants = wants_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]));
+                assert!(
+                    !wants || text.to_ascii_lowercase().contains("gzip") || text.contains('*'),
+                    "{text}"
+                );
+                // Who refuses it in a header of its own does not get it.
+                let mut both = HeaderMap::from_iter([(
+                    header::ACCEPT_ENCODING,
+                    HeaderValue::from_static("gzip;q=0, *;q=0"),
+                )]);
+                assert!(!wants_gzip(&both));
+                both.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+                assert!(wants_gzip(&both));
+            });
+    }
 }

@@ -122,4 +122,57 @@ mod tests {
         assert!(!admits(&origins, "http://portal.example"));
         assert!(!admits(&origins, "http://localhost"));
     }
+
+    #[test]
+    fn any_origin_that_may_call_is_of_this_machine_to_every_reader() {
+        const WORDS: [&str; 20] = [
+            "http://",
+            "https://",
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            ":3000",
+            "evil.example",
+            "@",
+            "/",
+            "?",
+            "#",
+            "\\",
+            ".",
+            "%40",
+            "LOCALHOST",
+            "null",
+            "HTTP://",
+            ":",
+            "a",
+            "http:",
+        ];
+        let origins = Origins {
+            local: true,
+            listed: Vec::new(),
+        };
+        bolero::check!()
+            .with_iterations(5_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = HeaderValue::from_str(&text) else {
+                    return;
+                };
+                let headers = HeaderMap::from_iter([(header::ORIGIN, value)]);
+                if origins.admit(&headers).is_some() {
+                    let url = reqwest::Url::parse(&text).unwrap();
+                    let host = url.host_str().unwrap();
+                    assert!(
+                        ["localhost", "127.0.0.1", "[::1]"].contains(&host),
+                        "{text}"
+                    );
+                    // An origin is scheme, host and port, and nothing else.
+                    assert!(
+                        url.path() == "/" && !text.ends_with('/') && url.query().is_none(),
+                        "{text}"
+                    );
+                }
+            });
+    }
 }

@@ -84,4 +84,28 @@ mod tests {
             assert!(bad.parse::<Deadlines>().is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn any_setting_that_is_read_gives_times_within_bounds() {
+        const WORDS: [&str; 14] = [
+            "/stats", "=", "3", ",", "/a", "0.5", "8", "NaN", "inf", "-1", "1e-9", " ", "/", "/a/b",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(12)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(deadlines) = text.parse::<Deadlines>() else {
+                    return;
+                };
+                for path in ["/stats", "/a", "/a/b", "/a/b/c", "/statsx", "/"] {
+                    let within = deadlines.of(path).map(|within| within.as_secs_f64());
+                    assert!(
+                        within.is_none_or(|within| (0.01..=LONGEST).contains(&within)),
+                        "{text}"
+                    );
+                }
+                assert_eq!(deadlines.of("/"), None, "{text}");
+            });
+    }
 }

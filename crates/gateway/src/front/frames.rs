@@ -101,4 +101,47 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn any_stream_ends_at_the_same_places_however_it_is_cut() {
+        bolero::check!()
+            .with_type::<(Vec<(bool, u16)>, Vec<u8>, Vec<u8>)>()
+            .with_iterations(300)
+            .for_each(|(sizes, rest, cuts)| {
+                let mut stream = Vec::new();
+                let mut ends = vec![0];
+                for (masked, size) in sizes {
+                    // Lengths of one and of three bytes.
+                    let size = usize::from(size % 300);
+                    stream.extend(frame(*masked, size));
+                    ends.push(stream.len());
+                }
+                let whole = stream.len();
+                stream.extend(rest);
+
+                let mut bytewise = Frames::default();
+                let between = |frames: &mut Frames, byte: &u8| {
+                    frames.pass(&[*byte]);
+                    Some(frames.is_between())
+                };
+                let between: Vec<bool> = stream
+                    .iter()
+                    .scan(&mut bytewise, |frames, byte| between(frames, byte))
+                    .collect();
+                for (place, is_between) in between.iter().enumerate().take(whole) {
+                    assert_eq!(
+                        *is_between,
+                        ends.contains(&(place + 1)),
+                        "after {place} bytes"
+                    );
+                }
+                let (mut cut, mut place) = (Frames::default(), 0);
+                for size in cuts.iter().cycle().take(stream.len()) {
+                    let next = (place + usize::from(*size)).min(stream.len());
+                    cut.pass(&stream[place..next]);
+                    place = next;
+                    assert_eq!(cut.is_between(), place == 0 || between[place - 1]);
+                }
+            });
+    }
 }

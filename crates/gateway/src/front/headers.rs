@@ -85,18 +85,18 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
     let upgrade = headers
         .get(header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    upgrade && connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade"))
+    upgrade && connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Takes off what belongs to this hop alone, with what `Connection` names.
 pub fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = connection_tokens(headers)
         .filter(|token| {
-            !["close", "keep-alive", "upgrade"]
+            ![&b"close"[..], b"keep-alive", b"upgrade"]
                 .iter()
                 .any(|known| token.eq_ignore_ascii_case(known))
         })
-        .filter_map(|token| token.parse().ok())
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !KEPT.contains(name))
         .collect();
     for name in named.iter().chain(&ONE_HOP) {
@@ -159,14 +159,12 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+/// What `Connection` names; a name beside one that is no text is one, too.
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(header::CONNECTION).iter();
     values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 
@@ -283,5 +281,140 @@ mod tests {
                 .collect();
             assert_eq!(request_id(&map) == given, kept, "{given:?}");
         }
+    }
+
+    #[test]
+    fn any_headers_lose_what_is_of_one_hop_and_say_nothing_in_our_name() {
+        const NAMES: [&str; 20] = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-request-id",
+            "traceparent",
+            "tracestate",
+            "host",
+            "cookie",
+            "x-a",
+            "x-b",
+            "content-length",
+            "x-cloudphone-identity",
+            "accept",
+        ];
+        bolero::check!()
+            .with_type::<(Vec<(u8, Vec<u8>)>, bool, bool)>()
+            .with_iterations(2_000)
+            .for_each(|(lines, trusted, traced)| {
+                let mut map = HeaderMap::new();
+                for (name, value) in lines {
+                    let text = testkit::any::text(&value[..value.len().min(8)], &NAMES);
+                    let name = NAMES[usize::from(*name) % NAMES.len()];
+                    for value in [HeaderValue::from_bytes(value), HeaderValue::from_str(&text)]
+                        .into_iter()
+                        .flatten()
+                    {
+                        map.append(name, value);
+                    }
+                }
+                let named: Vec<HeaderName> = map
+                    .get_all(header::CONNECTION)
+                    .iter()
+                    .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+                    .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+                    .collect();
+                let arrival = Arrival {
+                    traced: *traced,
+                    ..arrival(*trusted)
+                };
+                let peer = arrival.peer.unwrap().to_string();
+                let said_state = map.contains_key(TRACESTATE) && !named.contains(&TRACESTATE);
+                forward(
+                    &mut map,
+                    &arrival,
+                    Some(HeaderValue::from_static("a.example")),
+                );
+
+                let only = |name: &HeaderName| {
+                    let mut values = map.get_all(name).iter();
+                    let value = values.next().cloned();
+                    assert_eq!(values.next(), None, "{name}");
+                    value.unwrap()
+                };
+                for gone in ONE_HOP.iter().chain([&header::EXPECT]) {
+                    assert!(!map.contains_key(gone), "{gone}");
+                }
+                for name in named
+                    .iter()
+                    .filter(|name| ["x-a", "x-b", "accept", "cookie"].contains(&name.as_str()))
+                {
+                    assert!(!map.contains_key(name), "{name}");
+                }
+                assert_eq!(only(&header::HOST), "a.example");
+                assert_eq!(only(&REQUEST_ID), arrival.id);
+                assert_eq!(only(&TRACEPARENT), arrival.trace.header());
+                assert!(only(&FORWARDED_FOR).to_str().unwrap().ends_with(&peer));
+                assert_eq!(map.contains_key(TRACESTATE), said_state && *traced);
+                if !trusted {
+                    assert_eq!(only(&FORWARDED_PROTO), "http");
+                    assert_eq!(only(&FORWARDED_HOST), "a.example");
+                }
+                assert!(map.get_all(header::COOKIE).iter().count() <= 1);
+            });
+    }
+
+    #[test]
+    fn any_request_id_that_is_kept_is_short_and_visible() {
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(160)
+            .for_each(|bytes: &[u8]| {
+                let Ok(value) = HeaderValue::from_bytes(bytes) else {
+                    return;
+                };
+                let id = request_id(&HeaderMap::from_iter([(REQUEST_ID, value.clone())]));
+                let text = id.to_str().unwrap();
+                assert!(
+                    (1..=128).contains(&text.len())
+                        && text.bytes().all(|byte| byte.is_ascii_graphic())
+                );
+                assert!(id == value || text.len() == 32);
+            });
+    }
+
+    #[test]
+    fn any_hops_name_a_client_by_the_last_one_where_they_are_trusted() {
+        const WORDS: [&str; 8] = [
+            "1.2.3.4",
+            ", ",
+            "2001:db8::1",
+            "unknown",
+            "[::1]:80",
+            ",",
+            "::ffff:1.2.3.4",
+            " ",
+        ];
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = HeaderValue::from_str(&text) else {
+                    return;
+                };
+                let map = HeaderMap::from_iter([(FORWARDED_FOR, value)]);
+                let peer = arrival(false).peer;
+                assert_eq!(arrival(false).client(&map), peer);
+                let last = text
+                    .rsplit(',')
+                    .next()
+                    .and_then(|last| last.trim().parse().ok());
+                assert_eq!(arrival(true).client(&map), last.or(peer), "{text}");
+            });
     }
 }

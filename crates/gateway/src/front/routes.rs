@@ -48,6 +48,13 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
         .cloned()
         .unwrap_or_else(|| PathAndQuery::from_static("/"));
     let path = bare(came.path());
+    if came.path().contains("//") || has_dots(path) {
+        return Route {
+            target: Target::Nowhere,
+            path: came,
+            kind: Kind::Plain,
+        };
+    }
     let mut segments = path.trim_start_matches('/').split('/');
     let (first, second) = (segments.next().unwrap_or_default(), segments.next());
 
@@ -58,22 +65,13 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
     };
     if let Some(query) = engine {
         // These servers know their path with and without the slash, and clients ask with it.
-        let path = came
-            .path()
-            .strip_prefix("/api")
-            .filter(|rest| rest.starts_with('/'))
-            .unwrap_or(came.path());
-        let path = join(path, &came);
+        let path = join(unprefixed(came.path()), &came);
         return Route {
             target: Target::Service(Service::Notifications),
             path,
             kind: Kind::Engine(query),
         };
     }
-    let target = match path.starts_with("//") || has_dots(path) {
-        true => Target::Nowhere,
-        false => target(first, second),
-    };
     let kind = match (first, second) {
         ("apps", Some("upload")) | ("media", Some("uploads"))
             if *method == Method::POST || *method == Method::PUT =>
@@ -83,19 +81,24 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
         _ => Kind::Plain,
     };
     Route {
-        target,
+        target: target(first, second),
         path: join(path, &came),
         kind,
     }
 }
 
-/// The path without a leading `/api` and without a trailing slash.
-fn bare(path: &str) -> &str {
-    let path = match path.strip_prefix("/api") {
+/// The path without a leading `/api`.
+fn unprefixed(path: &str) -> &str {
+    match path.strip_prefix("/api") {
         Some("") => "/",
         Some(rest) if rest.starts_with('/') => rest,
         _ => path,
-    };
+    }
+}
+
+/// The path without a leading `/api` and without a trailing slash.
+fn bare(path: &str) -> &str {
+    let path = unprefixed(path);
     match path.strip_suffix('/') {
         Some("") | None => path,
         Some(rest) => rest,
@@ -199,6 +202,9 @@ mod tests {
             "/devices/../internal/x",
             "/devices/%2E%2e/metrics",
             "/devices/.%2e",
+            "/devices//x",
+            "/socket.io/../internal/x?EIO=4",
+            "//ws?EIO=4",
             "/Devices",
             "/%64evices",
             "/",
@@ -219,6 +225,7 @@ mod tests {
             ("/ws/?EIO=4", "/ws/?EIO=4"),
             ("/?EIO=4", "/?EIO=4"),
             ("/api/?EIO=4", "/?EIO=4"),
+            ("/api?EIO=4", "/?EIO=4"),
         ] {
             assert_eq!(way(uri), to(Service::Notifications, path));
             let kind = route(&Method::GET, &uri.parse().unwrap()).kind;
@@ -240,5 +247,81 @@ mod tests {
         );
         assert_eq!(kind(&Method::GET, "/apps/upload"), Kind::Plain);
         assert_eq!(kind(&Method::POST, "/apps/uploads"), Kind::Plain);
+    }
+
+    #[test]
+    fn any_target_that_goes_to_a_service_is_a_plain_path_there() {
+        const WORDS: [&str; 32] = [
+            "/",
+            "/api",
+            "/devices",
+            "/socket.io",
+            "/ws",
+            "/internal",
+            "/metrics",
+            "/x",
+            "/..",
+            "/.",
+            "/%2e",
+            "%2E",
+            ".",
+            "//",
+            "?",
+            "EIO=4",
+            "&",
+            "EIO=3",
+            "/media/uploads",
+            "/admin",
+            "/payments",
+            "/apps",
+            "/upload",
+            "http://a",
+            "*",
+            "/webhooks",
+            "/users",
+            "%2f",
+            "\\",
+            "a",
+            "#",
+            "/health",
+        ];
+        bolero::check!()
+            .with_iterations(5_000)
+            .with_max_len(12)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(uri) = text.parse::<Uri>() else { return };
+                let found = route(&Method::POST, &uri);
+
+                if found.target == Target::Nowhere {
+                    return;
+                }
+                let (path, again) = (found.path.path(), found.path.as_str().parse::<Uri>());
+                assert_eq!(again.unwrap().path_and_query(), Some(&found.path), "{text}");
+                assert_eq!(found.path.query(), uri.query(), "{text}");
+                assert!(path.starts_with('/'), "{text}");
+                let segments: Vec<String> = path
+                    .split('/')
+                    .map(|one| one.to_ascii_lowercase().replace("%2e", "."))
+                    .collect();
+                assert!(!path.contains("//"), "{text}");
+                assert!(
+                    !segments.iter().any(|one| one == "." || one == ".."),
+                    "{text}"
+                );
+                assert!(
+                    !path.starts_with("/metrics/") && !path.starts_with("/internal"),
+                    "{text}"
+                );
+                // A one-time address is a secret, however the path was spelled on its way here.
+                if let Some(ticket) = path.strip_prefix("/media/uploads/") {
+                    let told = platform::http::loggable(uri.path());
+                    assert!(
+                        uri.path().ends_with(ticket) || uri.path().ends_with('/'),
+                        "{text}"
+                    );
+                    assert!(told.ends_with("/media/uploads/"), "{text}");
+                }
+            });
     }
 }

@@ -36,22 +36,16 @@ pub struct EngineQuery {
 impl EngineQuery {
     /// Reads a query, where it is one of Engine.IO.
     pub fn read(query: Option<&str>) -> Option<Self> {
-        let (mut version, mut polling, mut sid) = (None, false, None);
-        for (name, value) in query?
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        {
-            match name {
-                "EIO" => version = value.parse().ok(),
-                "transport" => polling = value == "polling",
-                "sid" => sid = Some(value.to_owned()),
-                _ => {}
-            }
-        }
+        let query = query?;
+        // The service behind us counts what comes first, too: both must mean the same session.
+        let first = |name: &str| {
+            let mut pairs = query.split('&');
+            pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
         Some(Self {
-            version: version?,
-            polling,
-            sid,
+            version: first("EIO")?.parse().ok()?,
+            polling: first("transport") == Some("polling"),
+            sid: first("sid").map(str::to_owned),
         })
     }
 }
@@ -273,5 +267,75 @@ mod tests {
         }
         assert!(known.young.len() + known.old.len() <= 2 * REMEMBERED);
         assert!(known.get("1").is_none());
+    }
+
+    #[test]
+    fn any_packet_opens_a_plain_session_or_none() {
+        const WORDS: [&str; 10] = [
+            "0",
+            "{\"sid\":\"",
+            "\"}",
+            "aB3_-",
+            "\u{1e}",
+            "4",
+            "\",\"upgrades\":[]",
+            "\\u0041",
+            "\\",
+            "\"sid\":1",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(24)
+            .for_each(|bytes: &[u8]| {
+                assert_eq!(opened(bytes).filter(|sid| !is_session(sid)), None);
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Some(sid) = opened(text.as_bytes()) {
+                    assert!(is_session(&sid), "{text}");
+                }
+                let plain: String = text
+                    .chars()
+                    .filter(char::is_ascii_alphanumeric)
+                    .take(64)
+                    .collect();
+                let said = format!("0{{\"pingInterval\":1,\"sid\":\"{plain}\"}}\u{1e}{text}");
+                assert_eq!(
+                    opened(said.as_bytes()),
+                    Some(plain).filter(|plain| !plain.is_empty())
+                );
+            });
+    }
+
+    #[test]
+    fn any_query_goes_on_with_what_came_first_as_its_service_reads_it() {
+        const WORDS: [&str; 8] = [
+            "EIO=4",
+            "&",
+            "&sid=",
+            "abc",
+            "&transport=",
+            "polling",
+            "websocket",
+            "&EIO=",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(16)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let first = EngineQuery {
+                    version: 4,
+                    polling: true,
+                    sid: Some("abc".to_owned()),
+                };
+                let query = format!("sid=abc&EIO=4&transport=polling&{text}");
+                assert_eq!(EngineQuery::read(Some(&query)), Some(first), "{text}");
+
+                if let Some(sid) = EngineQuery::read(Some(&text)).and_then(|query| query.sid) {
+                    assert!(
+                        text.contains(&format!("sid={sid}")) && !sid.contains('&'),
+                        "{text}"
+                    );
+                }
+            });
     }
 }

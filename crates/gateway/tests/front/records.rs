@@ -1,7 +1,5 @@
 //! What is told of a request afterwards: the decision log, `Server-Timing` and the access log.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,7 +12,7 @@ use gateway::front::record::{End, Outcome, Record};
 use gateway::front::{AccessLog, FrontConfig, RateLimits, Upstream};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tracing_subscriber::fmt::MakeWriter;
+use testkit::Lines;
 
 use crate::backend::{Backend, nobody};
 use crate::door::{Door, directory, eventually, redis};
@@ -255,45 +253,14 @@ async fn bodies_are_counted_and_an_answer_without_one_is_whole() {
     }
 }
 
-/// What was logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn all(&self) -> Vec<Value> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
-
 #[tokio::test]
 async fn the_access_log_has_a_share_of_the_ordinary_and_all_that_failed_and_no_secret() {
     let lines = Lines::default();
+    let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
-        .with_writer(lines.clone())
+        .with_writer(move || writer.clone())
         .finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
     let (well, breaking) = (Backend::echo("a").await, Backend::breaking("b").await);

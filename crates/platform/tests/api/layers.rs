@@ -1,8 +1,5 @@
 //! The layers around a service's routes: every refusal is a problem, whatever goes wrong inside.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use axum::Router;
 use axum::routing::{get, post};
 use platform::http::{ClientAddress, FormOrJson, Json, Path, RequestId};
@@ -10,6 +7,7 @@ use platform::{Platform, Problem, testing};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use testkit::Lines;
 
 use crate::support::App;
 
@@ -213,21 +211,6 @@ async fn the_request_id_is_the_client_s_or_one_of_ours(db: PgPool) {
     assert_eq!(reply.body["requestId"], "abc-1");
 }
 
-/// What was logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_line_in_the_log_is_found_by_the_trace_of_its_request(db: PgPool) {
     let app = app(&testing::platform(db).await);
@@ -248,13 +231,13 @@ async fn a_line_in_the_log_is_found_by_the_trace_of_its_request(db: PgPool) {
         .send()
         .await;
 
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let spans: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["span"].clone())
+    let lines = lines.all();
+    let spans: Vec<&Value> = lines
+        .iter()
+        .map(|line| &line["span"])
         .filter(|span| span["name"] == "request")
         .collect();
-    assert_eq!(spans.len(), 2, "{text}");
+    assert_eq!(spans.len(), 2, "{lines:?}");
     assert_eq!(
         (&spans[0]["request.id"], &spans[0]["trace.id"]),
         (&"abc-1".into(), &trace.into())
