@@ -26,6 +26,8 @@ mod error;
 mod freshness;
 mod recent;
 mod sessions;
+#[cfg(test)]
+pub mod tests;
 mod tokens;
 mod vouch;
 

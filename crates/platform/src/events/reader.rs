@@ -113,3 +113,68 @@ fn event((id, fields): (String, HashMap<String, String>)) -> Option<Event> {
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use contracts::{EventBody, Timestamp, UserId};
+
+    use super::*;
+
+    fn read(text: &str) -> Option<Event> {
+        event((
+            "1-0".to_owned(),
+            HashMap::from([(FIELD.to_owned(), text.to_owned())]),
+        ))
+    }
+
+    #[test]
+    fn any_entry_of_the_stream_is_an_event_that_was_sent_or_none() {
+        const WORDS: [&str; 16] = [
+            "id",
+            "userId",
+            "occurredAt",
+            "type",
+            "data",
+            "user.locked",
+            "until",
+            "2025-10-22T08:00:00.000Z",
+            "u1",
+            "username",
+            "user.registered",
+            "session.ended",
+            "sessionId",
+            "name",
+            "deviceId",
+            "device.created",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(96)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::json(bytes, &WORDS).to_string();
+                for text in [text, testkit::any::text(bytes, &WORDS)] {
+                    if let Some(event) = read(&text) {
+                        let again = serde_json::to_string(&event).unwrap();
+                        assert_eq!(read(&again), Some(event), "{text}");
+                    }
+                }
+            });
+        bolero::check!()
+            .with_type::<(String, i32)>()
+            .with_iterations(500)
+            .for_each(|(username, seconds)| {
+                let at: Timestamp = chrono::DateTime::from_timestamp(i64::from(*seconds), 0)
+                    .unwrap()
+                    .into();
+                for body in [
+                    EventBody::UserRegistered {
+                        username: username.clone(),
+                    },
+                    EventBody::UserLocked { until: at },
+                ] {
+                    let sent = Event::new(UserId::new(), at, body);
+                    assert_eq!(read(&serde_json::to_string(&sent).unwrap()), Some(sent));
+                }
+            });
+    }
+}

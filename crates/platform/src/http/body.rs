@@ -257,4 +257,88 @@ mod tests {
         assert_eq!(number.user_name, "0123");
         assert!(FormOrJson::<Ask>::parse(&headers, b"").is_err());
     }
+
+    #[test]
+    fn any_body_is_read_or_refused_with_the_fields_at_fault() {
+        const WORDS: [&str; 16] = [
+            "{",
+            "}",
+            "\"userName\":",
+            "\"count\":",
+            "\"abc\"",
+            "3",
+            ",",
+            "userName=",
+            "count=",
+            "&",
+            "[",
+            "]",
+            "true",
+            "1e9",
+            "%00",
+            "abcd",
+        ];
+        let kinds = [
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "text/plain",
+            "a/b+json; c",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(32)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let kind = HeaderMap::from_iter([(
+                    header::CONTENT_TYPE,
+                    kinds[bytes.len() % kinds.len()].parse().unwrap(),
+                )]);
+                for headers in [HeaderMap::new(), kind] {
+                    for body in [bytes, text.as_bytes()] {
+                        for read in [
+                            parse::<Ask>(&headers, body),
+                            FormOrJson::<Ask>::parse(&headers, body),
+                        ] {
+                            match read {
+                                Ok(ask) => {
+                                    assert!(ask.user_name.len() >= 3 && ask.count >= 1, "{text}")
+                                }
+                                Err(problem) => {
+                                    let named = problem.fields().count();
+                                    assert!(named <= 2 * repair::MOST_FAULTS);
+                                    assert!(
+                                        named > 0
+                                            || problem.status()
+                                                == StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                                        "{text}"
+                                    );
+                                    assert!(
+                                        problem.fields().all(|field| !field.is_empty()),
+                                        "{text}"
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+    }
+
+    #[test]
+    fn any_form_says_what_json_of_the_same_would() {
+        bolero::check!()
+            .with_type::<(String, i32)>()
+            .with_iterations(1_000)
+            .for_each(|(name, count)| {
+                let form = form_urlencoded::Serializer::new(String::new())
+                    .append_pair("userName", name)
+                    .append_pair("count", &count.to_string())
+                    .finish();
+                let form = from_texts::<Ask>(form_urlencoded::parse(form.as_bytes()));
+                let json = valid::<Ask>(json!({ "userName": name, "count": count }));
+                let said =
+                    |ask: Result<Ask, Problem>| ask.map(|ask| (ask.user_name, ask.count)).ok();
+                assert_eq!(said(form), said(json), "{name:?}");
+            });
+    }
 }

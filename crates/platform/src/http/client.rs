@@ -187,4 +187,61 @@ mod tests {
         );
         assert!(!is_for_a_foreign_page(&HeaderMap::new()));
     }
+
+    #[test]
+    fn any_hop_from_elsewhere_is_no_local_call() {
+        const WORDS: [&str; 16] = [
+            "127.0.0.1",
+            "::1",
+            "[::1]",
+            "[::1]:80",
+            "127.0.0.1:9",
+            "8.8.8.8",
+            "unknown",
+            ",",
+            ", ",
+            "::ffff:127.0.0.1",
+            "10.0.0.1",
+            "[",
+            "]",
+            "0x7f.1",
+            "127.1",
+            "::ffff:8.8.8.8",
+        ];
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let extensions = std::panic::AssertUnwindSafe(extensions);
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = http::HeaderValue::from_str(&text) else {
+                    return;
+                };
+                let headers = HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-forwarded-for"),
+                    value,
+                )]);
+                let from_here = is_loopback(&headers, &extensions);
+                let local = |hop: &str| {
+                    hop.contains("127.") || hop.contains("::1") && !hop.contains("8.8.8.8")
+                };
+                assert!(!from_here || text.split(',').all(local), "{text}");
+                assert!(
+                    !from_here || is_private_call(&headers, &extensions),
+                    "{text}"
+                );
+                let elsewhere = format!("{text},8.8.8.8");
+                let elsewhere = http::HeaderValue::from_str(&elsewhere).unwrap();
+                let headers = HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-forwarded-for"),
+                    elsewhere,
+                )]);
+                assert!(
+                    !is_loopback(&headers, &extensions) && !is_private_call(&headers, &extensions),
+                    "{text}"
+                );
+            });
+    }
 }

@@ -232,3 +232,59 @@ fn request_id(request: &Request) -> String {
         })
         .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn any_path_is_logged_without_the_secret_of_a_one_time_address() {
+        const WORDS: [&str; 8] = [
+            "/api",
+            "/media/uploads/",
+            "/media",
+            "/uploads",
+            "/",
+            "ticket",
+            "/x",
+            "%2f",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(10)
+            .for_each(|bytes: &[u8]| {
+                let path = testkit::any::text(bytes, &WORDS);
+                let told = loggable(&path);
+                assert!(path.starts_with(told));
+                for prefix in ["/media/uploads/", "/api/media/uploads/"] {
+                    let secret = format!("{prefix}{path}");
+                    assert_eq!(loggable(&secret), prefix);
+                }
+            });
+    }
+
+    #[test]
+    fn any_header_shortens_the_time_of_a_request_or_says_nothing() {
+        const WORDS: [&str; 8] = ["0", "1", "8000", "-", "+", "18446744073709551615", "9", "x"];
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(6)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = HeaderValue::from_str(&text) else {
+                    return;
+                };
+                let mut request = Request::new(Body::empty());
+                request.headers_mut().insert(DEADLINE, value.clone());
+                request.headers_mut().insert(REQUEST_ID, value);
+                assert!(time_left(&request) <= LONGEST);
+                let id = request_id(&request);
+                assert!(
+                    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()),
+                    "{text}"
+                );
+            });
+    }
+}

@@ -179,4 +179,39 @@ mod tests {
         );
         assert_eq!(Page::new(vec![1], 11, PageQuery::default()).total_pages, 2);
     }
+
+    #[test]
+    fn any_page_is_a_slice_within_bounds() {
+        type Asked = Option<i64>;
+        bolero::check!()
+            .with_type::<(Asked, Asked, Asked, Asked, u32)>()
+            .with_iterations(2_000)
+            .for_each(|(page, page_size, limit, offset, total)| {
+                let query = PageQuery {
+                    page: *page,
+                    page_size: *page_size,
+                    limit: *limit,
+                    offset: *offset,
+                };
+                let plain = SliceQuery {
+                    limit: *limit,
+                    offset: *offset,
+                };
+                for slice in [query.slice(), query.dual_slice(), plain.slice()] {
+                    assert!(
+                        (1..=500).contains(&slice.limit) && slice.offset >= 0,
+                        "{query:?}"
+                    );
+                }
+                let page = Page::new(vec![()], i64::from(*total), query);
+                assert!(
+                    page.page >= 1 && page.total_pages * page.page_size >= page.total,
+                    "{query:?}"
+                );
+                assert!(
+                    (page.total_pages - 1) * page.page_size < page.total.max(1),
+                    "{query:?}"
+                );
+            });
+    }
 }

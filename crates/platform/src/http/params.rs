@@ -90,4 +90,33 @@ mod tests {
             assert_eq!(ask.unread, Some(unread));
         }
     }
+
+    #[test]
+    fn any_query_is_read_within_its_rules_or_refused_by_field() {
+        const WORDS: [&str; 14] = [
+            "search=", "page=", "unread=", "code=", "&", "1", "true", "0", "ab", "%", "%2", "+",
+            "page=-1", "1e3",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(16)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                match from_texts::<Ask>(form_urlencoded::parse(text.as_bytes())) {
+                    Ok(ask) => {
+                        assert!(ask.page.is_none_or(|page| page >= 1), "{text}");
+                        assert!(ask.code.is_none_or(|code| code.len() >= 2), "{text}");
+                        assert!(ask.search.is_none_or(|search| !search.is_empty()), "{text}");
+                    }
+                    Err(problem) => {
+                        let known = ["search", "page", "unread", "code"];
+                        assert!(
+                            problem.fields().count() > 0
+                                && problem.fields().all(|field| known.contains(&field)),
+                            "{text}"
+                        );
+                    }
+                }
+            });
+    }
 }

@@ -296,4 +296,73 @@ mod tests {
                 .all(|fault| fault.message.chars().count() <= LONGEST_MESSAGE + 1)
         );
     }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "type", content = "data", rename_all = "camelCase")]
+    #[expect(dead_code, reason = "only read")]
+    enum Said {
+        One(Ask),
+        Many {
+            asks: Vec<Ask>,
+            others: std::collections::BTreeMap<String, u8>,
+        },
+        Nothing,
+    }
+
+    fn read_any<T: DeserializeOwned>(value: &Value) {
+        let (read, faults) = super::read::<T>(value.clone());
+        assert_eq!(
+            faults.is_empty(),
+            serde_json::from_value::<T>(value.clone()).is_ok(),
+            "{value}"
+        );
+        assert!(read.is_some() || !faults.is_empty(), "{value}");
+        assert!(faults.len() <= MOST_FAULTS);
+        for fault in faults {
+            assert!(
+                !fault.field.is_empty() && !fault.message.is_empty(),
+                "{value}"
+            );
+            assert!(fault.field.chars().count() <= LONGEST_FIELD + 1);
+            assert!(fault.message.chars().count() <= LONGEST_MESSAGE + 1);
+        }
+    }
+
+    #[test]
+    fn any_value_is_read_or_its_faults_are_told_by_their_fields() {
+        const WORDS: [&str; 20] = [
+            "user",
+            "method",
+            "count",
+            "lines",
+            "itemName",
+            "price",
+            "type",
+            "data",
+            "one",
+            "many",
+            "nothing",
+            "asks",
+            "others",
+            "wechat",
+            "balance",
+            "",
+            "1",
+            "a.b",
+            "x",
+            "2020-01-01T00:00:00Z",
+        ];
+        bolero::check!()
+            .with_iterations(400)
+            .with_max_len(256)
+            .for_each(|bytes: &[u8]| {
+                let value = testkit::any::json(bytes, &WORDS);
+                read_any::<Ask>(&value);
+                read_any::<Vec<Ask>>(&value);
+                read_any::<Said>(&value);
+                read_any::<contracts::Event>(&value);
+                read_any::<crate::auth::Claims>(&value);
+                read_any::<Value>(&value);
+            });
+    }
 }

@@ -198,4 +198,45 @@ mod tests {
         assert_eq!(serde_json::from_str::<TraceId>(&json).unwrap(), id);
         assert!(serde_json::from_str::<TraceId>("\"00\"").is_err());
     }
+
+    #[test]
+    fn any_text_is_a_trace_that_is_passed_on_as_it_came_or_none() {
+        const WORDS: [&str; 10] = [
+            "00",
+            "-",
+            "4bf92f3577b34da6a3ce929d0e0e4736",
+            "00f067aa0ba902b7",
+            "01",
+            "ff",
+            "cc",
+            "0",
+            "A",
+            "-more",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(10)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Ok(parent) = text.parse::<TraceParent>() {
+                    let told = parent.to_string();
+                    assert_eq!(told.parse(), Ok(parent));
+                    assert_eq!(told[2..53], text[2..53]);
+                    assert!(text.starts_with("00") && text.len() == 55 || !text.starts_with("00"));
+                }
+            });
+        bolero::check!()
+            .with_type::<(u128, u64, u8)>()
+            .with_iterations(1_000)
+            .for_each(|(trace, parent, flags)| {
+                let text = format!("00-{trace:032x}-{parent:016x}-{flags:02x}");
+                let read = text.parse::<TraceParent>();
+                assert_eq!(read.is_ok(), *trace > 0 && *parent > 0, "{text}");
+                if let Ok(read) = read {
+                    assert_eq!(read.to_string()[..53], text[..53]);
+                    let json = serde_json::to_string(&read.trace).unwrap();
+                    assert_eq!(serde_json::from_str::<TraceId>(&json).unwrap(), read.trace);
+                }
+            });
+    }
 }

@@ -105,4 +105,18 @@ mod tests {
         let length = manager.recv(&mut text).unwrap();
         String::from_utf8(text[..length].to_vec()).unwrap()
     }
+
+    #[test]
+    fn any_name_of_a_socket_is_an_address_or_refused() {
+        bolero::check!()
+            .with_iterations(500)
+            .with_max_len(200)
+            .for_each(|bytes: &[u8]| {
+                for name in [bytes.to_vec(), [&b"@"[..], bytes].concat()] {
+                    let told = address(OsStr::from_bytes(&name));
+                    // The kernel takes 108 bytes.
+                    assert!(told.is_err() || name.len() <= 108);
+                }
+            });
+    }
 }

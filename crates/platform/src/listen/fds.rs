@@ -174,3 +174,76 @@ fn close_on_exec() -> MsgFlags {
 fn close_on_exec() -> MsgFlags {
     MsgFlags::empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::listen::peers::Request;
+
+    async fn read_all(bytes: &[u8]) -> io::Result<Request> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        ours.write_all(bytes).await?;
+        drop(ours);
+        read::<Request>(&theirs).await.map(|(request, _)| request)
+    }
+
+    #[test]
+    fn any_bytes_of_a_peer_are_a_message_or_refused() {
+        const WORDS: [&str; 12] = [
+            "{",
+            "}",
+            "\"claim\":",
+            "\"give\":",
+            "\"users\":",
+            "\"127.0.0.1:1\"",
+            "[",
+            "]",
+            ",",
+            "[\"users\",\"127.0.0.1:1\"]",
+            "\"",
+            "{}",
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(24)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                runtime.block_on(async {
+                    // Its own length, which may be any.
+                    let _ = read_all(bytes).await;
+                    let whole = [
+                        &u32::try_from(text.len()).unwrap().to_be_bytes()[..],
+                        text.as_bytes(),
+                    ]
+                    .concat();
+                    let answer = read_all(&whole).await;
+                    assert_eq!(
+                        answer.is_ok(),
+                        serde_json::from_str::<Request>(&text).is_ok(),
+                        "{text}"
+                    );
+                    assert!(read_all(&whole[..whole.len() - 1]).await.is_err());
+
+                    let wanted =
+                        BTreeMap::from([(text.clone(), SocketAddr::from(([127, 0, 0, 1], 1)))]);
+                    let (ours, theirs) = UnixStream::pair().unwrap();
+                    write(&ours, &Request::Claim(wanted.clone()), &[])
+                        .await
+                        .unwrap();
+                    let (Request::Claim(heard), _) = read(&theirs).await.unwrap() else {
+                        panic!("another message")
+                    };
+                    assert_eq!(heard, wanted);
+                });
+            });
+    }
+}
