@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use contracts::Service;
 use coordination::{Registry, Snapshot};
-use tokio::sync::{SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::front::config::FrontConfig;
-use crate::front::gate::{Gate, GateReport, Shed};
+use crate::front::gate::{Gate, GateReport, Permit, Shed};
 use crate::front::group::{Group, GroupReport};
 use crate::front::locality::Locality;
 use crate::front::metrics;
@@ -48,8 +48,8 @@ struct Inner {
 /// A request's place, until dropped.
 #[derive(Debug)]
 pub struct Place<'a> {
-    _of_service: SemaphorePermit<'a>,
-    _of_all: SemaphorePermit<'a>,
+    _of_service: Permit<'a>,
+    _of_all: Permit<'a>,
 }
 
 impl Upstreams {
