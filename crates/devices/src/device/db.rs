@@ -1,6 +1,7 @@
 //! Devices in PostgreSQL.
 
 use contracts::{DeviceId, Timestamp, UserId};
+use coordination::PortSet;
 use platform::http::Slice;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
@@ -8,7 +9,7 @@ use sqlx::types::Json;
 
 use super::api::PatchDevice;
 use super::list::{DeviceFilter, MySort};
-use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status};
+use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status, port_columns};
 
 macro_rules! select_device {
     ($rest:literal) => {
@@ -68,9 +69,10 @@ pub struct NewDevice {
 pub async fn insert(
     conn: &mut PgConnection,
     device: &NewDevice,
-    ports: coordination::PortSet,
+    ports: PortSet,
     now: Timestamp,
 ) -> sqlx::Result<()> {
+    let [adb, webrtc, scrcpy] = port_columns(ports);
     let insert = sqlx::query(
         "insert into devices.devices (id, user_id, name, description, type, provider_type, runtime, status, wanted,
             cpu_cores, memory_mb, storage_mb, resolution, dpi, android_version, group_name, tags, metadata,
@@ -96,9 +98,9 @@ pub async fn insert(
         .bind(&device.tags)
         .bind(Json(&device.metadata))
         .bind(&device.node)
-        .bind(i32::from(ports.adb))
-        .bind(i32::from(ports.webrtc))
-        .bind(i32::from(ports.scrcpy))
+        .bind(adb)
+        .bind(webrtc)
+        .bind(scrcpy)
         .bind(now)
         .execute(conn)
         .await?;
@@ -240,17 +242,18 @@ pub async fn set_status(
 pub async fn set_ports(
     conn: &mut PgConnection,
     id: &DeviceId,
-    ports: coordination::PortSet,
+    ports: PortSet,
     now: Timestamp,
 ) -> sqlx::Result<()> {
+    let [adb, webrtc, scrcpy] = port_columns(ports);
     let update = sqlx::query(
         "update devices.devices set adb_port = $2, webrtc_port = $3, scrcpy_port = $4, updated_at = $5 where id = $1",
     );
     update
         .bind(id)
-        .bind(i32::from(ports.adb))
-        .bind(i32::from(ports.webrtc))
-        .bind(i32::from(ports.scrcpy))
+        .bind(adb)
+        .bind(webrtc)
+        .bind(scrcpy)
         .bind(now)
         .execute(conn)
         .await?;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use contracts::{DeviceId, Timestamp, UserId};
-use coordination::PortSet;
+use coordination::{PortKind, PortSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -334,6 +334,11 @@ pub fn port_set(adb: i32, webrtc: i32, scrcpy: i32) -> PortSet {
     }
 }
 
+/// Ports as they are written, in the order of [`port_set`].
+pub fn port_columns(ports: PortSet) -> [i32; 3] {
+    PortKind::ALL.map(|kind| i32::from(ports.of(kind)))
+}
+
 /// Width and height of a resolution such as `1080x1920`.
 pub fn pixels(resolution: &str) -> Option<(u32, u32)> {
     let (width, height) = resolution.split_once('x')?;
@@ -386,5 +391,40 @@ mod tests {
             assert_eq!(status.as_str().parse::<Status>().unwrap(), *status);
         }
         assert!("paused".parse::<Status>().is_err());
+    }
+
+    #[test]
+    fn any_resolution_and_version_that_is_read_is_within_bounds() {
+        const WORDS: [&str; 10] = ["1080", "x", "1920", "99999", "0", ".", "14", "+", "X", "٣"];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(6)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Some((width, height)) = pixels(&text) {
+                    assert!(
+                        width <= 99_999 && height <= 99_999 && text.is_ascii(),
+                        "{text}"
+                    );
+                }
+                assert!(
+                    !is_android_version(&text)
+                        || text.parse::<f64>().is_ok_and(|version| version < 100.0),
+                    "{text}"
+                );
+            });
+    }
+
+    #[test]
+    fn any_name_of_a_status_is_one_of_its_own() {
+        bolero::check!()
+            .with_type::<String>()
+            .with_iterations(500)
+            .for_each(|text| {
+                assert_eq!(
+                    text.parse::<Status>().is_ok(),
+                    Status::ALL.iter().any(|status| status.as_str() == text)
+                );
+            });
     }
 }

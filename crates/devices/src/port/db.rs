@@ -7,7 +7,7 @@ use coordination::port_pool::RecordedRest;
 use coordination::{PortKind, PortSet, RestReason};
 use sqlx::PgConnection;
 
-use crate::device::port_set;
+use crate::device::{port_columns, port_set};
 
 /// Ports of a kind, counted over all nodes.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
@@ -139,15 +139,16 @@ pub async fn quarantine(
 
 /// Whether a device holds a port of a set.
 pub async fn is_held(conn: &mut PgConnection, node: &str, ports: PortSet) -> sqlx::Result<bool> {
+    let [adb, webrtc, scrcpy] = port_columns(ports);
     let select = sqlx::query_scalar(
         "select exists (select 1 from devices.devices where node = $1 and released_at is null
             and (adb_port = $2 or webrtc_port = $3 or scrcpy_port = $4))",
     );
     select
         .bind(node)
-        .bind(i32::from(ports.adb))
-        .bind(i32::from(ports.webrtc))
-        .bind(i32::from(ports.scrcpy))
+        .bind(adb)
+        .bind(webrtc)
+        .bind(scrcpy)
         .fetch_one(conn)
         .await
 }

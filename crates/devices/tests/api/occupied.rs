@@ -215,7 +215,12 @@ async fn change_until(
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let ended = runtime.block_on(async move {
             let db = PgPoolOptions::new().max_connections(2);
-            let app = app.elsewhere(db.connect_with(worker).await.unwrap()).await;
+            let db = db.connect_with(worker).await.unwrap();
+            // Both are signed in: for one that dies while it signs in PostgreSQL waits a minute, and drops no database
+            // until then, neither this test's nor another's.
+            let connections = (db.acquire().await.unwrap(), db.acquire().await.unwrap());
+            drop(connections);
+            let app = app.elsewhere(db).await;
             let mut work = Box::pin(async move { change(&app.devices, &claimed, occupied).await });
             let ended = stopped_after(steps, work.as_mut()).await;
             std::mem::forget(work);
