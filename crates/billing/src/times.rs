@@ -71,4 +71,32 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn any_bound_begins_before_it_ends() {
+        const WORDS: [&str; 12] = [
+            "2025-10-22",
+            "T",
+            "08:00:00",
+            "Z",
+            ".999",
+            "+",
+            "-",
+            "9999-12-31",
+            "01:00",
+            "0001-01-01",
+            "24:00:00",
+            "10",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Ok(bound) = serde_json::from_value::<Bound>(text.as_str().into()) {
+                    assert!(bound.start() <= bound.end(), "{text}");
+                    assert!((1..=9999).contains(&bound.end().utc().year()), "{text}");
+                }
+            });
+    }
 }

@@ -56,4 +56,20 @@ mod tests {
         assert_eq!(secret.expose(), "hunter22");
         assert!(!format!("{secret:?}").contains("hunter") && !refusal.contains("4711"));
     }
+
+    #[test]
+    fn any_value_that_is_no_secret_is_refused_without_its_text() {
+        const WORDS: [&str; 4] = ["hunter22", "correct horse", "4711", "password"];
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(24)
+            .for_each(|bytes: &[u8]| {
+                let value = testkit::any::json(bytes, &WORDS);
+                let read = serde_json::from_value::<SecretText>(value.clone());
+                match read {
+                    Ok(secret) => assert_eq!(Some(secret.expose()), value.as_str()),
+                    Err(refusal) => assert_eq!(refusal.to_string(), "must be a text"),
+                }
+            });
+    }
 }

@@ -418,4 +418,58 @@ mod tests {
             assert_eq!(range(text), None, "{text}");
         }
     }
+
+    #[test]
+    fn any_range_that_is_read_is_one_span() {
+        const WORDS: [&str; 10] = [
+            "bytes=",
+            "0",
+            "-",
+            "9",
+            "18446744073709551615",
+            ",",
+            " ",
+            "5",
+            "+1",
+            "items=",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                match range(&text) {
+                    Some(GetRange::Bounded(span)) => assert!(span.start < span.end, "{text}"),
+                    Some(GetRange::Suffix(last)) => assert!(last > 0, "{text}"),
+                    Some(GetRange::Offset(_)) | None => {}
+                }
+                assert!(
+                    range(&text).is_none()
+                        || text.starts_with("bytes=") && !text.contains([',', '+']),
+                    "{text}"
+                );
+            });
+    }
+
+    #[test]
+    fn any_list_of_tags_names_the_one_that_stands_in_it() {
+        const WORDS: [&str; 8] = ["\"a\"", "W/", "*", ",", ", ", "\"", "a", "\"b\""];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(value) = HeaderValue::from_str(&text) else {
+                    return;
+                };
+                assert!(
+                    !names(&value, "\"a\"") || text.contains("\"a\"") || text.contains('*'),
+                    "{text}"
+                );
+                let Ok(value) = HeaderValue::from_str(&format!("{text}, W/\"a\"")) else {
+                    return;
+                };
+                assert!(names(&value, "\"a\""), "{text}");
+            });
+    }
 }

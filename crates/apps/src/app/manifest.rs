@@ -111,3 +111,53 @@ fn shown(text: String) -> String {
         .take(100)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn any_file_is_a_package_with_names_that_can_be_stored_or_none() {
+        const WORDS: [&str; 12] = [
+            "PK\u{3}\u{4}",
+            "PK\u{1}\u{2}",
+            "PK\u{5}\u{6}",
+            "AndroidManifest.xml",
+            "\0\0\0\0",
+            "resources.arsc",
+            "\u{14}\0",
+            "\u{13}\0",
+            "\u{1}\0",
+            "classes.dex",
+            "\u{8}\0",
+            "\u{1}\0\u{1}\0",
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("any.apk");
+        bolero::check!()
+            .with_iterations(300)
+            .with_max_len(256)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                for content in [bytes, text.as_bytes()] {
+                    fs::write(&file, content).unwrap();
+                    if let Ok(manifest) = read_blocking(&file) {
+                        assert!(
+                            manifest
+                                .package_name
+                                .is_none_or(|name| is_package_name(&name))
+                        );
+                        let texts = [manifest.version_name, manifest.label];
+                        assert!(
+                            texts
+                                .iter()
+                                .flatten()
+                                .all(|text| !text.contains('\0') && text.chars().count() <= 100)
+                        );
+                    }
+                }
+            });
+    }
+}

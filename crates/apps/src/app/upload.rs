@@ -273,4 +273,26 @@ mod tests {
             assert!(!is_package_name(name), "{name}");
         }
     }
+
+    #[test]
+    fn any_package_name_is_plain_enough_for_a_header_and_a_path() {
+        const WORDS: [&str; 8] = ["com", ".", "example", "_", "1", "A", "..", "é"];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(12)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if is_package_name(&text) {
+                    assert!(
+                        !text.contains("..") && text.contains('.') && text.len() <= 200,
+                        "{text}"
+                    );
+                    assert!(
+                        text.bytes()
+                            .all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)),
+                        "{text}"
+                    );
+                }
+            });
+    }
 }

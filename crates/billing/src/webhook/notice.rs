@@ -231,4 +231,73 @@ mod tests {
             assert_eq!(told, fields, "{body}");
         }
     }
+
+    #[test]
+    fn any_body_is_a_notice_that_the_store_can_take_or_refused_by_field() {
+        const WORDS: [&str; 24] = [
+            "orderId",
+            "status",
+            "amount",
+            "paymentNo",
+            "transactionId",
+            "eventId",
+            "provider",
+            "paid",
+            "success",
+            "failed",
+            "12e4",
+            "0.01",
+            "=",
+            "&",
+            "o-1",
+            "{",
+            "}",
+            ":",
+            "\"",
+            "orderId=o&status=paid",
+            "%00",
+            "\"orderId\":1,\"status\":\"paid\"",
+            "99",
+            "x",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(64)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let json = testkit::any::json(bytes, &WORDS).to_string();
+                for headers in [HeaderMap::new(), form_headers()] {
+                    for body in [text.as_bytes(), json.as_bytes(), bytes] {
+                        match read(&headers, body) {
+                            Ok(notice) => {
+                                assert!(notice.order_id.is_some() || notice.payment_no.is_some());
+                                let texts = [
+                                    &notice.order_id,
+                                    &notice.payment_no,
+                                    &notice.transaction_id,
+                                    &notice.event_id,
+                                    &notice.provider,
+                                ];
+                                for said in texts.into_iter().flatten() {
+                                    assert!(
+                                        (1..=128).contains(&said.chars().count())
+                                            && !said.contains('\0'),
+                                        "{text}"
+                                    );
+                                }
+                                assert!(
+                                    notice
+                                        .amount
+                                        .is_none_or(|amount| (Money(1)..=Money::MAX_INPUT)
+                                            .contains(&amount)),
+                                    "{text}"
+                                );
+                                assert!(!notice.event_key(None).contains('\0'));
+                            }
+                            Err(problem) => assert!(problem.fields().count() > 0, "{text}"),
+                        }
+                    }
+                }
+            });
+    }
 }

@@ -155,4 +155,60 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn any_notice_that_was_not_signed_is_refused() {
+        const WORDS: [&str; 10] = [
+            "v1,",
+            "v1a,",
+            " ",
+            "AAAA",
+            "tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+            "1649367553",
+            "-",
+            "msg_1",
+            ".",
+            "=",
+        ];
+        let (id, time) = ("msg_1", 1_649_367_553);
+        let good = Webhook::new(SECRET).unwrap().sign(id, time, BODY).unwrap();
+        bolero::check!()
+            .with_type::<(Vec<u8>, u8)>()
+            .with_iterations(2_000)
+            .for_each(|(bytes, what)| {
+                let text = testkit::any::text(&bytes[..bytes.len().min(12)], &WORDS);
+                let (seconds, mut body) = (time.to_string(), BODY.to_vec());
+                let (name, stamp, signature) = match what % 4 {
+                    0 => (text.as_str(), seconds.as_str(), good.as_str()),
+                    1 => (id, text.as_str(), good.as_str()),
+                    2 => (id, seconds.as_str(), text.as_str()),
+                    _ => {
+                        body.extend(text.as_bytes());
+                        (id, seconds.as_str(), good.as_str())
+                    }
+                };
+                let mut said = HeaderMap::new();
+                for (header, value) in [(ID, name), (TIMESTAMP, stamp), (SIGNATURE, signature)] {
+                    let Ok(value) = http::HeaderValue::from_str(value) else {
+                        return;
+                    };
+                    said.insert(header, value);
+                }
+                let is_signed = name == id && stamp == seconds && body == BODY && signature == good;
+                assert_eq!(
+                    verify(&said, &body, &keys(), at(time)).is_ok(),
+                    is_signed,
+                    "{text}"
+                );
+                // Among others the good one counts.
+                let beside = format!("{text} {good}");
+                if text.is_ascii()
+                    && let Ok(value) = http::HeaderValue::from_str(&beside)
+                {
+                    let mut said = headers(id, &seconds, &good);
+                    said.insert(SIGNATURE, value);
+                    assert!(verify(&said, BODY, &keys(), at(time)).is_ok(), "{text}");
+                }
+            });
+    }
 }

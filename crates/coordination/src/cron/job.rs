@@ -298,4 +298,32 @@ mod tests {
         assert!("all(ever)".parse::<CatchUp>().is_err());
         assert!("".parse::<Overlap>().is_err());
     }
+
+    #[test]
+    fn any_policy_in_the_store_is_written_as_it_is_read() {
+        const WORDS: [&str; 10] = [
+            "none",
+            "last",
+            "all(",
+            "s)",
+            "60",
+            "-1",
+            "9223372036854775807",
+            "skip",
+            "queue-one",
+            "allow",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(6)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Ok(policy) = text.parse::<CatchUp>() {
+                    assert_eq!(policy.to_string().parse().ok(), Some(policy), "{text}");
+                }
+                if let Ok(policy) = text.parse::<Overlap>() {
+                    assert_eq!(policy.to_string(), text);
+                }
+            });
+    }
 }

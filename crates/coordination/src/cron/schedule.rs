@@ -289,4 +289,41 @@ mod tests {
         assert!(schedule.between(before, slot, 10).is_empty());
         assert_eq!(schedule.between(before, due, 10), [slot]);
     }
+
+    #[test]
+    fn any_schedule_that_is_read_has_slots_in_order() {
+        const WORDS: [&str; 16] = [
+            "*",
+            " ",
+            "* * * * *",
+            "/5",
+            "0",
+            "59",
+            "-",
+            ",",
+            "L",
+            "MON",
+            "#2",
+            "@daily",
+            "31",
+            "2",
+            "W",
+            "60",
+        ];
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        bolero::check!()
+            .with_iterations(500)
+            .with_max_len(10)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let Ok(schedule) =
+                    Schedule::parse("any", &text, Tz::Europe__Berlin, Duration::ZERO)
+                else {
+                    return;
+                };
+                let (latest, next) = (schedule.latest(now), schedule.next(now));
+                assert!(latest.is_none_or(|latest| latest <= now), "{text}");
+                assert!(next.is_none_or(|next| next > now), "{text}");
+            });
+    }
 }

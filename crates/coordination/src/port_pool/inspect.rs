@@ -182,4 +182,61 @@ mod tests {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
+
+    #[test]
+    fn any_answer_of_redis_is_leases_and_rests_or_none() {
+        const WORDS: [&str; 16] = [
+            "owner",
+            ",",
+            "5555",
+            "8080",
+            "27183",
+            "1700000000000",
+            "adb",
+            "webrtc",
+            ":",
+            "returned",
+            "65536",
+            "-1",
+            "",
+            "x",
+            "5555,8080,27183,1,2",
+            "adb:5555",
+        ];
+        bolero::check!()
+            .with_type::<Vec<Vec<u8>>>()
+            .with_iterations(1_000)
+            .for_each(|rows| {
+                let answer: Vec<String> = rows
+                    .iter()
+                    .map(|row| testkit::any::text(&row[..row.len().min(6)], &WORDS))
+                    .collect();
+                if let Some(sets) = held_sets(&answer) {
+                    assert_eq!(sets.len() * 2, answer.len());
+                    assert!(sets.is_sorted_by_key(|set| set.ports.adb));
+                }
+                if let Some(rests) = resting_ports(&answer) {
+                    assert_eq!(rests.len() * 3, answer.len());
+                }
+            });
+        bolero::check!()
+            .with_type::<(u16, u16, u16, i32)>()
+            .with_iterations(500)
+            .for_each(|(adb, webrtc, scrcpy, since)| {
+                let told = [
+                    "o".to_owned(),
+                    format!("{adb},{webrtc},{scrcpy},{since},{since}"),
+                ];
+                let sets = held_sets(&told).unwrap();
+                assert_eq!(
+                    sets[0].ports,
+                    PortSet {
+                        adb: *adb,
+                        webrtc: *webrtc,
+                        scrcpy: *scrcpy
+                    }
+                );
+                assert_eq!(sets[0].since.timestamp_millis(), i64::from(*since));
+            });
+    }
 }

@@ -127,3 +127,62 @@ impl Snapshot {
         self.services.values().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_entry_of_redis_is_an_instance_or_none() {
+        const WORDS: [&str; 14] = [
+            "users",
+            ":",
+            "0",
+            "|",
+            "1700000000000",
+            "{",
+            "}",
+            "1e300",
+            "-1",
+            "NaN",
+            "inf",
+            "4294967296",
+            "\"load\":{}",
+            ".5",
+        ];
+        let stored = Stored {
+            announcement: Announcement {
+                service: "users".to_owned(),
+                address: "127.0.0.1:1".to_owned(),
+                host: "a".to_owned(),
+                zone: None,
+                pid: 1,
+                version: "0.1.0".to_owned(),
+                started_at: DateTime::UNIX_EPOCH,
+                replica: "r".to_owned(),
+            },
+            load: Load::default(),
+        };
+        let json = serde_json::to_string(&stored).unwrap();
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(16)
+            .for_each(|bytes: &[u8]| {
+                let (half, rest) = bytes.split_at(bytes.len() / 2);
+                let (one, other) = (
+                    testkit::any::text(half, &WORDS),
+                    testkit::any::text(rest, &WORDS),
+                );
+                if let Some(entry) = Entry::read(&one, &format!("{other}|{json}")) {
+                    assert_eq!(entry.announcement, stored.announcement);
+                    assert!(
+                        one.ends_with(&format!(":{}", entry.slot)) || one.contains(['+', '0']),
+                        "{one}"
+                    );
+                    let told = serde_json::to_value(&entry).unwrap();
+                    assert_eq!(told["instance"], instance_name(entry.slot));
+                }
+                assert_eq!(Entry::read(&one, &other), None, "{one} {other}");
+            });
+    }
+}

@@ -26,7 +26,9 @@ pub struct Reading {
 impl Reading {
     /// The entries that were heard of within their time to live.
     pub fn live(self, ttl: Duration) -> Snapshot {
-        let oldest = self.now - TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);
+        let ttl = TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);
+        let oldest = self.now.checked_sub_signed(ttl);
+        let oldest = oldest.unwrap_or(DateTime::<Utc>::MIN_UTC);
         Snapshot::new(
             self.entries
                 .into_iter()

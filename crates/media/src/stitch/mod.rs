@@ -181,4 +181,18 @@ mod tests {
             assert!(text.parse::<Colour>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn any_colour_is_six_digits() {
+        const WORDS: [&str; 8] = ["#", "f5", "F5", "0", "#f5f5f5", "+f", "é", "zz"];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                if let Ok(colour) = text.parse::<Colour>() {
+                    assert_eq!(colour.to_string(), text.to_ascii_uppercase());
+                }
+            });
+    }
 }

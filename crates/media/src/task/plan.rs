@@ -186,4 +186,46 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn any_body_is_a_plan_or_refused_by_field() {
+        const WORDS: [&str; 20] = [
+            "type",
+            "kind",
+            "provider",
+            "inputs",
+            "params",
+            "rows",
+            "columns",
+            "cell",
+            "gap",
+            "quality",
+            "background",
+            "stitch",
+            "image",
+            "#ffffff",
+            "5",
+            "uploads",
+            "input/u/t/a.png",
+            "layout",
+            "text",
+            "video",
+        ];
+        bolero::check!()
+            .with_iterations(1_000)
+            .with_max_len(96)
+            .for_each(|bytes: &[u8]| {
+                let body = testkit::any::json(bytes, &WORDS);
+                let Ok(task) = serde_json::from_value::<CreateTask>(body.clone()) else {
+                    return;
+                };
+                if let Err(problem) = task.plan() {
+                    let mut fields = problem.fields().peekable();
+                    assert!(
+                        fields.peek().is_some() && fields.all(|field| !field.is_empty()),
+                        "{body}"
+                    );
+                }
+            });
+    }
 }

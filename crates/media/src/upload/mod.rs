@@ -155,4 +155,47 @@ mod tests {
             assert_eq!(ContentType::of(bytes), None);
         }
     }
+
+    #[test]
+    fn any_name_of_a_file_makes_a_key_in_its_users_folder() {
+        const WORDS: [&str; 10] = ["..", "/", "\\", ".png", "a", ".", "\0", "%2e", "图", "~"];
+        let user: UserId = "u-1".parse().unwrap();
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(160)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let key = key(&user, &text);
+                let name = key
+                    .strip_prefix("input/u-1/")
+                    .and_then(|rest| rest.get(33..))
+                    .unwrap();
+                assert!(
+                    (1..=100).contains(&name.len()) && !name.starts_with('.'),
+                    "{key}"
+                );
+                assert!(
+                    name.bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+                    "{key}"
+                );
+            });
+    }
+
+    #[test]
+    fn any_bytes_are_of_a_kind_by_their_first_ones_alone() {
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(24)
+            .for_each(|bytes: &[u8]| {
+                let heads: [&[u8]; 4] =
+                    [b"\xFF\xD8\xFF", b"\x89PNG\r\n\x1a\n", b"RIFF0000WEBP", b""];
+                for head in heads {
+                    let file = [head, bytes].concat();
+                    let kind = ContentType::of(&file);
+                    assert!(kind.is_some() || head.is_empty());
+                    assert_eq!(ContentType::of(&file[..file.len().min(12)]), kind);
+                }
+            });
+    }
 }

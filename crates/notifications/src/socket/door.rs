@@ -113,4 +113,47 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn any_path_leads_to_one_transport_or_to_none() {
+        const WORDS: [&str; 12] = [
+            "/",
+            "/ws",
+            "/socket.io",
+            "/notifications",
+            "/stream",
+            "?",
+            "EIO=4",
+            "&",
+            "EIO=3",
+            "/..",
+            "//",
+            "x",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(8)
+            .for_each(|bytes: &[u8]| {
+                let text = format!("/{}", testkit::any::text(bytes, &WORDS));
+                let Ok(uri) = text.parse::<Uri>() else { return };
+                for upgrades in [false, true] {
+                    let served = served_at(&uri, upgrades);
+                    assert!(
+                        served.is_none_or(
+                            |path| [SOCKETIO_PATH, PLAIN_PATH, LIST_PATH].contains(&path)
+                        ),
+                        "{text}"
+                    );
+                    assert!(served != Some(PLAIN_PATH) || upgrades, "{text}");
+                    // Somebody else's path stays theirs.
+                    let owned = ["/socket.io", "/ws", "/notifications"]
+                        .iter()
+                        .any(|own| uri.path().starts_with(own));
+                    assert!(
+                        served.is_none() || owned || uri.path().chars().all(|one| one == '/'),
+                        "{text}"
+                    );
+                }
+            });
+    }
 }

@@ -325,4 +325,104 @@ mod tests {
         assert!(admin.may_join("admin") && !admin.may_join("user:bob"));
         assert!(guest.may_join("anything"));
     }
+
+    #[test]
+    fn any_message_of_a_client_is_understood_or_refused() {
+        const WORDS: [&str; 16] = [
+            "event",
+            "data",
+            "subscribe",
+            "unsubscribe",
+            "ping",
+            "userId",
+            "lastSeq",
+            "alice",
+            "7",
+            "token",
+            "room",
+            "-1",
+            "user:alice",
+            "9223372036854775808",
+            "",
+            "a b",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(48)
+            .for_each(|bytes: &[u8]| {
+                let json = testkit::any::json(bytes, &WORDS);
+                if !json.is_object() {
+                    return;
+                }
+                if let Ok(ask) = serde_json::from_value::<Subscribe>(json.clone()) {
+                    assert!(contracts::id::is_valid(ask.user_id.as_str()), "{json}");
+                    let said = &json["lastSeq"];
+                    let number = said.as_i64().or_else(|| said.as_str()?.parse().ok());
+                    assert_eq!(ask.last_seq, number, "{json}");
+                }
+                if let Ok(hello) = serde_json::from_value::<Hello>(json.clone()) {
+                    assert_eq!(hello.token.as_deref(), json["token"].as_str(), "{json}");
+                }
+                let incoming = serde_json::from_str::<plain::Incoming>(&json.to_string());
+                assert!(incoming.is_err() || json["event"].is_string(), "{json}");
+                let room = serde_json::from_value::<socketio::Room>(json.clone());
+                assert!(room.is_err() || json["room"].is_string(), "{json}");
+            });
+    }
+
+    #[test]
+    fn any_query_and_header_say_who_comes_or_are_refused() {
+        const WORDS: [&str; 12] = [
+            "token=", "userId=", "lastSeq=", "&", "7", "abc", "%00", "+", "Bearer ", "bearer", "-",
+            "x.y.z",
+        ];
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(16)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let mut headers = HeaderMap::new();
+                if let Ok(value) = text.parse() {
+                    headers.insert(header::AUTHORIZATION, value);
+                }
+                let bears = headers.contains_key(header::AUTHORIZATION);
+                let Ok(uri) = format!("/?{text}").parse::<Uri>() else {
+                    return;
+                };
+                match Hello::of(&uri, &headers) {
+                    // Who shows a header is never nobody.
+                    Ok(hello) => {
+                        assert!(hello.token.is_some() || !bears, "{text}");
+                        assert!(hello.user_id.is_none_or(|id| !id.is_empty()), "{text}");
+                    }
+                    Err(problem) => {
+                        assert_eq!(problem.fields().collect::<Vec<_>>(), ["lastSeq"], "{text}")
+                    }
+                }
+            });
+    }
+
+    #[test]
+    fn any_room_is_joined_by_its_owner_alone() {
+        const WORDS: [&str; 8] = ["user:", "alice", "admin", "bob", ":", "user:alice", "a", ""];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(6)
+            .for_each(|bytes: &[u8]| {
+                let room = testkit::any::text(bytes, &WORDS);
+                let alice = Identity {
+                    user: "alice".parse().ok(),
+                    credentials: None,
+                    is_admin: false,
+                    in_sandbox: false,
+                };
+                assert_eq!(alice.may_join(&room), room == "user:alice", "{room}");
+                let admin = Identity {
+                    is_admin: true,
+                    user: None,
+                    ..alice
+                };
+                assert_eq!(admin.may_join(&room), room == "admin", "{room}");
+            });
+    }
 }

@@ -25,8 +25,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client that we leave may take to read the reason.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// What a client says.
 #[derive(Deserialize)]
-struct Incoming {
+pub struct Incoming {
     event: String,
     #[serde(default)]
     data: Value,

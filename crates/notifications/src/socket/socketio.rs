@@ -62,8 +62,9 @@ pub struct Server {
     subscriber: SubscriberClient,
 }
 
+/// A room to be in, or not.
 #[derive(Deserialize)]
-struct Room {
+pub struct Room {
     room: String,
 }
 

@@ -96,4 +96,30 @@ mod tests {
             assert_eq!(Agent::of(text), Agent { browser, os }, "{text}");
         }
     }
+
+    #[test]
+    fn any_agent_has_names_of_ours() {
+        const WORDS: [&str; 10] = [
+            "Mozilla/5.0",
+            "Edg",
+            "Chrome/",
+            "Safari/",
+            "Windows",
+            "Android",
+            "Linux",
+            "(",
+            ";",
+            "curl/",
+        ];
+        bolero::check!()
+            .with_iterations(500)
+            .with_max_len(24)
+            .for_each(|bytes: &[u8]| {
+                let agent = Agent::of(&testkit::any::text(bytes, &WORDS));
+                let known = |name: &str, marks: &[(&str, &str)]| {
+                    name == "unknown" || marks.iter().any(|(_, known)| *known == name)
+                };
+                assert!(known(agent.browser, &BROWSERS) && known(agent.os, &SYSTEMS));
+            });
+    }
 }
