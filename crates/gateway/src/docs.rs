@@ -73,17 +73,27 @@ pub fn guarded() -> Vec<(Method, String)> {
 
 /// The same, with the services.
 pub fn guarded_by_service() -> Vec<(Service, Method, String)> {
-    let mut guarded = Vec::new();
+    routes(|operation| !is_open(operation))
+}
+
+/// The routes that have their effect once for one `Idempotency-Key`, as their services know them.
+pub fn keyed() -> Vec<(Method, String)> {
+    let keyed = routes(takes_key).into_iter();
+    keyed.map(|(_, method, path)| (method, path)).collect()
+}
+
+fn routes(wanted: impl Fn(&Operation) -> bool) -> Vec<(Service, Method, String)> {
+    let mut routes = Vec::new();
     for (service, part) in parts() {
         for (path, mut item) in part.paths.paths {
             for (method, operation) in operations(&mut item) {
-                if !is_open(operation) {
-                    guarded.push((service, method, path.clone()));
+                if wanted(operation) {
+                    routes.push((service, method, path.clone()));
                 }
             }
         }
     }
-    guarded
+    routes
 }
 
 /// What each service says of its routes.
@@ -112,6 +122,14 @@ fn proofs(method: &Method, path: &str) -> Vec<SecurityRequirement> {
 fn is_open(operation: &Operation) -> bool {
     let wanted = operation.security.as_ref();
     wanted.is_some_and(|wanted| wanted.contains(&SecurityRequirement::default()))
+}
+
+fn takes_key(operation: &Operation) -> bool {
+    let mut parameters = operation.parameters.iter().flatten();
+    parameters.any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.name == "Idempotency-Key",
+        RefOr::Ref(_) => false,
+    })
 }
 
 fn json(document: &Document) -> Value {
@@ -363,5 +381,36 @@ mod tests {
                 .unwrap()
                 .contains(&"paid".into())
         );
+    }
+
+    #[test]
+    fn what_takes_an_idempotency_key_says_so() {
+        let mut keyed = keyed();
+        keyed.sort_by(|one, other| one.1.cmp(&other.1));
+        let keyed: Vec<(&str, &str)> = keyed
+            .iter()
+            .map(|(method, path)| (method.as_str(), path.as_str()))
+            .collect();
+        // Every handler that takes `Idempotent`: the front door repeats no other request that changes something.
+        let expected = [
+            "/auth/register",
+            "/balance/adjust",
+            "/balance/consume",
+            "/balance/freeze",
+            "/balance/recharge",
+            "/balance/unfreeze",
+            "/billing/orders",
+            "/billing/orders/{id}/confirm",
+            "/billing/orders/{id}/refund",
+            "/devices",
+            "/media/tasks",
+            "/notifications",
+            "/notifications/send",
+            "/orders",
+            "/orders/{id}/confirm",
+            "/orders/{id}/refund",
+            "/payments",
+        ];
+        assert_eq!(keyed, expected.map(|path| ("POST", path)));
     }
 }

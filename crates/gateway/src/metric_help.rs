@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 63] = [
+const HELP: [(&str, &str); 62] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -103,6 +103,10 @@ const HELP: [(&str, &str); 63] = [
         "Writes of late holders that this replica refused, by kind",
     ),
     (
+        "gateway_access_lines_left_out_total",
+        "Lines of failed or slow requests that the access log had no room for",
+    ),
+    (
         "gateway_circuit_open",
         "1 while the circuit breaker of the service is open, 0.5 half open, 0 closed",
     ),
@@ -119,11 +123,6 @@ const HELP: [(&str, &str); 63] = [
         "Instances of a service as this gateway sees them, by state",
     ),
     ("gateway_open_upgrades", "Sockets that are passed through"),
-    ("gateway_places_queued", "Requests that wait for a place"),
-    (
-        "gateway_places_taken",
-        "Requests that wait for the head of their reply",
-    ),
     (
         "gateway_queue_seconds",
         "How long those waited for a place who had to",
@@ -134,11 +133,11 @@ const HELP: [(&str, &str); 63] = [
     ),
     (
         "gateway_requests_in_flight",
-        "Requests to a service that wait for the head of their reply",
+        "Requests to a service, or to all, that wait for the head of their reply",
     ),
     (
         "gateway_requests_queued",
-        "Requests to a service that wait for a place",
+        "Requests to a service, or to all, that wait for a place",
     ),
     ("gateway_retries_total", "Tries after the first"),
     (

@@ -12,7 +12,9 @@ use coordination::{
     Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
 };
 use gateway::front::health::{About, health};
-use gateway::front::{Decisions, Front, FrontConfig, Identities, Upstreams, Workers, hostname};
+use gateway::front::{
+    Decisions, Front, FrontConfig, Identities, Keyed, Upstreams, Workers, hostname,
+};
 use platform::auth::Edge;
 use platform::config::Stores;
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
@@ -391,6 +393,10 @@ fn front_door(
     let local = local::router(own, health);
     let redis = Some(platform.redis.clone());
     let identities = Identities::new(Edge::new(platform, tasks), docs::guarded())?;
+    let config = FrontConfig {
+        keyed: Keyed::new(docs::keyed()),
+        ..config
+    };
     Ok(Front::new(
         config,
         upstreams.clone(),

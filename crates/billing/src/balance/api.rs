@@ -127,7 +127,7 @@ async fn balance_of(state: &Billing, owner: &UserId) -> Result<BalanceReply> {
 }
 
 /// Credits a balance.
-#[utoipa::path(post, path = "/balance/recharge", tag = "balance", request_body = MoveMoney,
+#[utoipa::path(post, path = "/balance/recharge", tag = "balance", request_body = MoveMoney, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = Moved), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub async fn recharge(
     State(state): State<Billing>,
@@ -138,7 +138,7 @@ pub async fn recharge(
 }
 
 /// Debits a balance.
-#[utoipa::path(post, path = "/balance/consume", tag = "balance", request_body = MoveMoney,
+#[utoipa::path(post, path = "/balance/consume", tag = "balance", request_body = MoveMoney, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = Moved), (status = 402, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub async fn consume(
     State(state): State<Billing>,
@@ -149,7 +149,7 @@ pub async fn consume(
 }
 
 /// Sets available money aside.
-#[utoipa::path(post, path = "/balance/freeze", tag = "balance", request_body = MoveMoney,
+#[utoipa::path(post, path = "/balance/freeze", tag = "balance", request_body = MoveMoney, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = Moved), (status = 402, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub async fn freeze(
     State(state): State<Billing>,
@@ -160,7 +160,7 @@ pub async fn freeze(
 }
 
 /// Releases frozen money.
-#[utoipa::path(post, path = "/balance/unfreeze", tag = "balance", request_body = MoveMoney,
+#[utoipa::path(post, path = "/balance/unfreeze", tag = "balance", request_body = MoveMoney, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = Moved), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub async fn unfreeze(
     State(state): State<Billing>,
@@ -171,7 +171,7 @@ pub async fn unfreeze(
 }
 
 /// Corrects a balance.
-#[utoipa::path(post, path = "/balance/adjust", tag = "balance", request_body = AdjustBalance,
+#[utoipa::path(post, path = "/balance/adjust", tag = "balance", request_body = AdjustBalance, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = Moved), (status = 402, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub async fn adjust(
     State(state): State<Billing>,

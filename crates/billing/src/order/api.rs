@@ -84,7 +84,7 @@ pub struct ConfirmOrder {
 }
 
 /// Orders a plan.
-#[utoipa::path(post, path = "/orders", tag = "orders", request_body = CreateOrder,
+#[utoipa::path(post, path = "/orders", tag = "orders", request_body = CreateOrder, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = OrderReply), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub async fn create_order(
     State(state): State<Billing>,
@@ -278,7 +278,7 @@ async fn cancel(
 }
 
 /// Marks an order as paid, for money that arrived by another way.
-#[utoipa::path(post, path = "/orders/{id}/confirm", tag = "orders", params(("id" = OrderId, Path)), request_body = ConfirmOrder,
+#[utoipa::path(post, path = "/orders/{id}/confirm", tag = "orders", params(("id" = OrderId, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = ConfirmOrder,
     responses((status = 200, body = OrderReply), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn confirm_order(
     State(state): State<Billing>,

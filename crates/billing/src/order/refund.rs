@@ -48,7 +48,7 @@ pub struct Refund {
 }
 
 /// Gives a paid order back, in whole or in part, to its user's balance.
-#[utoipa::path(post, path = "/orders/{id}/refund", tag = "orders", params(("id" = OrderId, Path)), request_body = RefundOrder,
+#[utoipa::path(post, path = "/orders/{id}/refund", tag = "orders", params(("id" = OrderId, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = RefundOrder,
     responses((status = 200, body = Refunded), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn refund_order(
     State(state): State<Billing>,

@@ -39,7 +39,7 @@ pub struct QueryPayment {
 }
 
 /// Pays an order from the balance in one step, or begins a payment that its provider will tell about.
-#[utoipa::path(post, path = "/payments", tag = "payments", request_body = CreatePayment,
+#[utoipa::path(post, path = "/payments", tag = "payments", request_body = CreatePayment, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = Payment), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn create_payment(
     State(state): State<Billing>,

@@ -10,6 +10,7 @@ use crate::front::cors::Origins;
 use crate::front::deadlines::Deadlines;
 use crate::front::limit::RateLimits;
 use crate::front::locality::Locality;
+use crate::front::repeat::Keyed;
 
 /// How the front door behaves. The default is the development profile.
 #[derive(Clone, Debug)]
@@ -33,9 +34,11 @@ pub struct FrontConfig {
     pub deadlines: Deadlines,
     /// How many requests are let through at once.
     pub overload: Overload,
+    /// Which routes may be sent again with their `Idempotency-Key`.
+    pub keyed: Keyed,
     /// How long one try may take when the request may be tried elsewhere.
     pub try_within: Duration,
-    /// The same for a Socket.IO long poll, which waits for something to happen.
+    /// Until when the head of the reply to a Socket.IO long poll must be there, which waits for something to happen.
     pub poll_within: Duration,
     /// How long an instance may take to accept a connection.
     pub connect_within: Duration,
@@ -58,7 +61,8 @@ pub struct FrontConfig {
     pub session_ttl: Duration,
     /// `ACCESS_LOG_SAMPLE`: which share of ordinary requests gets a line in the access log, 0 to 1. Default: 1 in
     /// development, 0.01 in production. `ACCESS_LOG_SLOW_SECONDS`: what takes longer always gets one, as do errors and
-    /// retried requests. Default 1.
+    /// retried requests. Default 1. `ACCESS_LOG_PER_SECOND`: so many of these a second, and the others are only counted.
+    /// Default 100.
     pub access: AccessLog,
     /// `DECISION_LOG_REQUESTS`: how many requests this replica remembers for `gateway explain`, and as many again of
     /// those that failed, were slow or were tried again. Default 4096.
@@ -195,6 +199,7 @@ impl FrontConfig {
                     (0.0, 1.0),
                 ),
                 slow: env.seconds("ACCESS_LOG_SLOW_SECONDS", usual.access.slow),
+                most: env.within("ACCESS_LOG_PER_SECOND", usual.access.most, (0, 1_000_000)),
             },
             decisions: env.within("DECISION_LOG_REQUESTS", usual.decisions, (0, 1_000_000)),
             remember: env.seconds("DECISION_LOG_SECONDS", usual.remember),
@@ -217,6 +222,7 @@ impl Default for FrontConfig {
             workers: 1,
             body_limit: 1024 * 1024,
             reply_within: Duration::from_secs(8),
+            keyed: Keyed::default(),
             try_within: Duration::from_secs(5),
             poll_within: Duration::from_secs(50),
             connect_within: Duration::from_secs(1),
@@ -233,6 +239,7 @@ impl Default for FrontConfig {
             access: AccessLog {
                 sample: 1.0,
                 slow: Duration::from_secs(1),
+                most: 100,
             },
             decisions: 4096,
             remember: Duration::from_secs(900),

@@ -118,30 +118,9 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::record::End;
 
     fn record(id: &str, path: &str) -> Box<Record> {
-        Box::new(Record {
-            request_id: id.into(),
-            trace_id: platform::http::TraceParent::begin().trace,
-            received_at: platform::Clock::system().now(),
-            client: None,
-            protocol: "HTTP/1.1".into(),
-            method: "GET".into(),
-            path: path.into(),
-            service: None,
-            sticky: false,
-            limit: None,
-            tries: Vec::new(),
-            refusal: None,
-            status: Some(200),
-            end: End::Whole,
-            bytes_received: 0,
-            bytes_sent: 0,
-            head_ms: 0.0,
-            upstream_ms: 0.0,
-            total_ms: 0.0,
-        })
+        Box::new(Record::for_tests(id, path))
     }
 
     fn paths(decisions: &Decisions, id: &str) -> Vec<String> {

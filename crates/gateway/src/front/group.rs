@@ -57,7 +57,7 @@ pub struct Stats {
     pub available: usize,
     /// Those that are left alone.
     pub ejected: usize,
-    /// Those whose share grows.
+    /// Those of the available whose share grows.
     pub warming: usize,
     /// Requests that wait for a reply.
     pub outstanding: u32,
@@ -203,14 +203,17 @@ impl Group {
             ejected,
             ..Stats::default()
         };
-        let stats = instances.iter().fold(sums, |sum, instance| Stats {
-            instances: sum.instances + 1,
-            available: sum.available + usize::from(instance.state != "OPEN" && !instance.draining),
-            ejected: sum.ejected,
-            warming: sum.warming + usize::from(instance.slow_start < 100),
-            outstanding: sum.outstanding + instance.outstanding,
-            requests: sum.requests + instance.requests,
-            failures: sum.failures + instance.failures,
+        let stats = instances.iter().fold(sums, |sum, instance| {
+            let available = instance.state != "OPEN" && !instance.draining;
+            Stats {
+                instances: sum.instances + 1,
+                available: sum.available + usize::from(available),
+                ejected: sum.ejected,
+                warming: sum.warming + usize::from(available && instance.slow_start < 100),
+                outstanding: sum.outstanding + instance.outstanding,
+                requests: sum.requests + instance.requests,
+                failures: sum.failures + instance.failures,
+            }
         });
         let all_open =
             !instances.is_empty() && instances.iter().all(|instance| instance.state == "OPEN");

@@ -57,15 +57,22 @@ pub fn group(service: Service, report: &GroupReport) {
     ] {
         gauge!("gateway_instances", "service" => service, "state" => state).set(count as f64);
     }
-    let requests = &report.requests;
+    in_flight(service, &report.requests);
+}
+
+fn in_flight(service: &'static str, requests: &GateReport) {
     gauge!("gateway_requests_in_flight", "service" => service).set(requests.in_flight as f64);
     gauge!("gateway_requests_queued", "service" => service).set(requests.queued as f64);
 }
 
+/// The access log had no room for a line.
+pub fn line_left_out() {
+    counter!("gateway_access_lines_left_out_total").increment(1);
+}
+
 /// How much of the front door's room is taken.
 pub fn all(requests: &GateReport) {
-    gauge!("gateway_places_taken").set(requests.in_flight as f64);
-    gauge!("gateway_places_queued").set(requests.queued as f64);
+    in_flight("all", requests);
 }
 
 /// A request bore a token: the door gave its word, left it to the service, or refused it.

@@ -28,6 +28,7 @@ mod proxy;
 pub mod record;
 mod recording;
 mod refusal;
+mod repeat;
 mod routes;
 mod security;
 mod sticky;
@@ -70,6 +71,7 @@ pub use instance::InstanceReport;
 pub use limit::RateLimits;
 pub use locality::{Locality, hostname};
 pub use recording::Recorded;
+pub use repeat::Keyed;
 pub use upstreams::{Directory, Upstream, Upstreams};
 pub use workers::Workers;
 

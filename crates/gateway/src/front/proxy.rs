@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contracts::Service;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -26,7 +24,6 @@ use crate::front::{Inner, metrics};
 
 /// A body up to this size is held back so that it can be sent again.
 const HELD_BODY: u64 = 64 * 1024;
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Inner {
     /// Passes a request on to an instance of a service, and its reply back.
@@ -134,7 +131,9 @@ impl Inner {
         let host = host(&parts.uri, &parts.headers);
         headers::forward(&mut parts.headers, arrival, host);
         // What `Connection` names is not passed on, and makes nothing repeatable.
-        let repeatable = home.is_none() && may_repeat(&parts.method, &parts.headers);
+        let keyed = &self.config.keyed;
+        let repeatable =
+            home.is_none() && keyed.may_repeat(&parts.method, route.path.path(), &parts.headers);
         self.vouch(&mut parts, route, arrival).await?;
         let named = HeaderValue::from_static(service.name());
         parts.headers.insert(ADDRESSEE, named);
@@ -233,11 +232,6 @@ impl Inner {
         };
         Response::from_parts(parts, body)
     }
-}
-
-/// Only what has no effect, or has it once however often it comes, may be sent again.
-fn may_repeat(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_safe() || headers.contains_key(IDEMPOTENCY_KEY)
 }
 
 /// Whom the client means: HTTP/2, and whoever takes us for a proxy, says it in the request line.

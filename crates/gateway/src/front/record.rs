@@ -142,6 +142,34 @@ impl Record {
     }
 }
 
+#[cfg(test)]
+impl Record {
+    /// A request that was answered.
+    pub fn for_tests(id: &str, path: &str) -> Self {
+        Self {
+            request_id: id.into(),
+            trace_id: platform::http::TraceParent::begin().trace,
+            received_at: platform::Clock::system().now(),
+            client: None,
+            protocol: "HTTP/1.1".into(),
+            method: "GET".into(),
+            path: path.into(),
+            service: None,
+            sticky: false,
+            limit: None,
+            tries: Vec::new(),
+            refusal: None,
+            status: Some(200),
+            end: End::Whole,
+            bytes_received: 0,
+            bytes_sent: 0,
+            head_ms: 0.0,
+            upstream_ms: 0.0,
+            total_ms: 0.0,
+        }
+    }
+}
+
 impl Outcome {
     /// The name in JSON.
     pub const fn name(self) -> &'static str {

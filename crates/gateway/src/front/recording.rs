@@ -14,7 +14,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Versi
 use http_body::{Body, Frame, SizeHint};
 
 use crate::front::BoxBody;
-use crate::front::access::{self, AccessLog};
+use crate::front::access::{Access, AccessLog};
 use crate::front::decisions::Decisions;
 use crate::front::headers::Arrival;
 use crate::front::instance::Instance;
@@ -27,7 +27,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Begins records, and tells the finished ones. Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct Recorder(Arc<(AccessLog, Decisions)>);
+pub struct Recorder(Arc<(Access, Decisions)>);
 
 /// A record in the making. Where it is dropped before the end, the client has left.
 #[derive(Debug)]
@@ -52,11 +52,12 @@ pub struct Recorded {
 impl Recorder {
     /// Tells records to the access log and the decision log.
     pub fn new(access: AccessLog, decisions: Decisions) -> Self {
-        Self(Arc::new((access, decisions)))
+        Self(Arc::new((Access::new(access), decisions)))
     }
 
-    /// Forgets records that are too old.
+    /// Forgets records that are too old, and says how many lines the access log had no room for.
     pub fn forget_old(&self) {
+        self.0.0.tell_left_out();
         self.0.1.forget_old();
     }
 
@@ -93,7 +94,7 @@ impl Recorder {
             waited: Duration::ZERO,
             trying: None,
             patient: false,
-            drawn: self.0.0.draw(),
+            drawn: self.0.0.log().draw(),
         }
     }
 }
@@ -228,10 +229,8 @@ impl Drop for Recording {
             record.upstream_ms = milliseconds(self.waited);
         }
         let (access, decisions) = &*self.recorder.0;
-        let notable = access.is_notable(&record, self.patient);
-        if notable || self.drawn {
-            access::write(&record);
-        }
+        access.tell(&record, self.patient, self.drawn);
+        let notable = access.log().is_notable(&record, self.patient);
         decisions.keep(record, notable);
     }
 }

@@ -11,8 +11,10 @@ use axum::routing::any;
 use bytes::Bytes;
 use contracts::Service;
 use gateway::front::FrontConfig;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -157,6 +159,23 @@ async fn text_is_compressed_for_those_who_want_it_and_reads_the_same() {
         (text().into(), &"\"abc\"".parse().unwrap())
     );
     assert!(varies(&plain.headers), "caches know of the choice");
+}
+
+#[tokio::test]
+async fn over_http_2_text_is_compressed_as_well() {
+    let (door, _backend) = kinds().await;
+    let mut client = Client::builder(TokioExecutor::new());
+    let client: Client<_, Body> = client.http2_only(true).build_http();
+
+    let request = door.request("GET", "/users/text").version(Version::HTTP_2);
+    let request = request.header("accept-encoding", "gzip");
+    let answer = client.request(request.body(Body::empty()).unwrap()).await;
+
+    let (head, body) = answer.unwrap().into_parts();
+    assert_eq!(head.version, Version::HTTP_2);
+    assert_eq!(head.headers["content-encoding"], "gzip");
+    let packed = body.collect().await.unwrap().to_bytes();
+    assert_eq!(unpacked(&packed).await, text());
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use contracts::Service;
 use futures::future::join_all;
-use gateway::front::FrontConfig;
+use gateway::front::{FrontConfig, Keyed};
+use http::Method;
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -99,11 +100,16 @@ async fn a_post_that_was_sent_is_never_sent_again() {
 #[tokio::test]
 async fn a_safe_or_keyed_request_is_sent_again_with_its_body() {
     let (bad, good) = (Backend::breaking("bad").await, Backend::echo("good").await);
-    let door = Door::to(Service::Users, &[bad.upstream(), good.upstream()]).await;
+    let config = FrontConfig {
+        keyed: Keyed::new([(Method::POST, "/users/{id}/keyed".to_owned())]),
+        ..FrontConfig::default()
+    };
+    let instances = directory(Service::Users, &[bad.upstream(), good.upstream()]);
+    let door = Door::before(config, instances, None).await;
 
     for _ in 0..10 {
         let keyed = door
-            .request("POST", "/users")
+            .request("POST", "/api/users/7/keyed")
             .header("idempotency-key", "k")
             .body(Body::from("pay"))
             .unwrap();
@@ -115,6 +121,25 @@ async fn a_safe_or_keyed_request_is_sent_again_with_its_body() {
         assert_eq!(door.get("/users").await.json()["by"], "good");
     }
     assert!(bad.hits() > 0);
+}
+
+#[tokio::test]
+async fn a_key_repeats_nothing_on_a_route_that_does_not_honour_it() {
+    let (a, b) = (Backend::breaking("a").await, Backend::breaking("b").await);
+    let config = FrontConfig {
+        keyed: Keyed::new([(Method::POST, "/users".to_owned())]),
+        ..FrontConfig::default()
+    };
+    let instances = directory(Service::Users, &[a.upstream(), b.upstream()]);
+    let door = Door::before(config, instances, None).await;
+
+    for sent in 1..=4 {
+        let keyed = door.request("POST", "/users/7/act");
+        let keyed = keyed.header("idempotency-key", "k");
+        let reply = door.send(keyed.body(Body::from("x")).unwrap()).await;
+        reply.expect_problem(502, "UPSTREAM_DOWN");
+        assert_eq!(a.hits() + b.hits(), sent);
+    }
 }
 
 #[tokio::test]

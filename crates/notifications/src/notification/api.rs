@@ -156,7 +156,7 @@ impl FromRequestParts<Notifications> for InSandbox {
 
 /// Sends a notification: stores it, then delivers it to every socket of the user on every instance.
 #[utoipa::path(post, path = "/notifications/send", tag = TAG, operation_id = "send_notification",
-    request_body = SendNotification, responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
+    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
 pub async fn send_notification(
     state: State<Notifications>,
     sandbox: InSandbox,
@@ -168,7 +168,7 @@ pub async fn send_notification(
 
 /// The same under the path of the collection.
 #[utoipa::path(post, path = "/notifications", tag = TAG, operation_id = "create_notification",
-    request_body = SendNotification, responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
+    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
 pub async fn create_notification(
     state: State<Notifications>,
     sandbox: InSandbox,

@@ -93,7 +93,7 @@ pub struct Done {
 }
 
 /// Makes an account that can sign in at once.
-#[utoipa::path(post, path = "/auth/register", tag = "auth", security(()), request_body = Register, responses(
+#[utoipa::path(post, path = "/auth/register", tag = "auth", security(()), request_body = Register, params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, body = Registered),
     (status = 400, body = ProblemBody),
     (status = 409, body = ProblemBody),
