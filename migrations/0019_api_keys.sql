@@ -20,7 +20,7 @@ create table users.api_keys (
 create index api_keys_user_idx on users.api_keys (user_id, created_at desc, seq desc) where deleted_at is null;
 create index api_keys_created_idx on users.api_keys (created_at desc, seq desc) where deleted_at is null;
 create index api_keys_deleted_idx on users.api_keys (deleted_at) where deleted_at is not null;
-create index api_keys_changed_idx on users.api_keys (changed_at, id);
+create index api_keys_changed_idx on users.api_keys (changed_at, id) where version > 1;
 comment on table users.api_keys is 'Secrets by which programs act for their users.';
 comment on column users.api_keys.prefix is 'The beginning of the secret, by which its user recognises it.';
 comment on column users.api_keys.key_hash is 'SHA-256 of the secret, which is stored nowhere.';
@@ -50,7 +50,7 @@ comment on function users.api_key_deletions is 'Nobody hears of a row that is go
 
 create function users.api_keys_of_account_change() returns trigger language plpgsql as $$
 begin
-    update users.api_keys set version = version where user_id = new.id;
+    update users.api_keys set version = version where user_id = new.id and deleted_at is null;
     return null;
 end $$;
 create trigger accounts_change_api_keys after update on users.accounts
@@ -59,12 +59,10 @@ create trigger accounts_change_api_keys after update on users.accounts
 
 create function users.api_keys_of_user_role_change() returns trigger language plpgsql as $$
 begin
-    if tg_op <> 'INSERT' then
-        update users.api_keys set version = version where user_id = old.user_id;
-    end if;
-    if tg_op <> 'DELETE' then
-        update users.api_keys set version = version where user_id = new.user_id;
-    end if;
+    -- Whoever makes a key holds the account: that key is seen below, or finds the roles as they are now.
+    perform from users.accounts where id in (old.user_id, new.user_id) order by id for no key update;
+    update users.api_keys set version = version
+    where user_id in (old.user_id, new.user_id) and deleted_at is null;
     return null;
 end $$;
 create trigger user_roles_change_api_keys after insert or update or delete on users.user_roles
@@ -73,7 +71,7 @@ create trigger user_roles_change_api_keys after insert or update or delete on us
 create function users.api_keys_of_role_change() returns trigger language plpgsql as $$
 begin
     update users.api_keys set version = version
-    where user_id in (select user_id from users.user_roles where role_id = new.id);
+    where user_id in (select user_id from users.user_roles where role_id = new.id) and deleted_at is null;
     return null;
 end $$;
 create trigger roles_change_api_keys after update on users.roles

@@ -63,6 +63,9 @@ pub enum Error {
     /// A key whose time is over stays so.
     #[error("the API key has expired")]
     ApiKeyExpired,
+    /// The secret that a repeated request asks for is none any more.
+    #[error("the secret of the API key changed since the first request")]
+    ApiKeyChanged,
     /// Somebody else than its user, an admin, wants the secret of a key.
     #[error("only its user may have the secret of an API key")]
     NotItsUser,
@@ -136,6 +139,11 @@ impl IntoResponse for Error {
             Self::ApiKeyExpired => {
                 Problem::conflict("CONFLICT", "the API key has expired: make another one")
             }
+            Self::ApiKeyChanged => Problem::conflict(
+                "CONFLICT",
+                "the first request was done, but its secret opens nothing now: the API key was rotated, switched off, \
+                 revoked or deleted since; rotate it or make another one",
+            ),
             Self::NotItsUser => Problem::forbidden(
                 "only its user may have the secret of an API key; it can be revoked",
             ),

@@ -1,5 +1,6 @@
-//! The rate limits, counted over all replicas: each address as a whole, and each user by what the route costs. An API key is
-//! counted in place of its user, with the same limits. Without Redis everyone passes.
+//! The rate limits, counted over all replicas: each address as a whole, and each user by what the route costs. A request with
+//! an API key counts for the key and for its user, with the same limits: more keys are not more requests. Without Redis
+//! everyone passes.
 //!
 //! | tier | counts | routes | at once, and each second after that |
 //! | --- | --- | --- | --- |
@@ -8,8 +9,8 @@
 //! | `read` | the user | `GET`, `HEAD`, `OPTIONS` | `RATE_LIMIT_USER_BURST`, `RATE_LIMIT_USER_PER_SECOND` |
 //! | `write` | the user | all others | a fifth of those |
 //! | `upload` | the user | uploads | a twentieth of those |
+//! | `auth-key`, `read-key`, `write-key`, `upload-key` | the key, besides its user | those of the user | those of the user |
 
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -77,14 +78,54 @@ impl RateLimits {
     }
 
     /// The limit of a user on a route.
-    fn of_user(&self, method: &Method, route: &Route) -> Limit {
+    fn of_user(&self, cost: Cost) -> Limit {
+        match cost {
+            Cost::Read => self.read,
+            Cost::Write => self.write,
+            Cost::Upload => self.upload,
+            Cost::Auth => self.auth_user,
+        }
+    }
+
+    /// The same of one of his keys: a count of its own.
+    fn of_key(&self, cost: Cost) -> Limit {
+        self.of_user(cost).tier(match cost {
+            Cost::Read => "read-key",
+            Cost::Write => "write-key",
+            Cost::Upload => "upload-key",
+            Cost::Auth => "auth-key",
+        })
+    }
+
+    /// All that is asked about who is known.
+    fn of_subject<'a>(
+        &self,
+        cost: Cost,
+        subject: Subject<'a>,
+    ) -> impl Iterator<Item = (&'a str, Limit)> {
+        let of_key = subject.key.map(|key| (key.as_str(), self.of_key(cost)));
+        std::iter::once((subject.user.as_str(), self.of_user(cost))).chain(of_key)
+    }
+}
+
+/// What a route costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    Read,
+    Write,
+    Upload,
+    Auth,
+}
+
+impl Cost {
+    fn of(method: &Method, route: &Route) -> Self {
         match route.kind {
-            Kind::Upload => self.upload,
+            Kind::Upload => Self::Upload,
             // A long poll sends with POST what a socket sends without asking anybody.
-            Kind::Engine(_) => self.read,
-            Kind::Plain if method.is_safe() => self.read,
-            Kind::Plain if changes_auth(method, route) => self.auth_user,
-            Kind::Plain => self.write,
+            Kind::Engine(_) => Self::Read,
+            Kind::Plain if method.is_safe() => Self::Read,
+            Kind::Plain if changes_auth(method, route) => Self::Auth,
+            Kind::Plain => Self::Write,
         }
     }
 }
@@ -107,7 +148,7 @@ impl Limits {
         Self { limiter, limits }
     }
 
-    /// Where the request stands as one of its address and, where it is known, of its user: by one question to Redis. Nothing
+    /// Where the request stands as one of its address and, where they are known, of its user and key: by one question to Redis. Nothing
     /// can be said without it.
     pub async fn ask(
         &self,
@@ -117,29 +158,23 @@ impl Limits {
         subject: Option<Subject<'_>>,
     ) -> Standing {
         let address = client.map(|address| counted(address).to_string());
-        let subject = subject.map(|subject| (name(subject), self.limits.of_user(method, route)));
-        let mut asks = Vec::with_capacity(3);
+        let mut asks = Vec::with_capacity(4);
         if let Some(address) = &address {
             asks.push((address.as_str(), self.limits.address));
             let of_address = self.limits.of_address(method, route);
             asks.extend(of_address.map(|limit| (address.as_str(), limit)));
         }
-        asks.extend(subject.as_ref().map(|(name, limit)| (&**name, *limit)));
+        if let Some(subject) = subject {
+            asks.extend(self.limits.of_subject(Cost::of(method, route), subject));
+        }
         Standing(ask_limits(&self.limiter, &asks).await)
     }
 
-    /// Where a request of which the address was asked about stands as one of its user.
+    /// Where a request of which the address was asked about stands as one of its user and key.
     pub async fn ask_of(&self, method: &Method, route: &Route, subject: Subject<'_>) -> Standing {
-        let asks = [(&*name(subject), self.limits.of_user(method, route))];
+        let cost = Cost::of(method, route);
+        let asks: Vec<_> = self.limits.of_subject(cost, subject).collect();
         Standing(ask_limits(&self.limiter, &asks).await)
-    }
-}
-
-/// The name under which requests are counted. A key may look like a user.
-fn name(subject: Subject<'_>) -> Cow<'_, str> {
-    match subject {
-        Subject::User(user) => Cow::Borrowed(user.as_str()),
-        Subject::Key(key) => Cow::Owned(format!("/key/{key}")),
     }
 }
 
@@ -235,7 +270,7 @@ mod tests {
         ] {
             let route = route(&method, &uri.parse().unwrap());
             let found = (
-                limits.of_user(&method, &route),
+                limits.of_user(Cost::of(&method, &route)),
                 limits.of_address(&method, &route),
             );
             assert_eq!(found, (of_user, of_address), "{method} {uri}");

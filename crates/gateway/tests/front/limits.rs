@@ -111,7 +111,9 @@ async fn a_user_is_limited_over_all_gateways_by_what_the_route_costs(db: PgPool)
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn a_key_is_counted_by_itself_and_whoever_is_unknown_by_his_address_first(db: PgPool) {
+async fn a_key_is_counted_for_itself_and_its_user_and_whoever_is_unknown_by_his_address_first(
+    db: PgPool,
+) {
     let platform = testing::platform(db.clone()).await;
     let instance = Backend::echo("a").await;
     let config = FrontConfig {
@@ -143,17 +145,30 @@ async fn a_key_is_counted_by_itself_and_whoever_is_unknown_by_his_address_first(
     };
 
     // The first one, which is not known yet, counts as well.
-    for (address, key) in [("198.51.100.1", &one), ("198.51.100.2", &other)] {
-        for round in 0..6 {
-            let reply = ask(address, "x-api-key", key).await;
-            let wanted = ["\"address\";q=20", "\"read\";q=4"];
-            assert_eq!(tiers(&reply), wanted, "{round}");
-            assert_eq!(reply.status == 429, round >= 4, "{round}");
-        }
+    let wanted = ["\"address\";q=20", "\"read\";q=4", "\"read-key\";q=4"];
+    for round in 0..6 {
+        let (address, key) = match round % 2 {
+            0 => ("198.51.100.1", &one),
+            _ => ("198.51.100.2", &other),
+        };
+        let reply = ask(address, "x-api-key", key).await;
+        assert_eq!(tiers(&reply), wanted, "{round}");
+        // More keys, or one more address, are not more requests.
+        assert_eq!(reply.status == 429, round >= 4, "{round}");
     }
-    // A user's own requests are others.
-    let token = testing::sign_in(&platform, &alice, &[]).await;
-    let reply = ask("198.51.100.3", "authorization", &format!("Bearer {token}")).await;
+    let (_, another) = testing::api_key(&platform, &alice, &["*"]).await;
+    let reply = ask("198.51.100.4", "x-api-key", &another).await;
+    reply.expect_problem(429, "RATE_LIMITED");
+    // Nor is signing in. Another user has his own.
+    let bearer = async |user| format!("Bearer {}", testing::sign_in(&platform, user, &[]).await);
+    let reply = ask("198.51.100.3", "authorization", &bearer(&alice).await).await;
+    assert_eq!(reply.status, 429);
+    let reply = ask(
+        "198.51.100.3",
+        "authorization",
+        &bearer(&UserId::new()).await,
+    )
+    .await;
     assert_eq!(reply.status, 200);
 
     // Who is over the limit of his address costs no look into the database: it would not answer.

@@ -43,11 +43,11 @@ pub enum Known {
 
 /// Whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject<'a> {
-    /// Those of a user who is signed in, of all sessions.
-    User(&'a UserId),
-    /// Those with one key.
-    Key(&'a ApiKeyId),
+pub struct Subject<'a> {
+    /// Those of a user, of all sessions and with all keys.
+    pub user: &'a UserId,
+    /// Those with one key of that user, where it bears one.
+    pub key: Option<&'a ApiKeyId>,
 }
 
 /// What is known of a request's caller without any work.
@@ -75,8 +75,14 @@ impl Known {
     /// Whose requests are counted together.
     pub fn subject(&self) -> Subject<'_> {
         match self {
-            Self::Token(token) => Subject::User(&token.identity.user_id),
-            Self::Key(key) => Subject::Key(&key.identity().key_id),
+            Self::Token(token) => Subject {
+                user: &token.identity.user_id,
+                key: None,
+            },
+            Self::Key(key) => Subject {
+                user: &key.identity().user_id,
+                key: Some(&key.identity().key_id),
+            },
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Freshness {
     known_at: AtomicU64,
     /// The same moment by the clock, in milliseconds since 1970; 0 before the first.
     read_from: AtomicI64,
-    /// Grows after each silence that was too long.
+    /// Grows after each silence that was too long, and where there was too much to keep.
     era: AtomicU64,
     failing: AtomicBool,
 }
@@ -90,7 +90,7 @@ impl Freshness {
     pub fn complete(&self, round: &Round) {
         // Whoever sees that what is known is fresh sees the new era, too.
         if round.is_gap {
-            self.era.fetch_add(1, Ordering::Release);
+            self.begin_era();
         }
         let known_at = u64::try_from(round.began.as_millis()).unwrap_or(u64::MAX);
         let read_from = round.now.utc().timestamp_millis();
@@ -107,6 +107,11 @@ impl Freshness {
             let subject = self.subject;
             warn!("{subject} are not known, and every caller is looked up: {reason}");
         }
+    }
+
+    /// What was learnt until now counts no more.
+    pub fn begin_era(&self) {
+        self.era.fetch_add(1, Ordering::Release);
     }
 
     /// Nothing counts as known until the next whole read.

@@ -86,8 +86,9 @@ impl Auth {
         let tokens = Tokens::new(signing_key)?;
         // The services may exhaust their pool; who is gone must be known all the same, or every caller would be looked up, from
         // the pool that is exhausted.
+        // One connection for each of the two readers: a slow read of the one must not make the other late.
         let watch = PgPoolOptions::new()
-            .max_connections(1)
+            .max_connections(2)
             .acquire_timeout(WATCH_PATIENCE)
             .idle_timeout(None)
             .max_lifetime(None)
@@ -120,7 +121,7 @@ impl Auth {
         &self.0.api_keys
     }
 
-    /// One connection, on which nobody waits behind the services.
+    /// Connections on which nobody waits behind the services.
     pub(super) fn watch(&self) -> &PgPool {
         &self.0.watch
     }

@@ -56,6 +56,13 @@ impl<K: Hash + Eq, V: Clone> Recent<K, V> {
         self.shard(&key).remember(key, value, self.most);
     }
 
+    /// Forgets a value.
+    pub fn remove(&self, key: &K) {
+        let mut shard = self.shard(key);
+        shard.young.remove(key);
+        shard.old.remove(key);
+    }
+
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
         let number = self.hasher.hash_one(key) as usize % SHARDS;
         self.shards[number]
@@ -91,5 +98,7 @@ mod tests {
         assert_eq!(recent.get(&1), None);
         let remembered = (0..10_000).filter(|key| recent.get(key).is_some()).count();
         assert!(remembered <= SHARDS * 20, "{remembered}");
+        recent.remove(&0);
+        assert_eq!(recent.get(&0), None);
     }
 }

@@ -1,9 +1,13 @@
 //! API keys: believed within their scopes, in every service and at the door, and no longer than a second after they changed.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::routing::{get, post};
 use chrono::TimeDelta;
 use contracts::{ApiKeyId, Timestamp, UserId};
+use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Method};
 use platform::auth::{API_KEY_HEADER, AuthError, Edge, Known, Occasion, Proof};
 use platform::lifecycle::Tasks;
@@ -11,8 +15,11 @@ use platform::{Admin, Caller, CurrentUser, Platform, testing};
 use sqlx::PgPool;
 
 use crate::redis::PrivateRedis;
-use crate::support::{App, until};
+use crate::support::{App, until, within};
 
+/// For so long a test waits until a change is heard of: ten times what is promised, and far less than the minute after which
+/// a key is looked up anyway.
+const HEARD: Duration = Duration::from_secs(10);
 const ID: HeaderValue = HeaderValue::from_static("request-1");
 
 /// A key of a user of its own, as the user service would make it.
@@ -243,7 +250,7 @@ async fn a_key_that_changes_is_judged_anew_everywhere_without_redis(db: PgPool) 
         })
         .await;
         key.change(&db, change).await;
-        until(change, async || status(&key).await == wanted).await;
+        within(HEARD, change, async || status(&key).await == wanted).await;
     }
     // No row vanishes unheard.
     let delete = sqlx::query("delete from users.api_keys where deleted_at is null");
@@ -256,14 +263,206 @@ async fn a_key_that_changes_is_judged_anew_everywhere_without_redis(db: PgPool) 
         "update users.api_keys set status = 'inactive' where id = $1",
     )
     .await;
-    until("it is off", async || status(&key).await == 401).await;
+    within(HEARD, "it is off", async || status(&key).await == 401).await;
     key.change(
         &db,
         "update users.api_keys set status = 'active' where id = $1",
     )
     .await;
-    until("it is on", async || status(&key).await == 200).await;
+    within(HEARD, "it is on", async || status(&key).await == 200).await;
     redis.thaw();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_remembered_key_speaks_for_its_user_as_he_is_now(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let (keys, _following) = (platform.auth.api_keys(), follow(&platform));
+    let mut roles = vec!["user"];
+    let alice = testing::account(&platform, &["admin", "user"]).await;
+    let key = Key::of(&platform, &alice, &["*"]).await;
+
+    for (change, name, role) in [
+        (
+            "delete from users.user_roles where user_id = $1
+                and role_id = (select id from users.roles where name = 'admin')",
+            alice.as_str(),
+            None,
+        ),
+        (
+            "insert into users.user_roles select $1, id from users.roles where name = 'admin'",
+            alice.as_str(),
+            Some("admin"),
+        ),
+        (
+            "update users.roles set name = 'root'
+            where name = 'admin' and id in (select role_id from users.user_roles where user_id = $1)",
+            alice.as_str(),
+            Some("root"),
+        ),
+        (
+            "update users.accounts set username = 'alice' where id = $1",
+            "alice",
+            Some("root"),
+        ),
+    ] {
+        until("the key is remembered", async || {
+            keys.find(&key.text).await.is_ok() && key.is_remembered(&platform)
+        })
+        .await;
+        let done = sqlx::query(change).bind(&alice).execute(&db).await;
+        assert_eq!(done.unwrap().rows_affected(), 1, "{change}");
+        roles.retain(|role| *role == "user");
+        roles.extend(role);
+        roles.sort_unstable();
+        within(HEARD, change, async || {
+            let known = keys.find(&key.text).await;
+            let known = known.unwrap();
+            let identity = known.identity();
+            identity.username == name && identity.roles == roles
+        })
+        .await;
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_role_that_is_taken_while_a_key_is_made_counts_no_more_for_that_key(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let (keys, _following) = (platform.auth.api_keys(), follow(&platform));
+    let root = testing::account(&platform, &["admin"]).await;
+    let key = Key::of(&platform, &root, &["*"]).await;
+    let mut making = db.begin().await.unwrap();
+    sqlx::query("select from users.accounts where id = $1 for no key update")
+        .bind(&root)
+        .execute(&mut *making)
+        .await
+        .unwrap();
+    let made = sqlx::query_scalar(
+        "insert into users.api_keys
+            (id, user_id, name, prefix, key_hash, scopes, status, created_at, updated_at)
+        select 'made', user_id, name, prefix, sha256('made'), scopes, status, created_at, updated_at
+        from users.api_keys where id = $1 returning version",
+    );
+    let made: i64 = made.bind(&key.id).fetch_one(&mut *making).await.unwrap();
+
+    let take = sqlx::query("delete from users.user_roles where user_id = $1").bind(&root);
+    let make = async {
+        until("it waits until the key is made", async || {
+            let waiting = sqlx::query_scalar(
+                "select exists (select from pg_locks where not granted and pid in
+                    (select pid from pg_stat_activity where datname = current_database()))",
+            );
+            waiting.fetch_one(&db).await.unwrap()
+        })
+        .await;
+        making.commit().await.unwrap();
+    };
+    let (taken, ()) = tokio::join!(take.execute(&db), make);
+    taken.unwrap();
+
+    let version: i64 = sqlx::query_scalar("select version from users.api_keys where id = 'made'")
+        .fetch_one(&db)
+        .await
+        .unwrap();
+    assert!(version > made, "nobody hears that its user lost a role");
+    within(HEARD, "the role is gone", async || {
+        let known = keys.find(&key.text).await.unwrap();
+        known.identity().roles.is_empty()
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_changes_a_user_never_reads_the_whole_table_of_keys(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let alice = account(&platform).await;
+    Key::of(&platform, &alice, &["*"]).await;
+
+    for change in [
+        "insert into users.user_roles select $1, id from users.roles where name = 'admin'",
+        "delete from users.user_roles where user_id = $1",
+        "update users.accounts set status = 'suspended' where id = $1",
+    ] {
+        let mut tx = db.begin().await.unwrap();
+        // A table of few rows is read whole where nothing else forbids it.
+        sqlx::query("set local enable_seqscan = off")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let done = sqlx::query(change).bind(&alice).execute(&mut *tx).await;
+        assert!(done.unwrap().rows_affected() > 0, "{change}");
+        let (whole, by_index): (i64, i64) = sqlx::query_as(
+            "select seq_scan, idx_scan from pg_stat_xact_user_tables
+            where relid = 'users.api_keys'::regclass",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+        assert_eq!(whole, 0, "{change}");
+        assert!(by_index > 0, "{change}");
+        tx.commit().await.unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_secret_that_was_rotated_away_is_looked_up_once(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    let (keys, _following) = (platform.auth.api_keys(), follow(&platform));
+    let key = Key::of(&platform, &account(&platform).await, &["*"]).await;
+    until("the key is remembered", async || {
+        keys.find(&key.text).await.is_ok() && key.is_remembered(&platform)
+    })
+    .await;
+    key.change(
+        &db,
+        "update users.api_keys set key_hash = sha256('other') where id = $1",
+    )
+    .await;
+    within(HEARD, "the secret is refused", async || {
+        keys.find(&key.text).await.is_err()
+    })
+    .await;
+
+    for _ in 0..100 {
+        let recalled = keys.recall(&key.text);
+        assert!(
+            matches!(recalled, Some(Err(AuthError::Key))),
+            "{recalled:?}"
+        );
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn many_who_ask_for_the_same_key_at_once_look_it_up_few_times(db: PgPool) {
+    let platform = testing::platform(db.clone()).await;
+    // Nothing follows what changes here: nothing that was looked up before they asked counts.
+    let key = Key::of(&platform, &account(&platform).await, &["*"]).await;
+    let mut silence = db.begin().await.unwrap();
+    sqlx::query("lock table users.api_keys")
+        .execute(&mut *silence)
+        .await
+        .unwrap();
+
+    let callers = join_all((0..200).map(|_| platform.auth.api_keys().find(&key.text)));
+    let speak = async {
+        until("the first of them ask", async || {
+            let waiting = sqlx::query_scalar(
+                "select count(*) > 0 from pg_stat_activity
+                where datname = current_database() and wait_event_type = 'Lock'
+                  and query like '-- api_keys::find%'",
+            );
+            waiting.fetch_one(&db).await.unwrap()
+        })
+        .await;
+        silence.rollback().await.unwrap();
+    };
+    let (found, ()) = tokio::join!(callers, speak);
+
+    // Each look into the database makes another one.
+    let found = found.iter().flatten();
+    let mut different: Vec<_> = found.map(Arc::as_ptr).collect();
+    different.sort_unstable();
+    different.dedup();
+    assert!((1..=40).contains(&different.len()), "{different:?}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -390,7 +589,7 @@ async fn the_door_gives_no_word_for_a_key_that_changed_after_it_was_presented(db
         "update users.api_keys set status = 'revoked' where id = $1",
     )
     .await;
-    until("the door knows of it", async || {
+    within(HEARD, "the door knows of it", async || {
         let word = door.ask(&known, "/devices").await;
         word.is_err_and(|error| error == AuthError::Key)
     })
@@ -405,7 +604,7 @@ async fn the_door_gives_no_word_for_a_key_that_changed_after_it_was_presented(db
         .execute(&mut *silence)
         .await
         .unwrap();
-    until("the door gives no word", async || {
+    within(HEARD, "the door gives no word", async || {
         let word = door.ask(&known, "/devices").await;
         word.is_ok_and(|word| word.is_none())
     })

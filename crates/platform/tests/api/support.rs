@@ -15,8 +15,13 @@ use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
 /// Asks until the answer is true.
-pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let ends = Instant::now() + Duration::from_secs(60);
+pub async fn until(what: &str, ask: impl AsyncFnMut() -> bool) {
+    within(Duration::from_secs(60), what, ask).await;
+}
+
+/// Asks until the answer is true, for so long: less than it takes until it is true for another reason.
+pub async fn within(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let ends = Instant::now() + limit;
     while !ask().await {
         assert!(Instant::now() < ends, "it did not come about: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;

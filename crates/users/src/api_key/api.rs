@@ -13,6 +13,7 @@ use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sqlx::PgConnection;
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -101,6 +102,7 @@ struct Kept {
     (status = 400, body = ProblemBody),
     (status = 401, body = ProblemBody),
     (status = 403, body = ProblemBody),
+    (status = 409, body = ProblemBody),
 ))]
 pub async fn create_api_key(
     State(state): State<Users>,
@@ -125,7 +127,7 @@ pub async fn create_api_key(
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, user.id.as_str()).await? {
         Turn::First(turn) => turn,
-        Turn::Replay(reply) => return show_again(&state, reply).await,
+        Turn::Replay(reply) => return show_again(&state, &mut tx, reply).await,
     };
     if !db::lock_user(&mut tx, &user.id).await? {
         return Err(Error::NoUser);
@@ -170,7 +172,7 @@ pub async fn rotate_api_key(
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, user.id.as_str()).await? {
         Turn::First(turn) => turn,
-        Turn::Replay(reply) => return show_again(&state, reply).await,
+        Turn::Replay(reply) => return show_again(&state, &mut tx, reply).await,
     };
     let held = changeable(db::lock(&mut tx, &id, now).await?, &user)?;
     rotatable(&held, &user)?;
@@ -272,8 +274,8 @@ fn make_secret(state: &Users) -> ([u8; 32], ApiKeySecret) {
     (nonce, state.platform.auth.api_key_secret(&nonce))
 }
 
-/// The first reply once more, with the secret that it showed.
-async fn show_again(state: &Users, reply: Response) -> Result<Response> {
+/// The first reply once more, with the secret that it showed, where that still opens something.
+async fn show_again(state: &Users, conn: &mut PgConnection, reply: Response) -> Result<Response> {
     let (mut parts, body) = reply.into_parts();
     let bytes = to_bytes(body, LONGEST_REPLY).await;
     let kept = bytes
@@ -283,6 +285,9 @@ async fn show_again(state: &Users, reply: Response) -> Result<Response> {
     let mut nonce = [0; 32];
     hex::decode_to_slice(&kept.nonce, &mut nonce).map_err(|_| Problem::internal())?;
     let secret = state.platform.auth.api_key_secret(&nonce);
+    if !db::is_secret(conn, &kept.shown.id, secret.hash()).await? {
+        return Err(Error::ApiKeyChanged);
+    }
     let again = Json(kept.with(&secret)).into_response();
     parts.headers.extend(again.headers().clone());
     Ok(Response::from_parts(parts, again.into_body()))

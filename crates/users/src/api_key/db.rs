@@ -61,6 +61,23 @@ pub async fn count_of(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<i6
     .await
 }
 
+/// Whether a key may be used, with the secret of this hash.
+pub async fn is_secret(
+    conn: &mut PgConnection,
+    id: &ApiKeyId,
+    hash: KeyHash,
+) -> sqlx::Result<bool> {
+    let is_secret = sqlx::query_scalar(
+        "select exists (select from users.api_keys
+            where id = $1 and key_hash = $2 and status = 'active' and deleted_at is null)",
+    );
+    is_secret
+        .bind(id)
+        .bind(hash.as_slice())
+        .fetch_one(conn)
+        .await
+}
+
 /// Writes down a new key.
 pub async fn insert(
     conn: &mut PgConnection,

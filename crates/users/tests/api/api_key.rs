@@ -227,11 +227,18 @@ async fn a_repeated_request_shows_the_same_secret_which_is_stored_nowhere(db: Pg
     assert!(rotated == same && rotated != key);
     assert!(opens(&app, &rotated).await && !opens(&app, &key).await);
 
-    let path = format!("/api-keys/{}/toggle", first.text("/id"));
+    // What is no secret any more is not shown as one.
+    let stale = again(&app, &alice, "/api-keys", &body).await;
+    let stale = stale.refused(409, "CONFLICT");
+    assert!(!stale.body.to_string().contains(&key));
+
+    let toggle = format!("/api-keys/{}/toggle", first.text("/id"));
     for _ in 0..2 {
-        let reply = again(&app, &alice, &path, &json!({})).await;
+        let reply = again(&app, &alice, &toggle, &json!({})).await;
         assert_eq!(reply.expect(StatusCode::OK).text("/status"), "inactive");
     }
+    let off = again(&app, &alice, &path, &json!({})).await;
+    off.refused(409, "CONFLICT");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use contracts::ApiKeyId;
 use sqlx::PgPool;
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::Clock;
 use crate::auth::freshness::{Freshness, KEPT, Round};
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// What is read twice: a change has the time of its statement, and shows with the end of its transaction. Longer than a
 /// key counts as looked up by more than a transaction may take.
 const OVERLAP: TimeDelta = TimeDelta::seconds(90);
-/// More than this are not kept, and nothing counts as known meanwhile.
+/// More than this are not kept: then all are forgotten, and each key is looked up once more.
 const MOST: usize = 200_000;
 const PAGE: usize = 10_000;
 
@@ -98,10 +99,7 @@ impl Changes {
                 return Tick::Idle;
             }
         };
-        if !self.hold(&page) {
-            self.freshness.fails("there are too many");
-            return Tick::Idle;
-        }
+        self.hold(&page, MOST);
         if page.len() >= PAGE {
             let after = page.into_iter().next_back().map(|(at, id, _)| (at, id));
             *self.reading() = Some(Reading { round, after });
@@ -111,8 +109,8 @@ impl Changes {
         Tick::Idle
     }
 
-    /// Keeps versions; `false` where there are too many to keep.
-    fn hold(&self, page: &[Change]) -> bool {
+    /// Keeps versions, `most` of them. Where there are more, a new era begins, in which none of them says anything.
+    fn hold(&self, page: &[Change], most: usize) {
         let is_known = {
             let known = self.versions.read().unwrap_or_else(PoisonError::into_inner);
             let is_young = known.turned.elapsed() < KEPT;
@@ -121,7 +119,7 @@ impl Changes {
                 && page.all(|(_, id, version)| known.of(id).is_some_and(|held| held >= *version))
         };
         if is_known {
-            return true;
+            return;
         }
         let mut versions = self
             .versions
@@ -135,14 +133,18 @@ impl Changes {
             if versions.of(id).is_some_and(|held| held >= *version) {
                 continue;
             }
-            let is_full = versions.young.len() + versions.old.len() >= MOST;
+            let is_full = versions.young.len() + versions.old.len() >= most;
             if is_full && !versions.young.contains_key(id) {
-                self.freshness.lose();
-                return false;
+                warn!(
+                    "more than {most} API keys changed within minutes: each is looked up once more"
+                );
+                // Before they go: whoever finds none of them finds the new era.
+                self.freshness.begin_era();
+                versions.young.clear();
+                versions.old.clear();
             }
             versions.young.insert(id.clone(), *version);
         }
-        true
     }
 
     fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
@@ -150,7 +152,7 @@ impl Changes {
     }
 }
 
-/// The next keys that changed, by the clock of the database alone: how far back the first page begins is a span.
+/// The next keys that changed since they were made, by the clock of the database alone: how far back the first page begins is a span.
 async fn changed_after(
     db: &PgPool,
     round: &Round,
@@ -159,7 +161,7 @@ async fn changed_after(
     sqlx::query_as(
         "-- api_keys::changed_after
         select changed_at, id, version from platform.api_keys
-        where changed_at >= coalesce($1, now() - make_interval(secs => $2))
+        where version > 1 and changed_at >= coalesce($1, now() - make_interval(secs => $2))
           and ($1 is null or changed_at > $1 or id > $3)
         order by changed_at, id limit $4",
     )
@@ -169,4 +171,32 @@ async fn changed_after(
     .bind(i64::try_from(PAGE).unwrap_or(i64::MAX))
     .fetch_all(db)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_to_keep_begins_an_era_and_is_not_lost() {
+        let changes = Changes::new(Clock::system());
+        let change = |version| (DateTime::UNIX_EPOCH, ApiKeyId::new(), version);
+        let [first, second, third] = [change(2), change(2), change(2)];
+        let page = [first.clone(), second.clone()];
+        changes.freshness.complete(&changes.freshness.begin());
+
+        changes.hold(&page, 2);
+        let era = changes.freshness.era();
+        assert!(!changes.is_latest(&first.1, 1));
+        // What is read twice is not more.
+        changes.hold(&page, 2);
+        assert_eq!(changes.freshness.era(), era);
+
+        changes.hold(std::slice::from_ref(&third), 2);
+        assert_ne!(changes.freshness.era(), era);
+        assert!(!changes.is_latest(&third.1, 1));
+        assert!(changes.is_latest(&third.1, 2));
+        // Nobody who learns a key in the new era must look it up at each call.
+        assert!(changes.freshness.is_fresh());
+    }
 }

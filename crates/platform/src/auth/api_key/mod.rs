@@ -161,15 +161,25 @@ impl ApiKeys {
 
     /// A key that is known well enough without asking, or that is known to be none; `None` where it must be looked up.
     pub fn recall(&self, text: &str) -> Option<Result<Arc<KnownKey>, AuthError>> {
-        let Some(hash) = hash(text) else {
-            return Some(Err(AuthError::Key));
-        };
+        match hash(text) {
+            Some(hash) => self.remembered(&hash),
+            None => Some(Err(AuthError::Key)),
+        }
+    }
+
+    fn remembered(&self, hash: &KeyHash) -> Option<Result<Arc<KnownKey>, AuthError>> {
         let this = &*self.0;
-        if let Some(known) = this.known.get(&hash) {
+        if let Some(known) = this.known.get(hash) {
             return self.is_current(&known).then(|| self.judge(known));
         }
-        let until = this.unknown.get(&hash)?;
+        let until = this.unknown.get(hash)?;
         (this.born.elapsed() < until).then_some(Err(AuthError::Key))
+    }
+
+    /// What somebody else was told who began to look it up later than this moment.
+    fn looked_up_since(&self, hash: &KeyHash, began: Duration) -> Option<Arc<KnownKey>> {
+        let known = self.0.known.get(hash);
+        known.filter(|known| known.until >= began + LOOKED_UP)
     }
 
     /// A key that was known before it could not be heard what changes. It may be good no more.
@@ -227,9 +237,10 @@ impl ApiKeys {
     /// Whether what was looked up is what PostgreSQL would say now. Ask first whether changes are known.
     fn counts(&self, known: &KnownKey) -> bool {
         let changes = &self.0.changes;
+        // In this order: what is forgotten because it was too much begins an era first.
         self.0.born.elapsed() < known.until
-            && known.era == changes.freshness().era()
             && changes.is_latest(&known.identity.key_id, known.version)
+            && known.era == changes.freshness().era()
     }
 
     fn judge(&self, known: Arc<KnownKey>) -> Result<Arc<KnownKey>, AuthError> {
@@ -243,10 +254,18 @@ impl ApiKeys {
 
     async fn look_up(&self, hash: KeyHash) -> Result<Arc<KnownKey>, AuthError> {
         let this = &*self.0;
+        let asked = this.born.elapsed();
         let _turn = match timeout(PATIENCE, this.lookups.acquire()).await {
             Ok(Ok(turn)) => turn,
             Ok(Err(_)) | Err(_) => return Err(AuthError::KeyUnchecked),
         };
+        // Of all who wait for the same key, few need to ask.
+        if let Some(remembered) = self.remembered(&hash) {
+            return remembered;
+        }
+        if let Some(known) = self.looked_up_since(&hash, asked) {
+            return self.judge(known);
+        }
         let (until, era) = (
             this.born.elapsed() + LOOKED_UP,
             this.changes.freshness().era(),
@@ -272,7 +291,9 @@ impl ApiKeys {
             }
         };
         let Some(row) = row else {
+            // In this order: a secret that was rotated away must not hide that it is none.
             this.unknown.insert(hash, until);
+            this.known.remove(&hash);
             return Err(AuthError::Key);
         };
         let identity = KeyIdentity {
