@@ -8,6 +8,7 @@ mod local;
 mod metric_help;
 #[cfg(test)]
 mod scopes;
+mod secure;
 mod serve;
 mod traffic;
 mod turns;

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 62] = [
+const HELP: [(&str, &str); 66] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -145,12 +145,28 @@ const HELP: [(&str, &str); 62] = [
         "Requests refused because too many were under way, by reason",
     ),
     (
+        "gateway_tls_certificate_expiry_timestamp_seconds",
+        "Until when the certificate in use holds, in Unix time",
+    ),
+    (
+        "gateway_tls_handshakes_total",
+        "Handshakes with clients: done, failed, late, or crowded out by newer ones",
+    ),
+    (
+        "gateway_tls_reloads_total",
+        "Certificates found anew in their files: loaded, or refused",
+    ),
+    (
         "gateway_upstream_requests_total",
         "Requests to a service by class of their status, or why there was no reply",
     ),
     (
         "http_connections",
         "Open connections of a service of this replica",
+    ),
+    (
+        "http_connections_resting",
+        "Of these, HTTP/1 connections between two requests that gave their buffers back",
     ),
     (
         "http_request_duration_seconds",

@@ -16,10 +16,11 @@ use gateway::front::{
     Decisions, Front, FrontConfig, Identities, Keyed, Upstreams, Workers, hostname,
 };
 use platform::auth::Edge;
-use platform::config::Stores;
+use platform::config::{ConfigError, Stores};
 use platform::lifecycle::{Lifecycle, Stage, Tasks, Tick};
 use platform::listen::Listeners;
-use platform::serve::{Drain, Server};
+use platform::serve::tls::Tls;
+use platform::serve::{Drain, Server, raise_open_files};
 use platform::{Env, Platform, Settings, http, telemetry};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use crate::docs;
 use crate::explain::Inquiry;
 use crate::local::{self, Local};
 use crate::metric_help;
+use crate::secure::{self, SecurePort};
 use crate::traffic::Traffic;
 use crate::turns::in_turn;
 
@@ -77,6 +79,11 @@ impl Config {
         env.finish()?;
         Ok(config)
     }
+
+    /// Checks the files that settings name.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        secure::check(self.front.tls.as_ref())
+    }
 }
 
 /// A service of this replica, ready to be served.
@@ -93,6 +100,8 @@ enum Handler {
         front: Front,
         upstreams: Upstreams,
         workers: Workers,
+        patience: Duration,
+        tls: Option<(SocketAddr, Tls)>,
     },
 }
 
@@ -102,30 +111,24 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     telemetry::start_logging(config.settings.log_format);
     telemetry::start_metrics()?;
     metric_help::describe();
+    raise_open_files();
     let services = if services.is_empty() {
         &Service::ALL
     } else {
         services
     };
-    allow_connections();
+    let secure = match services.contains(&Service::Gateway) {
+        true => SecurePort::open(config.front.tls.as_ref())?,
+        false => None,
+    };
     let mut life = Lifecycle::new(config.settings.shutdown_grace)?;
-    let started = life.start(start(&life, config, services)).await;
+    let started = life.start(start(&life, config, services, secure)).await;
     let Some(replica) = started.transpose()? else {
         return Ok(0);
     };
     replica.arrange_leaving(&mut life);
     life.ready();
     Ok(life.run().await)
-}
-
-/// Allows as many open connections as the system lets us have, where a shell's usual limit is a thousand.
-fn allow_connections() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        info!("the limit of open files stays as it is: {error}");
-    }
 }
 
 /// What a started replica holds until it leaves.
@@ -140,7 +143,12 @@ struct Replica {
     notifications: Option<notifications::Notifications>,
 }
 
-async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow::Result<Replica> {
+async fn start(
+    life: &Lifecycle,
+    config: Config,
+    services: &[Service],
+    secure: Option<SecurePort>,
+) -> anyhow::Result<Replica> {
     let settings = config.settings.clone();
     let cluster = Cluster::join(settings.clone(), life.readiness()).await?;
     let platform = &cluster.platform;
@@ -215,6 +223,8 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
         let upstreams = Upstreams::of(&registry, &config.front);
         let workers =
             Workers::start(config.front.workers).context("starting the door's threads")?;
+        let patience = config.front.stream_idle;
+        let tls = secure.map(|port| Ok::<_, anyhow::Error>((port.address, port.begin(&tasks)?)));
         let door = front_door(
             platform,
             &registry,
@@ -229,6 +239,8 @@ async fn start(life: &Lifecycle, config: Config, services: &[Service]) -> anyhow
                 front: door.clone(),
                 upstreams,
                 workers,
+                patience,
+                tls: tls.transpose()?,
             },
             traffic: Traffic::default(),
         });
@@ -279,7 +291,7 @@ async fn open(
     drain: &Drain,
 ) -> anyhow::Result<(Listeners, Vec<Arc<Membership>>)> {
     let settings = &platform.settings;
-    let addresses: Vec<(String, SocketAddr)> = parts
+    let mut addresses: Vec<(String, SocketAddr)> = parts
         .iter()
         .map(|part| {
             (
@@ -288,6 +300,10 @@ async fn open(
             )
         })
         .collect();
+    addresses.extend(parts.iter().find_map(|part| match &part.handler {
+        Handler::Front { tls, .. } => Some((secure::NAME.to_owned(), tls.as_ref()?.0)),
+        Handler::Router(_) => None,
+    }));
     let run = settings
         .home
         .join("run")
@@ -311,6 +327,8 @@ async fn open(
                 front,
                 upstreams,
                 workers,
+                patience,
+                tls,
             } => {
                 // Who comes through the door finds the services that have just joined.
                 if timeout(ACQUAINTANCE, upstreams.know(&joined, &replica))
@@ -320,7 +338,15 @@ async fn open(
                     info!("the gateway opens before it has heard of this replica's services");
                 }
                 let server = Server::new(name, part.traffic.count(front), drain);
-                listeners.serve(name, server.handler_on(move || workers.idlest().clone()));
+                let server = server.give_up_after(patience);
+                if let Some((address, tls)) = tls {
+                    let (server, workers) = (server.clone(), workers.clone());
+                    let handler = server.handler_on(Some(tls), move || workers.idlest().clone());
+                    listeners.serve(secure::NAME, handler);
+                    info!("{name} speaks TLS on {address}");
+                }
+                let handler = server.handler_on(None, move || workers.idlest().clone());
+                listeners.serve(name, handler);
             }
         }
         let announcement = Announcement {

@@ -5,6 +5,7 @@
 
 mod address;
 pub mod any;
+mod authority;
 mod clock;
 mod cluster;
 mod eventually;
@@ -20,6 +21,7 @@ mod server;
 mod spawn;
 mod stores;
 
+pub use authority::{Authority, Issued};
 pub use clock::shifted;
 pub use cluster::{Builder, Cluster};
 pub use eventually::eventually;

@@ -2,6 +2,7 @@
 
 mod authorisation;
 mod checklist;
+mod connections;
 mod cron;
 mod expiry;
 mod explain;

@@ -175,3 +175,39 @@ fn the_sample_names_every_setting() -> anyhow::Result<()> {
     assert_eq!(missing, Vec::<String>::new());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() -> anyhow::Result<()> {
+    let (authority, folder) = (testkit::Authority::new()?, TempDir::new()?);
+    let (certificate, key) = authority.issue(&["localhost"])?.write(folder.path())?;
+    let other = TempDir::new()?;
+    let (_, stranger) = authority.issue(&["localhost"])?.write(other.path())?;
+    let absent = folder.path().join("absent.pem");
+    let [certificate, key, stranger, absent] =
+        [certificate, key, stranger, absent].map(|path| path.display().to_string());
+
+    for (certificate, key, fault) in [
+        (&certificate, &stranger, "does not belong to"),
+        (&absent, &key, "cannot read"),
+        (&certificate, &absent, "absent.pem"),
+        (&certificate, &String::new(), "GATEWAY_TLS_KEY"),
+    ] {
+        let variables = [
+            ("GATEWAY_TLS_CERT", certificate.as_str()),
+            ("GATEWAY_TLS_KEY", key.as_str()),
+        ];
+        for arguments in [&["serve"][..], &["config", "check"]] {
+            let (code, _, said) = gateway(arguments, &variables).await?;
+
+            assert_eq!(code, 78, "{said}");
+            assert!(said.contains(fault), "{fault} is not told in {said}");
+        }
+    }
+    let variables = [
+        ("GATEWAY_TLS_CERT", certificate.as_str()),
+        ("GATEWAY_TLS_KEY", key.as_str()),
+    ];
+    let (code, _, said) = gateway(&["config", "check"], &variables).await?;
+    assert_eq!(code, 0, "{said}");
+    Ok(())
+}

@@ -1,8 +1,10 @@
 //! What the front door can be told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use coordination::Keys;
+use platform::serve::tls::PairFiles;
 use platform::{Env, Settings};
 
 use crate::front::access::AccessLog;
@@ -21,6 +23,8 @@ pub struct FrontConfig {
     pub limits: Option<RateLimits>,
     /// The names of Redis keys.
     pub keys: Keys,
+    /// The port beside the plain one that speaks TLS. Default: none.
+    pub tls: Option<TlsPort>,
     /// `TRUST_FORWARDED`: whether a proxy of ours stands before every gateway, whose word on address, scheme and host
     /// counts. Default: no.
     pub trust_forwarded: bool,
@@ -69,6 +73,50 @@ pub struct FrontConfig {
     pub decisions: usize,
     /// `DECISION_LOG_SECONDS`: for how long at most. Default 900.
     pub remember: Duration,
+}
+
+/// A port that speaks TLS.
+#[derive(Clone, Debug)]
+pub struct TlsPort {
+    /// `GATEWAY_TLS_PORT`, at `LISTEN_ADDRESS`. Default 30443.
+    pub address: SocketAddr,
+    /// `GATEWAY_TLS_CERT` and `GATEWAY_TLS_KEY`: both, or neither for a gateway without TLS.
+    pub files: PairFiles,
+}
+
+impl TlsPort {
+    fn from_env(env: &mut Env, settings: &Settings) -> Option<Self> {
+        let port = env.within("GATEWAY_TLS_PORT", 30443, (1, u16::MAX));
+        let [certificate, key] = ["GATEWAY_TLS_CERT", "GATEWAY_TLS_KEY"].map(|name| {
+            let path = env.text(name);
+            if path.as_ref().is_some_and(|path| path.contains("-----")) {
+                env.fault(name, "must be the path of a PEM file, not what it holds");
+            }
+            path
+        });
+        let (certificate, key) = match (certificate, key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return None,
+            (given, _) => {
+                let missing = match given {
+                    Some(_) => "GATEWAY_TLS_KEY",
+                    None => "GATEWAY_TLS_CERT",
+                };
+                env.fault(missing, "is missing: TLS needs a certificate and its key");
+                return None;
+            }
+        };
+        if settings.ports.contains(&port) {
+            env.fault("GATEWAY_TLS_PORT", format!("{port} is a service's port"));
+        }
+        Some(Self {
+            address: SocketAddr::new(settings.listen_address, port),
+            files: PairFiles {
+                certificate: certificate.into(),
+                key: key.into(),
+            },
+        })
+    }
 }
 
 /// How requests are spread over the instances of a service.
@@ -186,6 +234,7 @@ impl FrontConfig {
             },
             limits: RateLimits::from_env(env, settings),
             keys: keys.clone(),
+            tls: TlsPort::from_env(env, settings),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
             workers: env.within("GATEWAY_THREADS", cores(), (1, 1024)),
             ejection: env.seconds("GATEWAY_EJECTION_SECONDS", Duration::from_secs(5)),
@@ -218,6 +267,7 @@ impl Default for FrontConfig {
             },
             limits: None,
             keys: Keys::new("cp"),
+            tls: None,
             trust_forwarded: false,
             workers: 1,
             body_limit: 1024 * 1024,

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use http::Uri;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use platform::auth::IDENTITY_HEADER;
 use platform::http::{TRACEPARENT, TRACESTATE, TraceParent};
+
+use crate::front::refusal::Refusal;
 
 /// Names a request in logs and replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,6 +30,32 @@ const ONE_HOP: [HeaderName; 8] = [
 
 /// Whatever `Connection` names, these stay: the next hop is lost without them, or they are our own word.
 const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, IDENTITY_HEADER];
+
+/// The longest target of a request.
+const TARGET: usize = 8 * 1024;
+/// The most that its fields may be together. The server takes a little more, so that it is we who say no.
+const FIELDS_SIZE: usize = 24 * 1024;
+/// How many fields it may have, lines of cookies not counted. An instance takes 100, some of which we add.
+const FIELDS: usize = 80;
+
+/// Refuses a head that is too large to be passed on.
+pub fn check_size(target: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    let target = target
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if target > TARGET {
+        return Err(Refusal::TargetTooLong);
+    }
+    let (mut size, mut count) = (0, 0);
+    for (name, value) in headers {
+        size += name.as_str().len() + value.len();
+        count += usize::from(name != header::COOKIE);
+    }
+    match size > FIELDS_SIZE || count > FIELDS {
+        true => Err(Refusal::HeadTooLarge),
+        false => Ok(()),
+    }
+}
 
 /// How a request reached us.
 #[derive(Clone, Debug)]

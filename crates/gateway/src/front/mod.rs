@@ -52,6 +52,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use platform::auth::{IDENTITY_HEADER, Known, Subject};
 use platform::http::{ADDRESSEE, DEADLINE, TRACEPARENT, TraceParent};
+use platform::serve::tls::Secure;
 use platform::{Clock, Problem};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -60,7 +61,7 @@ use tower::ServiceExt as _;
 
 pub use access::AccessLog;
 pub use body::BoxBody;
-pub use config::{Balance, FrontConfig, Overload};
+pub use config::{Balance, FrontConfig, Overload, TlsPort};
 pub use cors::Origins;
 pub use deadlines::Deadlines;
 pub use decisions::Decisions;
@@ -75,7 +76,7 @@ pub use repeat::Keyed;
 pub use upstreams::{Directory, Upstream, Upstreams};
 pub use workers::Workers;
 
-use compression::Wish;
+use compression::{Compressors, Wish};
 use headers::Arrival;
 use identity::Presented;
 use limit::{Limits, Standing};
@@ -95,6 +96,7 @@ struct Inner {
     identities: Option<Identities>,
     limits: Option<Limits>,
     recorder: Recorder,
+    compressors: Compressors,
     local: Router,
     drain: CancellationToken,
     tunnels: TaskTracker,
@@ -128,6 +130,7 @@ impl Front {
             identities,
             limits,
             recorder,
+            compressors: Compressors::default(),
             local,
             drain,
             tunnels,
@@ -196,7 +199,7 @@ impl Inner {
         response
             .headers_mut()
             .insert(headers::REQUEST_ID, arrival.id);
-        recording.answer(wish.fulfil(response))
+        recording.answer(wish.fulfil(response, &self.compressors).await)
     }
 
     fn arrival(&self, request: &Request<Incoming>) -> Arrival {
@@ -207,7 +210,10 @@ impl Inner {
             trace: came.map_or_else(TraceParent::begin, TraceParent::step),
             traced: came.is_some(),
             peer: peer.map(|info| info.0.ip()),
-            scheme: "http",
+            scheme: match request.extensions().get::<Secure>() {
+                Some(Secure) => "https",
+                None => "http",
+            },
             trusted: self.config.trust_forwarded,
         }
     }
@@ -232,6 +238,7 @@ impl Inner {
         if request.headers().contains_key(ADDRESSEE) {
             return Err(Refusal::Misdirected);
         }
+        headers::check_size(request.uri(), request.headers())?;
         // These are our words alone.
         request.headers_mut().remove(IDENTITY_HEADER);
         request.headers_mut().remove(DEADLINE);

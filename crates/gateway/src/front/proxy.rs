@@ -263,6 +263,8 @@ fn label(refusal: Refusal) -> &'static str {
         Refusal::NotFound
         | Refusal::TwoHosts
         | Refusal::Misdirected
+        | Refusal::TargetTooLong
+        | Refusal::HeadTooLarge
         | Refusal::TooLarge
         | Refusal::BodyTimeout
         | Refusal::NotSignedIn(_)

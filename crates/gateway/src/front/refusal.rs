@@ -21,6 +21,10 @@ pub enum Refusal {
     TwoHosts,
     /// Another gateway means a service that had this address before.
     Misdirected,
+    /// The target, path and query, is longer than allowed.
+    TargetTooLong,
+    /// The fields of the head are larger than allowed, or too many.
+    HeadTooLarge,
     /// The body is larger than allowed.
     TooLarge,
     /// The client did not send its body in time, or broke off.
@@ -67,6 +71,16 @@ impl Refusal {
                 StatusCode::MISDIRECTED_REQUEST,
                 "MISDIRECTED",
                 "this is not the service that was meant",
+            ),
+            Self::TargetTooLong => (
+                StatusCode::URI_TOO_LONG,
+                "URI_TOO_LONG",
+                "the path and the query are longer than allowed",
+            ),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "HEADERS_TOO_LARGE",
+                "the header fields are larger than allowed, or too many",
             ),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -123,6 +137,8 @@ impl Refusal {
             Self::NotFound => "not_found",
             Self::TwoHosts => "two_hosts",
             Self::Misdirected => "misdirected",
+            Self::TargetTooLong => "target_too_long",
+            Self::HeadTooLarge => "head_too_large",
             Self::TooLarge => "too_large",
             Self::BodyTimeout => "body_timeout",
             Self::NotSignedIn(_) => "not_signed_in",

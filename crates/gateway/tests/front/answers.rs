@@ -256,7 +256,7 @@ async fn readable(packed: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_stream_that_breaks_off_breaks_off_compressed_as_well() {
-    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4000\r\n\r\nhalf";
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 400000\r\n\r\nhalf";
     let backend = Backend::saying("a", head).await;
     let door = Door::to(Service::Users, &[backend.upstream()]).await;
     let request = door
@@ -270,6 +270,51 @@ async fn a_stream_that_breaks_off_breaks_off_compressed_as_well() {
 
     assert_eq!(reply.headers()["content-encoding"], "gzip");
     assert!(reply.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn a_short_answer_is_compressed_as_a_whole_and_tells_its_length() {
+    let (door, _backend) = kinds().await;
+    let gzip = ("accept-encoding", "gzip");
+
+    let short = door.ask("GET", "/users/text", &[gzip]).await;
+
+    let length = short.headers["content-length"].to_str().unwrap();
+    assert_eq!(length, short.body.len().to_string());
+    assert_eq!(unpacked(&short.body).await, text());
+}
+
+#[tokio::test]
+async fn a_short_answer_that_breaks_off_breaks_off() {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4000\r\n\r\nhalf";
+    let backend = Backend::saying("a", head).await;
+    let door = Door::to(Service::Users, &[backend.upstream()]).await;
+    let request = door
+        .request("GET", "/users")
+        .header("accept-encoding", "gzip");
+    let request = request.body(Body::empty()).unwrap();
+
+    // Its head may have been sent, or not.
+    if let Ok(reply) = door.client.request(request).await {
+        assert_eq!(reply.headers()["content-length"], "4000");
+        assert!(reply.into_body().collect().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_client_has_is_told_of_as_it_was_given() {
+    let unchanged = any(|| async { (http::StatusCode::NOT_MODIFIED, [("etag", "\"abc\"")]) });
+    let backend = Backend::serve("a", Router::new().route("/users/text", unchanged)).await;
+    let door = Door::to(Service::Users, &[backend.upstream()]).await;
+
+    for (known, tag) in [("W/\"abc\"", "W/\"abc\""), ("\"abc\"", "\"abc\"")] {
+        let asked = [("accept-encoding", "gzip"), ("if-none-match", known)];
+        let reply = door.ask("GET", "/users/text", &asked).await;
+
+        assert_eq!(reply.status, 304);
+        assert_eq!(reply.headers["etag"], tag);
+        assert!(varies(&reply.headers));
+    }
 }
 
 #[tokio::test]

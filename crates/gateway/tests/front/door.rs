@@ -95,6 +95,7 @@ impl Door {
         let (registry, watched) = watch::channel(Arc::new(directory));
         let upstreams = Upstreams::follow(watched, Directory::clone, &config);
         let drain = CancellationToken::new();
+        let stall = config.stream_idle;
         let decisions = Decisions::new(config.decisions, config.remember);
         let front = Front::new(
             config,
@@ -108,7 +109,7 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let accepting = TaskTracker::new().spawn(accept(listener, front.clone()));
+        let accepting = TaskTracker::new().spawn(accept(listener, front.clone(), stall));
         let accepting = AbortOnDropHandle::new(accepting);
         Self {
             address,
@@ -176,10 +177,10 @@ pub fn directory(service: Service, upstreams: &[Upstream]) -> Directory {
     Directory::from([(service, upstreams.to_vec())])
 }
 
-async fn accept(listener: TcpListener, front: Front) {
-    let server = Server::new("gateway", front, &Drain::new());
+async fn accept(listener: TcpListener, front: Front, stall: Duration) {
+    let server = Server::new("gateway", front, &Drain::new()).give_up_after(stall);
     while let Ok((stream, peer)) = listener.accept().await {
-        server.serve(stream, peer);
+        server.serve(None, stream, peer);
     }
 }
 

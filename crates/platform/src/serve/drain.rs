@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 /// How long connections are still served after the accept has stopped. A connection that was just accepted sends its
 /// first request in this time, and an idle one that is used again learns `Connection: close`.
-const LINGER: Duration = Duration::from_millis(500);
+pub(super) const LINGER: Duration = Duration::from_millis(500);
 
 /// Ends the connections of all servers that were made with it. Cloning gives another handle on the same.
 #[derive(Clone, Default)]

@@ -1,27 +1,39 @@
-//! Serves HTTP/1 and HTTP/2 (prior knowledge) on accepted connections, and ends them without losing a request.
+//! Serves HTTP/1 and HTTP/2 on accepted connections, plain (HTTP/2 by prior knowledge) or by TLS (by ALPN), and ends them
+//! without losing a request.
 
+mod connection;
 mod drain;
+mod files;
+mod stall;
+mod streams;
+pub mod tls;
+mod wire;
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::ConnectInfo;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use bytes::Bytes;
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tower::ServiceExt;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 pub use drain::Drain;
+pub use files::raise_open_files;
+
+use connection::{Open, Way};
+use stall::Stall;
+use streams::{Activity, Streams};
+use tls::Tls;
+use wire::Wire;
 
 /// How long a fresh connection may take until its first request's head is there.
 const FIRST_HEAD: Duration = Duration::from_secs(10);
@@ -30,11 +42,22 @@ const FIRST_HEAD: Duration = Duration::from_secs(10);
 /// client pools keep (60 s), so that the client is the one who closes and no request meets a closing connection.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
 
+/// How long a handshake may still take when the server leaves.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// How long a client may read nothing of what it asked for. A gateway that passes an answer on to a slow client reads it
+/// in large steps with long pauses, so this is longer than what the gateway itself grants.
+const STALL: Duration = Duration::from_secs(600);
+
 /// The largest request head.
 const MAX_HEAD: usize = 32 * 1024;
 
 /// Concurrent streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
+
+/// What the kernel holds of an answer beyond what is on its way: less to lose in a client that does not read, and each
+/// step in which a slow one reads is seen.
+const UNSENT: u32 = 128 * 1024;
 
 /// Serves connections of one service until its [`Drain`] ends them.
 #[derive(Clone)]
@@ -43,67 +66,67 @@ pub struct Server<S> {
     service: S,
     drain: Drain,
     first_head: Duration,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    next_head: Duration,
+    stall: Duration,
+    http1: Arc<http1::Builder>,
+    http2: Arc<http2::Builder<Streams>>,
 }
 
 impl<S, B> Server<S>
 where
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + Sync + 'static,
+    S: Clone + Send + Sync + Unpin + 'static,
     S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Makes a server of a router or any other tower service; `name` labels its metrics.
     pub fn new(name: &'static str, service: S, drain: &Drain) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(NEXT_HEAD)
-            .max_buf_size(MAX_HEAD);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD as u32)
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20));
         Self {
             name,
             service,
             drain: drain.clone(),
             first_head: FIRST_HEAD,
-            builder: Arc::new(builder),
+            next_head: NEXT_HEAD,
+            stall: STALL,
+            http1: Arc::new(http1(NEXT_HEAD)),
+            http2: Arc::new(http2(STALL)),
         }
     }
 
-    /// Serves a connection in a task of its own.
-    pub fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Gives a client up that reads nothing for so long: an HTTP/2 stream, or an HTTP/1 connection.
+    pub fn give_up_after(mut self, stall: Duration) -> Self {
+        self.stall = stall;
+        self.http2 = Arc::new(http2(stall));
+        self
+    }
+
+    /// Serves a connection, by TLS where it is given, in a task of its own.
+    pub fn serve(&self, tls: Option<&Tls>, stream: TcpStream, peer: SocketAddr) {
         let connections = self.drain.connections().clone();
-        connections.spawn(self.clone().connection(stream, peer));
+        connections.spawn(self.clone().begin(tls.cloned(), stream, peer));
     }
 
     /// The server as the function that [`crate::listen::Listeners::serve`] takes.
     pub fn handler(self) -> impl Fn(TcpStream, SocketAddr) + Send + Sync + 'static {
-        move |stream, peer| self.serve(stream, peer)
+        move |stream, peer| self.serve(None, stream, peer)
     }
 
-    /// The same, with each connection served on the runtime that is picked for it.
+    /// The same, by TLS where it is given, with each connection served on the runtime that is picked for it.
     pub fn handler_on(
         self,
+        tls: Option<Tls>,
         pick: impl Fn() -> Handle + Send + Sync + 'static,
     ) -> impl Fn(TcpStream, SocketAddr) + Send + Sync + 'static {
         move |stream, peer| {
-            let (server, runtime) = (self.clone(), pick());
+            let (server, tls, runtime) = (self.clone(), tls.clone(), pick());
             // A socket belongs to the runtime that it was made on until it is taken out.
             let stream = stream.into_std();
             let connections = self.drain.connections();
             connections.spawn_on(
                 async move {
                     match stream.and_then(TcpStream::from_std) {
-                        Ok(stream) => server.connection(stream, peer).await,
+                        Ok(stream) => server.begin(tls, stream, peer).await,
                         Err(error) => debug!(%peer, %error, "a connection could not be served"),
                     }
                 },
@@ -112,67 +135,100 @@ where
         }
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
+    async fn begin(self, tls: Option<Tls>, stream: TcpStream, peer: SocketAddr) {
         let _counted = Counted::new(self.name);
-        let drain = &self.drain;
-        let (closing, aborting) = (drain.closing(), drain.aborting());
-        let asked = Arc::new(AtomicBool::new(false));
-
-        let respond = {
-            let (service, drain, asked) = (self.service.clone(), drain.clone(), asked.clone());
-            service_fn(move |mut request: Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
-                request.extensions_mut().insert(ConnectInfo(peer));
-                let version = request.version();
-                let response = service.clone().oneshot(request);
-                let drain = drain.clone();
-                async move {
-                    let mut response = response.await?;
-                    if drain.announced() && says_close(version, response.status()) {
-                        let close = HeaderValue::from_static("close");
-                        response.headers_mut().insert(header::CONNECTION, close);
-                    }
-                    Ok::<_, Infallible>(response)
-                }
-            })
-        };
-        let io = TokioIo::new(stream);
-        let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, respond));
-        let mut first_head = pin!(tokio::time::sleep(self.first_head));
-        let mut watching = true;
-
-        loop {
-            tokio::select! {
+        // Without it the kernel holds more, and that is all.
+        let _ = unsent(&stream);
+        let io = Stall::new(stream, self.stall);
+        let closing = self.drain.closing();
+        let Some(tls) = tls else {
+            let activity = Activity::begun();
+            let mut wire = Wire::new(io, activity.clone());
+            let begun = tokio::select! {
                 // What the client already sent is read before a close is noticed.
                 biased;
-                result = connection.as_mut() => return log(result, peer),
-                () = closing.cancelled() => break,
-                () = &mut first_head, if watching => {
-                    if !asked.load(Ordering::Relaxed) {
-                        return debug!(%peer, "closed a connection that sent no request in time");
-                    }
-                    watching = false;
-                }
-            }
-        }
-        connection.as_mut().graceful_shutdown();
-        tokio::select! {
+                begun = timeout(self.first_head, wire.begins_as_http2()) => begun,
+                () = closing.cancelled() => return,
+            };
+            return match begun {
+                Ok(Ok(http2)) => self.talk(wire, peer, Way::Plain, activity, http2).await,
+                Ok(Err(error)) => debug!(%peer, %error, "connection ended early"),
+                Err(_) => debug!(%peer, "closed a connection that sent nothing in time"),
+            };
+        };
+        let given_up = async {
+            closing.cancelled().await;
+            sleep(LAST_HANDSHAKE).await;
+        };
+        let shaken = tokio::select! {
             biased;
-            result = connection.as_mut() => log(result, peer),
-            () = aborting.cancelled() => debug!(%peer, "cut a connection whose grace was over"),
+            shaken = tls.shake(io) => shaken,
+            () = given_up => return,
+        };
+        match shaken {
+            Ok(io) => {
+                let http2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
+                let shaken = Instant::now();
+                let activity = Activity::begun();
+                let wire = Wire::new(io, activity.clone());
+                self.talk(wire, peer, Way::Tls { shaken }, activity, http2)
+                    .await;
+            }
+            Err(error) => debug!(%peer, error = &error as &dyn Error, "no TLS connection"),
+        }
+    }
+
+    async fn talk<I>(
+        self,
+        wire: Wire<I>,
+        peer: SocketAddr,
+        way: Way,
+        activity: Arc<Activity>,
+        http2: bool,
+    ) where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let open = Open {
+            server: self,
+            peer,
+            way,
+            activity,
+        };
+        match http2 {
+            true => Box::pin(open.http2(wire)).await,
+            false => open.http1(wire).await,
         }
     }
 }
 
-/// Whether a response may carry `Connection: close`: HTTP/2 forbids it, an upgrade has its own meaning of it.
-fn says_close(version: Version, status: StatusCode) -> bool {
-    version < Version::HTTP_2 && status != StatusCode::SWITCHING_PROTOCOLS
+fn http1(next_head: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(next_head)
+        .max_buf_size(MAX_HEAD);
+    builder
 }
 
-fn log(result: Result<(), Box<dyn Error + Send + Sync>>, peer: SocketAddr) {
-    if let Err(error) = result {
-        debug!(%peer, error, "connection ended early");
-    }
+fn http2(stall: Duration) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams::new(stall));
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+#[cfg(target_os = "linux")]
+fn unsent(stream: &TcpStream) -> std::io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unsent(_: &TcpStream) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Counts an open connection for as long as it lives.
@@ -194,7 +250,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use axum::Router;
-    use axum::extract::WebSocketUpgrade;
+    use axum::extract::{ConnectInfo, WebSocketUpgrade};
     use axum::routing::{any, get};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -221,7 +277,7 @@ mod tests {
         let (stream, peer) = listener.accept().await.unwrap();
         let mut server = Server::new("tests", router(), drain);
         server.first_head = first_head;
-        server.serve(stream, peer);
+        server.serve(None, stream, peer);
         client
     }
 

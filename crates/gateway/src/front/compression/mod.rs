@@ -1,25 +1,47 @@
-//! Answers are compressed where that is worth it, the client wants it and nothing forbids it: with gzip, as they come.
+//! Answers are compressed where that is worth it, the client wants it and nothing forbids it: with gzip.
 //!
-//! What waits in the compressor is flushed whenever the service pauses, so that a slow stream is not held back.
+//! A short answer is compressed as a whole, and its length is told. A longer one is compressed as it comes; what waits in
+//! its compressor is flushed whenever the service pauses, so that a slow stream is not held back.
+
+mod whole;
 
 use std::io;
+use std::sync::Arc;
 
 use async_compression::Level;
 use async_compression::tokio::bufread::GzipEncoder;
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt, stream};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::sync::Semaphore;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::front::BoxBody;
 
 /// Below this many bytes an answer gains nothing.
 const WORTH_IT: u64 = 1024;
+/// Up to this many bytes an answer is compressed as a whole.
+const WHOLE: u64 = 64 * 1024;
 /// Little work for most of the gain: the compressor runs on the threads that serve.
-const LEVEL: Level = Level::Precise(4);
+const LEVEL: u32 = 4;
 /// How much compressed data is passed on at once.
 const PIECE: usize = 8 * 1024;
+/// Answers that are compressed as they come, at once. Each holds a compressor of about 300 KB for as long as its client
+/// reads; the others go out as they are.
+const STREAMS: usize = 256;
+
+/// Room for the compressors of answers that come in pieces. Clones are the same room.
+#[derive(Clone)]
+pub struct Compressors(Arc<Semaphore>);
+
+impl Default for Compressors {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(STREAMS)))
+    }
+}
 
 /// What a request says of how its answer may be coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,37 +50,115 @@ pub struct Wish {
     gzip: bool,
     /// Whether the answer's bytes will be counted or left out: a part, or the head alone.
     exact: bool,
+    /// Whether it names an answer that it has by a weak tag, as ours are that were compressed.
+    weak: bool,
 }
 
 impl Wish {
     /// Reads a request.
     pub fn of<B>(request: &Request<B>) -> Self {
         let headers = request.headers();
+        let known = headers.get_all(header::IF_NONE_MATCH);
         Self {
             gzip: wants_gzip(headers),
             exact: request.method() == Method::HEAD || headers.contains_key(header::RANGE),
+            weak: known
+                .iter()
+                .any(|tags| tags.as_bytes().windows(2).any(|two| two == b"W/")),
         }
     }
 
-    /// Compresses an answer, or leaves it as it is. Caches are told of the choice in either case.
-    pub fn fulfil(self, response: Response<BoxBody>) -> Response<BoxBody> {
+    /// Compresses an answer, or leaves it as it is. Caches are told of the choice in either case. It waits for all of a
+    /// short answer.
+    pub async fn fulfil(
+        self,
+        response: Response<BoxBody>,
+        room: &Compressors,
+    ) -> Response<BoxBody> {
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return self.unchanged(response);
+        }
         if !is_compressible(&response) {
             return response;
         }
+        let length = length(&response);
         let (mut parts, body) = response.into_parts();
-        let headers = &mut parts.headers;
-        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        add_vary(&mut parts.headers);
         if !self.gzip || self.exact {
             return Response::from_parts(parts, body);
         }
+        let body = if length.is_some_and(|length| length <= WHOLE) {
+            let (bytes, error) = gather(body).await;
+            if let Some(error) = error {
+                // As it would have broken off, had it been passed on.
+                let rest = stream::iter([Ok(bytes), Err(error)]);
+                return Response::from_parts(parts, BoxBody::from_stream(rest));
+            }
+            let Some(packed) = whole::gzip(&bytes) else {
+                return Response::from_parts(parts, BoxBody::from(bytes));
+            };
+            parts
+                .headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(packed.len()));
+            BoxBody::from(packed)
+        } else {
+            let Ok(place) = room.0.clone().try_acquire_owned() else {
+                return Response::from_parts(parts, body);
+            };
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let plain = StreamReader::new(TryStreamExt::map_err(
+                body.into_data_stream(),
+                io::Error::other,
+            ));
+            let level = Level::Precise(LEVEL.cast_signed());
+            let packed =
+                ReaderStream::with_capacity(GzipEncoder::with_quality(plain, level), PIECE);
+            BoxBody::from_stream(packed.inspect(move |_| {
+                let _until_the_end = &place;
+            }))
+        };
+        let headers = &mut parts.headers;
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::ACCEPT_RANGES);
         weaken(headers);
-        let plain = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-        let packed = GzipEncoder::with_quality(plain, LEVEL);
-        let body = BoxBody::from_stream(ReaderStream::with_capacity(packed, PIECE));
         Response::from_parts(parts, body)
+    }
+
+    /// An answer that the client has is told of as it was given (RFC 9110, 15.4.5).
+    fn unchanged(self, mut response: Response<BoxBody>) -> Response<BoxBody> {
+        let headers = response.headers_mut();
+        let plain = headers.contains_key(header::CONTENT_TYPE) && !is_text(headers);
+        if !plain && !headers.contains_key(header::CONTENT_ENCODING) {
+            add_vary(headers);
+            if self.weak {
+                weaken(headers);
+            }
+        }
+        response
+    }
+}
+
+fn add_vary(headers: &mut HeaderMap) {
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// All of a body, or what came of it and why no more did.
+async fn gather(mut body: BoxBody) -> (Bytes, Option<axum::Error>) {
+    let mut gathered = Vec::new();
+    loop {
+        match body.frame().await {
+            None => return (gathered.into(), None),
+            Some(Err(error)) => return (gathered.into(), Some(error)),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    // The usual one comes in one piece.
+                    if gathered.is_empty() && body.is_end_stream() {
+                        return (data, None);
+                    }
+                    gathered.extend_from_slice(&data);
+                }
+            }
+        }
     }
 }
 
@@ -66,24 +166,20 @@ impl Wish {
 fn is_compressible(response: &Response<BoxBody>) -> bool {
     let (status, headers) = (response.status(), response.headers());
     let has_whole_body = !status.is_informational()
-        && !matches!(
-            status,
-            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
-        );
+        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT);
     has_whole_body
         && !headers.contains_key(header::CONTENT_ENCODING)
         && !headers.contains_key(header::CONTENT_RANGE)
         && !says(headers, header::CACHE_CONTROL, "no-transform")
-        && !is_small(response)
+        && length(response).is_none_or(|length| length >= WORTH_IT)
         && is_text(headers)
 }
 
-/// Whether the length is known and not worth it. Of an answer to HEAD it is only announced.
-fn is_small(response: &Response<BoxBody>) -> bool {
+/// The length, where it is known. Of an answer to HEAD it is only announced.
+fn length(response: &Response<BoxBody>) -> Option<u64> {
     let announced = response.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());
-    let length = announced.or_else(|| response.body().size_hint().exact());
-    length.is_some_and(|length| length < WORTH_IT)
+    announced.or_else(|| response.body().size_hint().exact())
 }
 
 /// Text and its relatives; not a stream of events, which comes in small pieces that somebody waits for.
