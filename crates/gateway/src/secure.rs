@@ -58,13 +58,11 @@ pub fn check(port: Option<&TlsPort>) -> Result<(), ConfigError> {
 }
 
 fn told(port: &TlsPort, error: PairError) -> ConfigError {
-    let message = format!("{:#}", anyhow::Error::new(error));
-    let certificate = port.files.certificate.to_string_lossy();
-    // The key's faults are told of its file alone.
-    let variable = match message.contains(&*certificate) {
-        true => "GATEWAY_TLS_CERT",
-        false => "GATEWAY_TLS_KEY",
+    let variable = match error.is_of_key(&port.files) {
+        true => "GATEWAY_TLS_KEY",
+        false => "GATEWAY_TLS_CERT",
     };
+    let message = format!("{:#}", anyhow::Error::new(error));
     ConfigError(vec![Fault {
         variable: variable.to_owned(),
         message,

@@ -25,6 +25,9 @@ pub struct FrontConfig {
     pub keys: Keys,
     /// The port beside the plain one that speaks TLS. Default: none.
     pub tls: Option<TlsPort>,
+    /// `GATEWAY_HSTS_SECONDS`: for how long browsers that came by TLS shall ask this host by TLS alone, on all of its ports,
+    /// the plain ones too. Default 0: they are not told.
+    pub hsts: u32,
     /// `TRUST_FORWARDED`: whether a proxy of ours stands before every gateway, whose word on address, scheme and host
     /// counts. Default: no.
     pub trust_forwarded: bool,
@@ -235,6 +238,7 @@ impl FrontConfig {
             limits: RateLimits::from_env(env, settings),
             keys: keys.clone(),
             tls: TlsPort::from_env(env, settings),
+            hsts: env.within("GATEWAY_HSTS_SECONDS", 0, (0, 10 * 365 * 24 * 3600)),
             trust_forwarded: env.flag("TRUST_FORWARDED", false),
             workers: env.within("GATEWAY_THREADS", cores(), (1, 1024)),
             ejection: env.seconds("GATEWAY_EJECTION_SECONDS", Duration::from_secs(5)),
@@ -268,6 +272,7 @@ impl Default for FrontConfig {
             limits: None,
             keys: Keys::new("cp"),
             tls: None,
+            hsts: 0,
             trust_forwarded: false,
             workers: 1,
             body_limit: 1024 * 1024,

@@ -173,6 +173,7 @@ impl Inner {
         let (uri, version) = (request.uri().clone(), request.version());
         let wish = Wish::of(&request);
         let secure = arrival.is_secure(request.headers());
+        let only_by_tls = secure.then_some(self.config.hsts);
         let now = self.clock.now();
         let mut recording = self.recorder.begin(&request, &arrival, now);
 
@@ -195,7 +196,7 @@ impl Inner {
         };
         standing.tell(response.headers_mut());
         cors::finish(response.headers_mut(), origin);
-        security::finish(response.headers_mut(), secure);
+        security::finish(response.headers_mut(), only_by_tls);
         response
             .headers_mut()
             .insert(headers::REQUEST_ID, arrival.id);

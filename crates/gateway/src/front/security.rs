@@ -10,21 +10,25 @@ const ALWAYS: [(HeaderName, &str); 4] = [
     (header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
     (header::REFERRER_POLICY, "no-referrer"),
 ];
-/// For a year the browser asks by TLS alone.
-const ONLY_BY_TLS: &str = "max-age=31536000";
 
-/// Adds the fields. `secure` says that the client came by TLS: over a plain connection anybody could have said the rest.
-pub fn finish(headers: &mut HeaderMap, secure: bool) {
+/// Adds the fields. Where the client came by TLS, its browser is told for how many seconds it shall ask this host by TLS
+/// alone; over a plain connection anybody could have said it.
+pub fn finish(headers: &mut HeaderMap, only_by_tls: Option<u32>) {
     for (name, value) in ALWAYS {
         headers
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
-    if secure {
-        headers
-            .entry(header::STRICT_TRANSPORT_SECURITY)
-            .or_insert(HeaderValue::from_static(ONLY_BY_TLS));
-    } else {
-        headers.remove(header::STRICT_TRANSPORT_SECURITY);
+    match only_by_tls {
+        Some(0) => {}
+        Some(seconds) => {
+            let age = HeaderValue::try_from(format!("max-age={seconds}"));
+            headers
+                .entry(header::STRICT_TRANSPORT_SECURITY)
+                .or_insert(age.expect("digits are a header value"));
+        }
+        None => {
+            headers.remove(header::STRICT_TRANSPORT_SECURITY);
+        }
     }
 }

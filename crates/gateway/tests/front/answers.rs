@@ -323,6 +323,7 @@ async fn every_answer_tells_browsers_to_be_careful() {
     let backend = Backend::serve("a", Router::new().route("/users/framed", framed)).await;
     let config = FrontConfig {
         trust_forwarded: true,
+        hsts: 600,
         ..FrontConfig::default()
     };
     let all = directory(Service::Users, &[backend.upstream()]);
@@ -352,10 +353,7 @@ async fn every_answer_tells_browsers_to_be_careful() {
 
     let secure = [("x-forwarded-proto", "https")];
     let believed = door.ask("GET", "/users/framed", &secure).await;
-    assert_eq!(
-        believed.headers["strict-transport-security"],
-        "max-age=31536000"
-    );
+    assert_eq!(believed.headers["strict-transport-security"], "max-age=600");
     let door = Door::before(FrontConfig::default(), all, None).await;
     let doubted = door.ask("GET", "/users/framed", &secure).await;
     assert!(!doubted.headers.contains_key("strict-transport-security"));

@@ -7,6 +7,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::routing::any;
 use contracts::Service;
 use futures::{SinkExt, StreamExt};
+use gateway::front::FrontConfig;
 use platform::Clock;
 use platform::serve::tls::{Certificates, PairFiles, Tls};
 use platform::serve::{Drain, Server};
@@ -20,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::backend::{Backend, echo};
-use crate::door::Door;
+use crate::door::{Door, directory};
 
 /// A door by TLS.
 struct Secure {
@@ -32,7 +33,12 @@ struct Secure {
 }
 
 async fn secure(backend: &Backend) -> Secure {
-    let door = Door::to(Service::Notifications, &[backend.upstream()]).await;
+    let config = FrontConfig {
+        hsts: 600,
+        ..FrontConfig::default()
+    };
+    let behind = directory(Service::Notifications, &[backend.upstream()]);
+    let door = Door::before(config, behind, None).await;
     let (authority, folder) = (Authority::new().unwrap(), TempDir::new().unwrap());
     let issued = authority.issue(&["localhost"]).unwrap();
     let (certificate, key) = issued.write(folder.path()).unwrap();
@@ -70,7 +76,7 @@ async fn instances_and_browsers_are_told_that_the_client_came_by_tls() {
 
     for client in [client(), client().http1_only()] {
         let reply = client.build().unwrap().get(&url).send().await.unwrap();
-        assert!(reply.headers().contains_key("strict-transport-security"));
+        assert_eq!(reply.headers()["strict-transport-security"], "max-age=600");
         let told: serde_json::Value = reply.json().await.unwrap();
         assert_eq!(told["headers"]["x-forwarded-proto"], "https", "{told}");
     }

@@ -27,6 +27,13 @@ fn shown(connection: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     connection.get_ref().1.peer_certificates().unwrap()[0].clone()
 }
 
+/// What is there at two looks in a row is believed.
+async fn look_twice(certificates: &Certificates) {
+    for _ in 0..2 {
+        certificates.look().await.unwrap();
+    }
+}
+
 /// A fresh connection, which is no session that goes on.
 async fn fresh(files: &Files, host: &Host) -> TlsStream<TcpStream> {
     host.shake(files.client(&["http/1.1"])).await.unwrap()
@@ -40,7 +47,7 @@ async fn a_renewed_certificate_is_shown_to_new_connections_and_old_ones_go_on() 
     assert!(ask(&mut old, GET).await.ends_with("secure=true."));
 
     files.issue().write(files.folder.path()).unwrap();
-    certificates.look().await.unwrap();
+    look_twice(&certificates).await;
 
     let mut new = fresh(&files, &host).await;
     assert_ne!(shown(&new), shown(&old));
@@ -70,9 +77,56 @@ async fn a_secret_that_kubernetes_swaps_is_read_anew() {
 
     publish("tuesday");
     fs::remove_dir_all(folder.join("monday")).unwrap();
-    certificates.look().await.unwrap();
+    look_twice(&certificates).await;
 
     assert_ne!(shown(&fresh(&files, &host).await), before);
+}
+
+#[tokio::test]
+async fn a_chain_that_is_written_piece_by_piece_is_shown_as_a_whole() {
+    let files = Files::new();
+    let (certificates, host) = open(&files).await;
+    let before = shown(&fresh(&files, &host).await);
+    let issued = files.issue();
+    fs::write(&files.files.key, &issued.key).unwrap();
+    fs::write(&files.files.certificate, &issued.certificate).unwrap();
+    certificates.look().await.unwrap();
+    assert_eq!(shown(&fresh(&files, &host).await), before);
+
+    let whole = format!("{}{}", issued.certificate, files.authority.certificate());
+    fs::write(&files.files.certificate, whole).unwrap();
+    certificates.look().await.unwrap();
+    assert_eq!(shown(&fresh(&files, &host).await), before);
+    certificates.look().await.unwrap();
+
+    let connection = fresh(&files, &host).await;
+    assert_eq!(connection.get_ref().1.peer_certificates().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_wrong_with_a_key_is_told_without_the_key() {
+    let files = Files::new();
+    let secret = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg";
+    let texts = [
+        format!("-----BEGIN PRIVATE KEY-----{secret}-----END PRIVATE KEY-----"),
+        format!("-----BEGIN PRIVATE KEY-----\n{secret}\n"),
+        format!("-----BEGIN {secret}\n"),
+        format!("-----BEGIN PRIVATE KEY-----\n{secret}!\n-----END PRIVATE KEY-----\n"),
+    ];
+    for text in texts {
+        fs::write(&files.files.key, &text).unwrap();
+        let error = Pair::read(&files.files).unwrap_err();
+
+        assert!(error.is_of_key(&files.files), "{error}");
+        let told = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
+        let bytes: Vec<String> = secret
+            .bytes()
+            .take(6)
+            .map(|byte| byte.to_string())
+            .collect();
+        assert!(!told.contains(&secret[..6]), "{told}");
+        assert!(!told.contains(&bytes.join(", ")), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -125,7 +179,7 @@ async fn a_pair_that_cannot_be_used_changes_nothing_and_is_counted_once() {
     assert_eq!(shown(&fresh(&files, &host).await), before);
     // What is put right is taken.
     own.write(files.folder.path()).unwrap();
-    certificates.look().await.unwrap();
+    look_twice(&certificates).await;
     let text = metrics.render();
     assert!(
         text.contains("gateway_tls_reloads_total{outcome=\"loaded\"} 1"),

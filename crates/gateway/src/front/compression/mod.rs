@@ -1,12 +1,13 @@
 //! Answers are compressed where that is worth it, the client wants it and nothing forbids it: with gzip.
 //!
-//! A short answer is compressed as a whole, and its length is told. A longer one is compressed as it comes; what waits in
-//! its compressor is flushed whenever the service pauses, so that a slow stream is not held back.
+//! A short answer is compressed as a whole, and its length is told. One that is longer, or takes its time, is compressed as
+//! it comes; what waits in its compressor is flushed whenever the service pauses, so that a slow stream is not held back.
 
 mod whole;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_compression::Level;
 use async_compression::tokio::bufread::GzipEncoder;
@@ -17,6 +18,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::front::BoxBody;
@@ -25,6 +27,8 @@ use crate::front::BoxBody;
 const WORTH_IT: u64 = 1024;
 /// Up to this many bytes an answer is compressed as a whole.
 const WHOLE: u64 = 64 * 1024;
+/// How long the rest of a short answer is waited for once its head is there.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// Little work for most of the gain: the compressor runs on the threads that serve.
 const LEVEL: u32 = 4;
 /// How much compressed data is passed on at once.
@@ -68,8 +72,8 @@ impl Wish {
         }
     }
 
-    /// Compresses an answer, or leaves it as it is. Caches are told of the choice in either case. It waits for all of a
-    /// short answer.
+    /// Compresses an answer, or leaves it as it is. Caches are told of the choice in either case. It waits a moment for
+    /// all of a short answer.
     pub async fn fulfil(
         self,
         response: Response<BoxBody>,
@@ -87,35 +91,40 @@ impl Wish {
         if !self.gzip || self.exact {
             return Response::from_parts(parts, body);
         }
-        let body = if length.is_some_and(|length| length <= WHOLE) {
-            let (bytes, error) = gather(body).await;
-            if let Some(error) = error {
+        let body = match length {
+            Some(length) if length <= WHOLE => gather(body).await,
+            _ => Gathered::Part(Bytes::new(), body),
+        };
+        let body = match body {
+            Gathered::Whole(bytes) => {
+                let Some(packed) = whole::gzip(&bytes) else {
+                    return Response::from_parts(parts, BoxBody::from(bytes));
+                };
+                parts
+                    .headers
+                    .insert(header::CONTENT_LENGTH, HeaderValue::from(packed.len()));
+                BoxBody::from(packed)
+            }
+            Gathered::Broken(bytes, error) => {
                 // As it would have broken off, had it been passed on.
                 let rest = stream::iter([Ok(bytes), Err(error)]);
                 return Response::from_parts(parts, BoxBody::from_stream(rest));
             }
-            let Some(packed) = whole::gzip(&bytes) else {
-                return Response::from_parts(parts, BoxBody::from(bytes));
-            };
-            parts
-                .headers
-                .insert(header::CONTENT_LENGTH, HeaderValue::from(packed.len()));
-            BoxBody::from(packed)
-        } else {
-            let Ok(place) = room.0.clone().try_acquire_owned() else {
-                return Response::from_parts(parts, body);
-            };
-            parts.headers.remove(header::CONTENT_LENGTH);
-            let plain = StreamReader::new(TryStreamExt::map_err(
-                body.into_data_stream(),
-                io::Error::other,
-            ));
-            let level = Level::Precise(LEVEL.cast_signed());
-            let packed =
-                ReaderStream::with_capacity(GzipEncoder::with_quality(plain, level), PIECE);
-            BoxBody::from_stream(packed.inspect(move |_| {
-                let _until_the_end = &place;
-            }))
+            Gathered::Part(bytes, body) => {
+                let first = stream::iter((!bytes.is_empty()).then_some(Ok(bytes)));
+                let body = first.chain(body.into_data_stream());
+                let Ok(place) = room.0.clone().try_acquire_owned() else {
+                    return Response::from_parts(parts, BoxBody::from_stream(body));
+                };
+                parts.headers.remove(header::CONTENT_LENGTH);
+                let plain = StreamReader::new(TryStreamExt::map_err(body, io::Error::other));
+                let level = Level::Precise(LEVEL.cast_signed());
+                let packed =
+                    ReaderStream::with_capacity(GzipEncoder::with_quality(plain, level), PIECE);
+                BoxBody::from_stream(packed.inspect(move |_| {
+                    let _until_the_end = &place;
+                }))
+            }
         };
         let headers = &mut parts.headers;
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -142,18 +151,27 @@ fn add_vary(headers: &mut HeaderMap) {
     headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
-/// All of a body, or what came of it and why no more did.
-async fn gather(mut body: BoxBody) -> (Bytes, Option<axum::Error>) {
+/// What came of a body in a moment.
+enum Gathered {
+    Whole(Bytes),
+    /// It pauses; the rest is to come.
+    Part(Bytes, BoxBody),
+    Broken(Bytes, axum::Error),
+}
+
+async fn gather(mut body: BoxBody) -> Gathered {
     let mut gathered = Vec::new();
+    let until = Instant::now() + PATIENCE;
     loop {
-        match body.frame().await {
-            None => return (gathered.into(), None),
-            Some(Err(error)) => return (gathered.into(), Some(error)),
-            Some(Ok(frame)) => {
+        match timeout_at(until, body.frame()).await {
+            Err(_) => return Gathered::Part(gathered.into(), body),
+            Ok(None) => return Gathered::Whole(gathered.into()),
+            Ok(Some(Err(error))) => return Gathered::Broken(gathered.into(), error),
+            Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     // The usual one comes in one piece.
                     if gathered.is_empty() && body.is_end_stream() {
-                        return (data, None);
+                        return Gathered::Whole(data);
                     }
                     gathered.extend_from_slice(&data);
                 }

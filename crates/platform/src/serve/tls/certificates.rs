@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::task::spawn_blocking;
@@ -18,16 +19,21 @@ pub struct Certificates {
     files: PairFiles,
     clock: Clock,
     current: ArcSwap<CertifiedKey>,
-    fault: Mutex<Fault>,
+    found: Mutex<Found>,
 }
 
-/// What is wrong with the files, seen for the first time or told already. Files are written one after the other: what is
-/// wrong only once is no fault.
+/// What the last look found in the files. They are written one after the other, and a chain piece by piece: only what is
+/// found twice in a row is believed.
 #[derive(Default)]
-enum Fault {
+enum Found {
+    /// What is in use.
     #[default]
-    None,
-    Seen(String),
+    Same,
+    /// Another certificate that can be used.
+    New(Vec<CertificateDer<'static>>),
+    /// Something wrong.
+    Fault(String),
+    /// The same once more, which was told.
     Told(String),
 }
 
@@ -46,36 +52,41 @@ impl Certificates {
             files,
             clock,
             current: ArcSwap::new(pair.certified),
-            fault: Mutex::default(),
+            found: Mutex::default(),
         }))
     }
 
-    /// Looks whether the files hold another certificate, and shows it from then on; connections that are there keep the
-    /// old one. A pair that cannot be used changes nothing, and is told of once.
+    /// Looks whether the files hold another certificate; one that was there at the last look, too, is shown from then on.
+    /// Connections that are there keep the old one. A pair that cannot be used changes nothing, and is told of once.
     ///
     /// # Errors
     /// Where the process has no thread left to read with.
     pub async fn look(&self) -> anyhow::Result<()> {
         let files = self.files.clone();
         let read = spawn_blocking(move || Pair::read(&files)).await?;
-        let current = self.current.load();
-        match read {
-            Ok(pair) if pair.certified.cert == current.cert => {
-                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Fault::None;
-            }
-            Ok(pair) => match pair.check(&self.files, self.clock.now().utc()) {
-                Ok(()) => self.change(pair),
-                Err(fault) => self.keep(&fault),
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now().utc();
+        let read = read.and_then(
+            |pair| match pair.certified.cert == self.current.load().cert {
+                true => Ok(None),
+                false => pair.check(&self.files, now).map(|()| Some(pair)),
             },
-            Err(fault) => self.keep(&fault),
-        }
+        );
+        *found = match (read, std::mem::take(&mut *found)) {
+            (Ok(None), _) => Found::Same,
+            (Ok(Some(pair)), Found::New(before)) if pair.certified.cert == before => {
+                self.change(pair);
+                Found::Same
+            }
+            (Ok(Some(pair)), _) => Found::New(pair.certified.cert.clone()),
+            (Err(fault), before) => again(chain(&fault), before),
+        };
         Ok(())
     }
 
     fn change(&self, pair: Pair) {
         tell(&pair);
         self.current.store(pair.certified);
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Fault::None;
         metrics::counter!("gateway_tls_reloads_total", "outcome" => "loaded").increment(1);
         let path = self.files.certificate.display();
         info!(
@@ -83,19 +94,18 @@ impl Certificates {
             pair.until
         );
     }
+}
 
-    fn keep(&self, fault: &PairError) {
-        let text = chain(fault);
-        let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = match std::mem::take(&mut *known) {
-            Fault::Told(before) if before == text => Fault::Told(before),
-            Fault::Seen(before) if before == text => {
-                warn!("the certificate stays the old one: {text}");
-                metrics::counter!("gateway_tls_reloads_total", "outcome" => "refused").increment(1);
-                Fault::Told(text)
-            }
-            _ => Fault::Seen(text),
-        };
+/// Tells of a fault that is found for the second time.
+fn again(fault: String, before: Found) -> Found {
+    match before {
+        Found::Told(told) if told == fault => Found::Told(told),
+        Found::Fault(seen) if seen == fault => {
+            warn!("the certificate stays the old one: {fault}");
+            metrics::counter!("gateway_tls_reloads_total", "outcome" => "refused").increment(1);
+            Found::Told(fault)
+        }
+        _ => Found::Fault(fault),
     }
 }
 

@@ -44,13 +44,13 @@ pub enum PairError {
         /// The file.
         path: PathBuf,
     },
-    /// A file is cut off, or is not PEM.
-    #[error("{} is not whole PEM", path.display())]
+    /// A file is cut off, or is not PEM. What the parser says is not kept: it quotes the file, which may hold a key.
+    #[error("{} is not whole PEM: {what}", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
         /// Where it breaks off.
-        source: pem::Error,
+        what: &'static str,
     },
     /// There is no certificate.
     #[error("{} holds no certificate (-----BEGIN CERTIFICATE-----)", path.display())]
@@ -104,6 +104,22 @@ pub enum PairError {
     },
 }
 
+impl PairError {
+    /// Whether it is the key's file that has to be put right.
+    pub fn is_of_key(&self, files: &PairFiles) -> bool {
+        match self {
+            Self::NoKey { .. } | Self::BadKey { .. } | Self::Strangers { .. } => true,
+            Self::Unreadable { path, .. } | Self::NoFile { path } | Self::Pem { path, .. } => {
+                *path != files.certificate
+            }
+            Self::NoCertificate { .. }
+            | Self::BadCertificate { .. }
+            | Self::Expired { .. }
+            | Self::Early { .. } => false,
+        }
+    }
+}
+
 /// A certificate and its key, which belong together.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -124,9 +140,9 @@ impl Pair {
         let (certificate, key) = (content(&files.certificate)?, content(&files.key)?);
         let path = || files.certificate.clone();
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
-        let chain = chain.map_err(|source| PairError::Pem {
+        let chain = chain.map_err(|error| PairError::Pem {
             path: path(),
-            source,
+            what: broken(&error),
         })?;
         let Some(first) = chain.first() else {
             return Err(PairError::NoCertificate { path: path() });
@@ -144,9 +160,9 @@ impl Pair {
         let path = || files.key.clone();
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| match error {
             pem::Error::NoItemsFound => PairError::NoKey { path: path() },
-            source => PairError::Pem {
+            error => PairError::Pem {
                 path: path(),
-                source,
+                what: broken(&error),
             },
         })?;
         let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
@@ -206,6 +222,15 @@ fn content(path: &Path) -> Result<Vec<u8>, PairError> {
     let read = file.take(LARGEST).read_to_end(&mut content);
     read.map_err(unreadable)?;
     Ok(content)
+}
+
+fn broken(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no END line",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is not right",
+        pem::Error::Base64Decode(_) => "what a section holds is not base64",
+        _ => "it cannot be read",
+    }
 }
 
 fn moment(since_epoch: Duration) -> DateTime<Utc> {
