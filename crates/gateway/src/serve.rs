@@ -123,11 +123,16 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     };
     let mut life = Lifecycle::new(config.settings.shutdown_grace)?;
     let started = life.start(start(&life, config, services, secure)).await;
-    let Some(replica) = started.transpose()? else {
+    let Some((replica, parts)) = started.transpose()? else {
         return Ok(0);
     };
-    replica.arrange_leaving(&mut life);
-    life.ready();
+    // From the first socket on clients may wait in it, so that a signal does not cut this off: it leaves in order.
+    let signalled = life.signalled();
+    let doors = open(&replica, parts, &signalled).await?;
+    replica.arrange_leaving(doors, &mut life);
+    if !signalled.is_cancelled() {
+        life.ready();
+    }
     Ok(life.run().await)
 }
 
@@ -135,12 +140,16 @@ pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
 struct Replica {
     cluster: Cluster,
     registry: Registry,
-    memberships: Vec<Arc<Membership>>,
-    listeners: Listeners,
     drain: Drain,
     sockets: CancellationToken,
     front: Option<Front>,
     notifications: Option<notifications::Notifications>,
+}
+
+/// By what a replica is reached, and where that is said.
+struct Doors {
+    listeners: Listeners,
+    memberships: Vec<Arc<Membership>>,
 }
 
 async fn start(
@@ -148,7 +157,7 @@ async fn start(
     config: Config,
     services: &[Service],
     secure: Option<SecurePort>,
-) -> anyhow::Result<Replica> {
+) -> anyhow::Result<(Replica, Vec<Part>)> {
     let settings = config.settings.clone();
     let cluster = Cluster::join(settings.clone(), life.readiness()).await?;
     let platform = &cluster.platform;
@@ -269,27 +278,25 @@ async fn start(
         Ok(Tick::Idle)
     });
 
-    let drain = Drain::new();
-    let (listeners, memberships) = open(platform, &registry, parts, &drain).await?;
-    Ok(Replica {
+    let replica = Replica {
         registry,
-        memberships,
-        listeners,
-        drain,
+        drain: Drain::new(),
         sockets,
         front,
         notifications,
         cluster,
-    })
+    };
+    Ok((replica, parts))
 }
 
-/// Opens the ports and, once they answer, joins the registry.
+/// Opens the ports and, once they answer, joins the registry. After a signal it joins no more, and only answers what
+/// waits in the ports.
 async fn open(
-    platform: &Platform,
-    registry: &Registry,
+    to: &Replica,
     parts: Vec<Part>,
-    drain: &Drain,
-) -> anyhow::Result<(Listeners, Vec<Arc<Membership>>)> {
+    signalled: &CancellationToken,
+) -> anyhow::Result<Doors> {
+    let (platform, registry, drain) = (&to.cluster.platform, &to.registry, &to.drain);
     let settings = &platform.settings;
     let mut addresses: Vec<(String, SocketAddr)> = parts
         .iter()
@@ -331,10 +338,8 @@ async fn open(
                 tls,
             } => {
                 // Who comes through the door finds the services that have just joined.
-                if timeout(ACQUAINTANCE, upstreams.know(&joined, &replica))
-                    .await
-                    .is_err()
-                {
+                let known = timeout(ACQUAINTANCE, upstreams.know(&joined, &replica));
+                if let Some(Err(_)) = signalled.run_until_cancelled(known).await {
                     info!("the gateway opens before it has heard of this replica's services");
                 }
                 let server = Server::new(name, part.traffic.count(front), drain);
@@ -359,17 +364,15 @@ async fn open(
             started_at,
             replica: replica.clone(),
         };
-        let membership = match registry
-            .join(announcement)
-            .await
-            .context("joining the registry")
-        {
-            Ok(membership) => membership,
-            Err(error) => {
+        let joining = registry.join(announcement);
+        let membership = match signalled.run_until_cancelled(joining).await {
+            Some(Ok(membership)) => membership,
+            Some(Err(error)) => {
                 // What waits in our sockets goes to a replica that could start.
                 listeners.hand_over().await;
-                return Err(error);
+                return Err(error).context("joining the registry");
             }
+            None => continue,
         };
         let traffic = part.traffic;
         membership.report_load(move || traffic.load());
@@ -384,7 +387,10 @@ async fn open(
         memberships.push(membership);
         joined.push(part.service);
     }
-    Ok((listeners, memberships))
+    Ok(Doors {
+        listeners,
+        memberships,
+    })
 }
 
 fn front_door(
@@ -475,12 +481,14 @@ fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow
 
 impl Replica {
     /// Fills the stages of leaving.
-    fn arrange_leaving(self, life: &mut Lifecycle) {
+    fn arrange_leaving(self, doors: Doors, life: &mut Lifecycle) {
+        let Doors {
+            listeners,
+            memberships,
+        } = doors;
         let Self {
             cluster,
             registry,
-            memberships,
-            listeners,
             drain,
             sockets,
             front,

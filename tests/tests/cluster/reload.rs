@@ -58,6 +58,7 @@ async fn what_a_supervisor_restarts_or_too_few_serve_is_refused_and_left_alone()
         [0, 1].map(|number| cluster.replica(number).pid()),
         "nothing was done"
     );
+    all_instances(&cluster, "gateway", 2).await;
     assert!(cluster.replicas().iter().all(testkit::Replica::is_running));
     Ok(())
 }

@@ -233,6 +233,7 @@ pub struct Reply {
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Reply {
@@ -244,7 +245,14 @@ impl Reply {
             idle,
             timer: None,
             waiting: false,
+            end: None,
         }
+    }
+
+    /// Ends it, as if the instance had, as soon as this is over: for a body that has no end of its own.
+    pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.end = Some(Box::pin(end));
+        self
     }
 }
 
@@ -272,6 +280,12 @@ impl Body for Reply {
                 held.give_back();
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if let Some(end) = &mut this.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            this.held = None;
+            return Poll::Ready(None);
         }
         let until = || Instant::now() + this.idle;
         let timer = this

@@ -228,10 +228,22 @@ impl Inner {
                 held.give_back();
                 BoxBody::empty()
             }
-            false => BoxBody::new(Reply::new(body, held, self.config.stream_idle)),
+            false => {
+                let reply = Reply::new(body, held, self.config.stream_idle);
+                BoxBody::new(match is_event_stream(&parts.headers) {
+                    true => reply.until(self.leaving()),
+                    false => reply,
+                })
+            }
         };
         Response::from_parts(parts, body)
     }
+}
+
+/// Events come for as long as both sides are there, and whoever reads them knows to come back.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Whom the client means: HTTP/2, and whoever takes us for a proxy, says it in the request line.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use platform::lifecycle::return_after;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::front::connections::Held;
 use crate::front::frames::Frames;
@@ -19,8 +19,9 @@ use crate::front::{Inner, metrics};
 const BUFFER: usize = 4 * 1024;
 /// How long the two sides may take to switch, and a closing one to take its leave.
 const MOMENT: Duration = Duration::from_secs(5);
-/// The status of a close frame: service restart.
+/// The statuses of a close frame: service restart, and going away.
 const RESTARTING: u16 = 1012;
+const GOING_AWAY: u16 = 1001;
 
 struct Counted;
 
@@ -40,12 +41,9 @@ impl Drop for Counted {
 impl Inner {
     /// Joins a client's socket with an instance's.
     pub fn join(&self, client: OnUpgrade, upstream: OnUpgrade, held: Held) {
-        let (idle, drain, drain_within) = (
-            self.config.socket_idle,
-            self.drain.clone(),
-            self.config.drain_within,
-        );
-        let return_after = self.config.reconnect_spread.mul_f64(rand::random());
+        let (idle, drain_within) = (self.config.socket_idle, self.config.drain_within);
+        let leaving = self.leaving();
+        let return_after = return_after(self.config.reconnect_spread);
         let counted = (Counted::new(), OpenSocket::new(held.instance().clone()));
         self.tunnels.spawn(async move {
             let _counted = counted;
@@ -54,9 +52,18 @@ impl Inner {
                 return;
             };
             drop(held);
-            let goodbye = restarting(return_after);
-            run(client, upstream, idle, drain, drain_within, &goodbye).await;
+            run(client, upstream, idle, leaving, drain_within, return_after).await;
         });
+    }
+
+    /// Ends a moment after this process began to leave: the instance says goodbye in its own words first, where it
+    /// leaves as well.
+    pub fn leaving(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (drain, drain_within) = (self.drain.clone(), self.config.drain_within);
+        async move {
+            drain.cancelled().await;
+            sleep(drain_within).await;
+        }
     }
 }
 
@@ -64,9 +71,9 @@ async fn run(
     client: Upgraded,
     upstream: Upgraded,
     idle: Duration,
-    drain: CancellationToken,
+    leaving: impl Future<Output = ()>,
     drain_within: Duration,
-    goodbye: &[u8],
+    return_after: Duration,
 ) {
     let (mut from_client, mut to_client) = split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = split(TokioIo::new(upstream));
@@ -79,22 +86,14 @@ async fn run(
             pump(&mut from_upstream, &mut to_client, &moved, &mut down),
         )
     };
-    // The instance says goodbye in its own words first, where it leaves as well.
-    let leaving = async {
-        drain.cancelled().await;
-        sleep(drain_within).await;
+    let goodbye = tokio::select! {
+        _ = both => return,
+        () = silence(&moved, idle) => close_frame(GOING_AWAY, "nothing was sent for too long"),
+        () = leaving => restarting(return_after),
     };
-    let ended = tokio::select! {
-        _ = both => true,
-        () = silence(&moved, idle) => false,
-        () = leaving => false,
-    };
-    if ended {
-        return;
-    }
     let taking_leave = async {
         if down.is_between() {
-            to_client.write_all(goodbye).await?;
+            to_client.write_all(&goodbye).await?;
         }
         to_client.shutdown().await?;
         to_upstream.shutdown().await?;
@@ -106,12 +105,16 @@ async fn run(
     timeout(MOMENT.min(drain_within), taking_leave).await.ok();
 }
 
-/// An unmasked close frame that says when to come back.
+/// A close frame that says when to come back.
 fn restarting(return_after: Duration) -> Vec<u8> {
-    // Short enough for a control frame, which holds 125 bytes.
     let reason = format!(r#"{{"retryAfterMs":{}}}"#, return_after.as_millis());
+    close_frame(RESTARTING, &reason)
+}
+
+/// An unmasked close frame. The reason has to be short: a control frame holds 125 bytes.
+fn close_frame(status: u16, reason: &str) -> Vec<u8> {
     let mut frame = vec![0x88, (2 + reason.len()) as u8];
-    frame.extend(RESTARTING.to_be_bytes());
+    frame.extend(status.to_be_bytes());
     frame.extend(reason.as_bytes());
     frame
 }

@@ -157,7 +157,7 @@ async fn an_upload_outlives_the_deadline_as_long_as_it_moves() {
 }
 
 #[tokio::test]
-async fn events_arrive_one_by_one() {
+async fn events_arrive_one_by_one_until_the_door_leaves() {
     let (events, queue) = mpsc::channel::<Result<Event, std::io::Error>>(1);
     let queue = std::sync::Arc::new(std::sync::Mutex::new(Some(queue)));
     let router =
@@ -168,7 +168,12 @@ async fn events_arrive_one_by_one() {
             }),
         );
     let backend = Backend::serve("a", router).await;
-    let door = Door::to(Service::Notifications, &[backend.upstream()]).await;
+    let config = FrontConfig {
+        drain_within: Duration::from_millis(100),
+        ..FrontConfig::default()
+    };
+    let directory = directory(Service::Notifications, &[backend.upstream()]);
+    let door = Door::before(config, directory, None).await;
     let request = door
         .request("GET", "/notifications/stream")
         .header("accept", "text/event-stream");
@@ -184,4 +189,8 @@ async fn events_arrive_one_by_one() {
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), format!("data: {text}\n\n"));
     }
+
+    // One that leaves does not cut it off.
+    door.drain.cancel();
+    assert!(body.frame().await.is_none());
 }

@@ -47,7 +47,7 @@ impl Frame {
     pub fn restarting(return_after: Duration) -> Arc<Self> {
         let data = json!({
             "retryAfterMs": return_after.as_millis() as u64,
-            "message": "this instance restarts: reconnect after retryAfterMs",
+            "message": "this instance restarts: reconnect retryAfterMs after it has closed this connection",
         });
         let mut frame = Self::of(RESTARTING.into(), None, data);
         frame.return_after = Some(return_after);

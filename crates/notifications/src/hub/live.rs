@@ -227,10 +227,24 @@ impl Live {
         self.goodbye.get().copied()
     }
 
-    /// The notice that this instance restarts, for the one who is to send it: the first to ask.
-    pub fn restart_notice(&self) -> Option<Arc<Frame>> {
-        let told = self.told_to_return.swap(true, Ordering::Relaxed);
-        (!told).then(|| Frame::restarting(self.return_after))
+    /// Tells the client once that this instance restarts. One that has no room for it is told as the last word.
+    pub fn tell_restart(&self) {
+        if let Some(notice) = self.untold_restart()
+            && self.send(&notice).is_ok()
+        {
+            self.told_to_return.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The notice that this instance restarts.
+    pub fn restart_notice(&self) -> Arc<Frame> {
+        Frame::restarting(self.return_after)
+    }
+
+    /// The same, until the client was told.
+    pub fn untold_restart(&self) -> Option<Arc<Frame>> {
+        let told = self.told_to_return.load(Ordering::Relaxed);
+        (!told).then(|| self.restart_notice())
     }
 
     /// What the close frame of a plain WebSocket says beside its code.

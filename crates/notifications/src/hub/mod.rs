@@ -101,14 +101,14 @@ impl Hub {
     /// Takes a socket in; whoever does so also takes it out again.
     pub fn open(&self, identity: Identity, link: Link, transport: &'static str) -> Arc<Live> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let return_after = self.reconnect_spread.mul_f64(rand::random());
+        let return_after = platform::lifecycle::return_after(self.reconnect_spread);
         let live = Live::new(id, identity, link, transport, return_after);
         let live = Arc::new(live);
         self.sockets().all.insert(id, live.clone());
         if self.is_leaving() {
             self.dismiss(&live);
         } else if self.restarting.load(Ordering::SeqCst) {
-            tell_restart(&live);
+            live.tell_restart();
         }
         live
     }
@@ -279,7 +279,7 @@ impl Hub {
     pub fn announce_restart(&self) {
         self.restarting.store(true, Ordering::SeqCst);
         let all: Vec<_> = self.sockets().all.values().cloned().collect();
-        all.iter().for_each(|live| tell_restart(live));
+        all.iter().for_each(|live| live.tell_restart());
     }
 
     /// Ends all sockets, and those that still come.
@@ -294,7 +294,7 @@ impl Hub {
     fn dismiss(&self, live: &Live) {
         if live.socketio().is_some() {
             // The library sends what waits before it closes; the other transports say it as their last word.
-            tell_restart(live);
+            live.tell_restart();
         }
         self.cut(live, Goodbye::Leaving);
     }
@@ -414,13 +414,6 @@ impl Hub {
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A client whose queue is full learns it from the end of its socket.
-fn tell_restart(live: &Live) {
-    if let Some(notice) = live.restart_notice() {
-        let _ = live.send(&notice);
     }
 }
 

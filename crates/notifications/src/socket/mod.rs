@@ -271,7 +271,7 @@ pub fn malformed(event: &str, shape: &str) -> Arc<Frame> {
 pub fn farewell(live: &Live) -> Option<(Goodbye, Option<Arc<Frame>>)> {
     let goodbye = live.goodbye()?;
     let reason = match goodbye {
-        Goodbye::Leaving => live.restart_notice(),
+        Goodbye::Leaving => live.untold_restart(),
         _ => Some(Frame::error(goodbye.code(), goodbye.message())),
     };
     Some((goodbye, reason))

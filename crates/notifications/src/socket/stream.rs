@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{Hello, Sockets, farewell};
-use crate::hub::{Frame, Link, Live, MAX_WAITING};
+use crate::hub::{Frame, Goodbye, Link, Live, MAX_WAITING};
 use crate::{Notifications, Result};
 
 /// Takes the socket out when its stream is dropped.
@@ -67,8 +67,8 @@ fn events(
     // The welcome runs beside the stream, inside it: it ends when the client goes.
     let welcome = futures::stream::once(welcome).filter_map(async |()| None);
     let carried = futures::stream::select(ReceiverStream::new(frames), welcome);
-    let last = futures::stream::once(async move { farewell(&reason).and_then(|(_, frame)| frame) })
-        .filter_map(async |frame| frame);
+    let last =
+        futures::stream::once(async move { last_word(&reason) }).filter_map(async |frame| frame);
     carried
         .take_until(ended.cancelled_owned())
         .chain(last)
@@ -76,6 +76,14 @@ fn events(
             let _ = &out;
             Ok(event(&frame))
         })
+}
+
+/// What was queued before may never have been read, so the time to come back is always said at the end.
+fn last_word(live: &Live) -> Option<Arc<Frame>> {
+    match live.goodbye()? {
+        Goodbye::Leaving => Some(live.restart_notice()),
+        _ => farewell(live)?.1,
+    }
 }
 
 fn event(frame: &Frame) -> Event {

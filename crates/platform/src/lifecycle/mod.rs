@@ -37,6 +37,12 @@ pub enum Stage {
     FlushTelemetry,
 }
 
+/// How long a client should stay away once its connection was closed by an instance that leaves: another time for each,
+/// spread over so long, and never so short that it meets the same instance again.
+pub fn return_after(spread: Duration) -> Duration {
+    REGISTRY_PAUSE + spread.mul_f64(rand::random())
+}
+
 type Step = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// Owns the life of a process. Make it first, run it last.

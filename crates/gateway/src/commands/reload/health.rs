@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use coordination::{Entry, Registry};
-use futures::future::join_all;
+use futures::{StreamExt, stream};
+
+use super::process::listens;
 
 /// How long an instance may take to say that it is ready.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How many are asked at once.
+const ASKED: usize = 64;
 
 /// The registry, and a client to ask those who are in it.
 pub struct Cluster {
@@ -19,7 +23,9 @@ pub struct Cluster {
 
 /// A replica of this machine: one process, with its instances of one or more services.
 pub struct Replica {
-    /// The number of its process.
+    /// Its name, which no other has.
+    pub id: String,
+    /// The number of its process, which one in another container of this machine may have too.
     pub pid: u32,
     /// What it runs.
     pub version: String,
@@ -54,14 +60,24 @@ impl Replica {
             .entries
             .first()
             .context("a replica without instances")?;
-        let address = &first.announcement.address;
-        address
-            .parse()
-            .with_context(|| format!("the registry has a strange address, {address}"))
+        address(first)
+    }
+
+    /// Whether its process listens at every address that the registry has.
+    fn is_here(&self) -> bool {
+        let mut addresses = self.entries.iter().map(address);
+        addresses.all(|address| address.is_ok_and(|address| listens(self.pid, address.port())))
     }
 }
 
-/// One look at the cluster.
+fn address(entry: &Entry) -> anyhow::Result<SocketAddr> {
+    let address = &entry.announcement.address;
+    address
+        .parse()
+        .with_context(|| format!("the registry has a strange address, {address}"))
+}
+
+/// One look at the cluster, or at a part of it.
 pub struct Look {
     /// The instances that want requests, and the others with what they said.
     instances: Vec<(Entry, Result<(), String>)>,
@@ -82,13 +98,31 @@ impl Cluster {
     /// # Errors
     /// Where the registry cannot be read.
     pub async fn look(&self) -> anyhow::Result<Look> {
+        self.look_at(|_| true).await
+    }
+
+    /// The same of the processes with a number, on a machine.
+    ///
+    /// # Errors
+    /// Where the registry cannot be read.
+    pub async fn look_for(&self, host: &str, pid: u32) -> anyhow::Result<Look> {
+        self.look_at(|entry| entry.announcement.host == host && entry.announcement.pid == pid)
+            .await
+    }
+
+    async fn look_at(&self, which: impl Fn(&Entry) -> bool) -> anyhow::Result<Look> {
         let snapshot = self.registry.read().await?;
-        let asked = snapshot.entries().map(async |entry| {
-            let health = self.ask(entry).await;
-            (entry.clone(), health)
+        let entries: Vec<Entry> = snapshot
+            .entries()
+            .filter(|entry| which(entry))
+            .cloned()
+            .collect();
+        let asked = stream::iter(entries).map(|entry| async move {
+            let health = self.ask(&entry).await;
+            (entry, health)
         });
         Ok(Look {
-            instances: join_all(asked).await,
+            instances: asked.buffered(ASKED).collect().await,
         })
     }
 
@@ -109,14 +143,16 @@ impl Cluster {
 impl Look {
     /// The replicas of a machine, by the number of their process.
     pub fn replicas_on(&self, host: &str) -> Vec<Replica> {
-        let mut replicas: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut replicas: BTreeMap<(u32, &str), Vec<Entry>> = BTreeMap::new();
         for (entry, _) in &self.instances {
-            if entry.announcement.host == host {
-                let entries = replicas.entry(entry.announcement.pid).or_default();
+            let told = &entry.announcement;
+            if told.host == host {
+                let entries = replicas.entry((told.pid, &told.replica)).or_default();
                 entries.push(entry.clone());
             }
         }
-        let replicas = replicas.into_iter().map(|(pid, entries)| Replica {
+        let replicas = replicas.into_iter().map(|((pid, id), entries)| Replica {
+            id: id.to_owned(),
             pid,
             version: entries[0].announcement.version.clone(),
             entries,
@@ -124,15 +160,16 @@ impl Look {
         replicas.collect()
     }
 
-    /// Whether a process of a machine serves all of these services and wants requests.
-    pub fn is_ready(&self, host: &str, pid: u32, services: &BTreeSet<String>) -> bool {
-        let ready = self.instances.iter().filter(|(entry, health)| {
-            entry.announcement.host == host && entry.announcement.pid == pid && health.is_ok()
-        });
+    /// Whether a replica that runs here serves all of these services and wants requests.
+    pub fn is_ready(&self, replica: &Replica, services: &BTreeSet<String>) -> bool {
+        let ready = self
+            .instances
+            .iter()
+            .filter(|(entry, health)| entry.announcement.replica == replica.id && health.is_ok());
         let ready: BTreeSet<_> = ready
             .map(|(entry, _)| &entry.announcement.service)
             .collect();
-        services.iter().all(|service| ready.contains(service))
+        services.iter().all(|service| ready.contains(service)) && replica.is_here()
     }
 
     /// How many instances of a service are well; those of one replica can be left out.

@@ -3,6 +3,8 @@
 //! A successor is started first and its predecessor asked to leave when the successor is ready, so that there are never
 //! fewer replicas than before. Whatever ends this command on any line, no request fails: at worst one replica is left
 //! over, which serves like the others and is replaced by the next reload.
+//!
+//! A store that cannot be asked is asked again until the time is up: it is no reason to end what already serves.
 
 mod health;
 mod process;
@@ -35,8 +37,8 @@ const LEASE: &str = "gateway-reload";
 const LEASE_TTL: Duration = Duration::from_secs(15);
 /// How long instances that say they are not ready may take to be so: a busy store makes them say it for a moment.
 const RECOVERY: Duration = Duration::from_secs(20);
-/// How long a successor that is not wanted may take to leave before it is killed.
-const UNWANTED: Duration = Duration::from_secs(5);
+/// How much longer than its grace a successor that is not wanted may take to leave before it is killed.
+const UNWANTED: Duration = Duration::from_secs(10);
 
 /// How the replicas of this machine are replaced.
 #[derive(Args)]
@@ -61,7 +63,8 @@ pub struct Reload {
     /// Only asks each replica to leave, and waits until a supervisor has started another one that is ready.
     #[arg(long)]
     signal_only: bool,
-    /// Replaces processes although a supervisor seems to look after them, as where it only started this shell.
+    /// Replaces processes although a supervisor seems to look after them, as where it only started this shell. Which
+    /// one starts them again cannot always be told: with one that does, each reload would add replicas.
     #[arg(long, conflicts_with = "signal_only")]
     unsupervised: bool,
 }
@@ -91,6 +94,8 @@ struct Replaced {
     /// Until the successor was ready, and from then on until the old one had left.
     ready_seconds: f64,
     left_seconds: f64,
+    /// What of their output is missing.
+    losses: Vec<String>,
 }
 
 /// Replaces every replica of this machine; the exit code is 1 where one was kept.
@@ -112,6 +117,7 @@ pub async fn reload(env: Env, options: Reload) -> anyhow::Result<i32> {
         host: hostname(),
         program: std::env::current_exe().context("finding this program")?,
         timeout: Duration::from_secs(options.timeout),
+        grace: settings.shutdown_grace,
         options,
         lease,
     };
@@ -123,6 +129,8 @@ struct Reloading {
     host: String,
     program: PathBuf,
     timeout: Duration,
+    /// How long a replica may take to leave, by the settings that this command has.
+    grace: Duration,
     options: Reload,
     lease: Lease,
 }
@@ -174,12 +182,18 @@ impl Reloading {
             );
         }
         report.kept = replicas.iter().map(|replica| replica.pid).collect();
-        let mut processes = Vec::new();
-        for replica in &replicas {
-            processes.push(self.examine(replica)?);
-        }
-        let services = replicas.iter().flat_map(Replica::services).collect();
-        let required = self.settled(|look| self.required(look, &services)).await?;
+        // One that was killed a moment ago is in the registry for a while.
+        let (replicas, processes, required) = self
+            .settled(|look| {
+                let replicas = look.replicas_on(&self.host);
+                let processes = replicas.iter().map(|replica| self.examine(replica));
+                let processes = processes.collect::<anyhow::Result<Vec<_>>>()?;
+                let services = replicas.iter().flat_map(Replica::services).collect();
+                let required = self.required(look, &services)?;
+                Ok((replicas, processes, required))
+            })
+            .await?;
+        report.kept = replicas.iter().map(|replica| replica.pid).collect();
         self.tell(&format!(
             "{} of {} run here; each is replaced by {} {}",
             count(replicas.len(), "replica"),
@@ -218,6 +232,9 @@ impl Reloading {
     /// The process of a replica, if it may be replaced.
     fn examine(&self, replica: &Replica) -> anyhow::Result<Process> {
         let process = Process::of(replica.pid, replica.address()?)?;
+        if !self.options.signal_only {
+            process.may_be_started_again()?;
+        }
         let may = self.options.signal_only || self.options.unsupervised;
         if let Some(supervisor) = Supervisor::of(&process).filter(|_| !may) {
             bail!(
@@ -272,9 +289,11 @@ impl Reloading {
     async fn settled<T>(&self, judge: impl Fn(&Look) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let until = Instant::now() + RECOVERY.min(self.timeout);
         loop {
-            let look = self.cluster.look().await?;
-            let judged = judge(&look);
-            if judged.is_ok() || look.is_well() || Instant::now() > until {
+            let (judged, is_well) = match self.cluster.look().await {
+                Ok(look) => (judge(&look), look.is_well()),
+                Err(error) => (Err(error), false),
+            };
+            if judged.is_ok() || is_well || Instant::now() > until {
                 return judged;
             }
             sleep(POLL).await;
@@ -301,14 +320,24 @@ struct Step<'a> {
 impl Step<'_> {
     async fn replace(&self) -> anyhow::Result<Replaced> {
         let began = Instant::now();
-        let (output, errors) = (self.process.output(1)?, self.process.output(2)?);
+        let (mut output, mut errors) = (self.process.output(1)?, self.process.output(2)?);
+        let losses: BTreeSet<String> = [&mut output, &mut errors]
+            .into_iter()
+            .filter_map(|output| output.loss.take())
+            .collect();
+        for loss in &losses {
+            self.tell(loss)?;
+        }
         let mut goes = format!("its output goes to {}", output.name);
         if errors.name != output.name {
             goes += &format!(", its errors to {}", errors.name);
         }
         let program: &Path = &self.reloading.program;
         let child = self.process.start_again(program, output, errors)?;
-        let mut successor = Successor(Some(child));
+        let mut successor = Successor {
+            child: Some(child),
+            grace: self.grace(),
+        };
         let new_pid = successor.pid();
         self.tell(&format!("starts its successor, pid {new_pid}; {goes}"))?;
         self.await_successor(&mut successor)
@@ -330,7 +359,18 @@ impl Step<'_> {
             ready.as_secs_f64()
         ))?;
         let left = self.leave().await?;
-        Ok(self.replaced(new_pid, ready, left))
+        Ok(Replaced {
+            losses: losses.into_iter().collect(),
+            ..self.replaced(new_pid, ready, left)
+        })
+    }
+
+    /// How long its successor may take to leave, where that is not in a file which this command does not read.
+    fn grace(&self) -> Duration {
+        let told = self.process.variable("SHUTDOWN_GRACE_SECONDS");
+        let told = told.and_then(|told| told.to_str()?.trim().parse().ok());
+        let told = told.map(Duration::from_secs).unwrap_or_default();
+        self.reloading.grace.max(told)
     }
 
     /// Asks the replica to leave, and waits for what a supervisor starts instead.
@@ -339,31 +379,31 @@ impl Step<'_> {
             .await
             .with_context(|| format!("pid {} stays", self.replica.pid))?;
         let before = self.reloading.cluster.look().await?;
-        let known: BTreeSet<u32> = before
+        let known: BTreeSet<String> = before
             .replicas_on(&self.reloading.host)
-            .iter()
-            .map(|replica| replica.pid)
+            .into_iter()
+            .map(|replica| replica.id)
             .collect();
         self.tell("is asked to leave")?;
         let left = self.leave().await?;
         let (began, services) = (Instant::now(), self.replica.services());
         loop {
-            let look = self.reloading.cluster.look().await?;
-            let replicas = look.replicas_on(&self.reloading.host);
-            let mut new = replicas.iter().map(|replica| replica.pid);
-            let new = new.find(|pid| {
-                !known.contains(pid) && look.is_ready(&self.reloading.host, *pid, &services)
+            let look = self.reloading.cluster.look().await;
+            let new = look.as_ref().ok().and_then(|look| {
+                let mut replicas = look.replicas_on(&self.reloading.host).into_iter();
+                replicas.find(|new| !known.contains(&new.id) && look.is_ready(new, &services))
             });
-            if let Some(new_pid) = new {
+            if let Some(Replica { pid: new_pid, .. }) = new {
                 self.tell(&format!("pid {new_pid} was started instead and is ready"))?;
                 return Ok(self.replaced(new_pid, began.elapsed(), left));
             }
             if began.elapsed() > self.reloading.timeout {
                 bail!(
                     "pid {} has left, and no replica with the same services was ready on this machine {} s later: see \
-                     what its supervisor says, and start one",
+                     what its supervisor says, and start one{}",
                     self.replica.pid,
-                    self.reloading.timeout.as_secs()
+                    self.reloading.timeout.as_secs(),
+                    unknown(look.err())
                 );
             }
             sleep(POLL).await;
@@ -378,6 +418,7 @@ impl Step<'_> {
             services: self.replica.services(),
             ready_seconds: ready.as_secs_f64(),
             left_seconds: left.as_secs_f64(),
+            losses: Vec::new(),
         }
     }
 
@@ -390,14 +431,19 @@ impl Step<'_> {
                     "it ended ({ended}) before it was ready, and its output says why: correct that and reload again"
                 );
             }
-            let look = self.reloading.cluster.look().await?;
-            if look.is_ready(&self.reloading.host, successor.pid(), &services) {
-                return Ok(());
+            let (host, pid) = (&self.reloading.host, successor.pid());
+            let look = self.reloading.cluster.look_for(host, pid).await;
+            if let Ok(look) = &look {
+                let replicas = look.replicas_on(host);
+                if replicas.iter().any(|one| look.is_ready(one, &services)) {
+                    return Ok(());
+                }
             }
             if began.elapsed() > self.reloading.timeout {
                 bail!(
-                    "it was not ready after {} s: see its output, or give it longer by --timeout",
-                    self.reloading.timeout.as_secs()
+                    "it was not ready after {} s: see its output, or give it longer by --timeout{}",
+                    self.reloading.timeout.as_secs(),
+                    unknown(look.err())
                 );
             }
             sleep(POLL).await;
@@ -431,8 +477,12 @@ impl Step<'_> {
         self.process.ask_to_leave()?;
         while self.process.is_there() {
             if began.elapsed() > self.reloading.timeout {
+                let instead = match self.reloading.options.signal_only {
+                    true => "see what it says",
+                    false => "its successor serves",
+                };
                 bail!(
-                    "pid {} was asked to leave and still runs {} s later; its successor serves",
+                    "pid {} was asked to leave and still runs {} s later; {instead}",
                     self.replica.pid,
                     self.reloading.timeout.as_secs()
                 );
@@ -451,30 +501,42 @@ impl Step<'_> {
     }
 }
 
+/// What is to be said where the last look failed.
+fn unknown(error: Option<anyhow::Error>) -> String {
+    let said = error.map(|error| format!(" (the cluster could not be looked at: {error:#})"));
+    said.unwrap_or_default()
+}
+
 /// A process that ends with this value, until it is kept.
-struct Successor(Option<Child>);
+struct Successor {
+    child: Option<Child>,
+    /// How long it may take to finish what it already serves.
+    grace: Duration,
+}
 
 impl Successor {
     fn pid(&self) -> u32 {
-        self.0.as_ref().map_or(0, Child::id)
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     fn ended(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
-        match &mut self.0 {
+        match &mut self.child {
             Some(child) => child.try_wait(),
             None => Ok(None),
         }
     }
 
     fn keep(mut self) {
-        self.0 = None;
+        self.child = None;
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         use nix::sys::signal::{Signal, kill};
-        let Some(child) = &mut self.0 else { return };
+        let Some(child) = &mut self.child else {
+            return;
+        };
         let began = std::time::Instant::now();
         // It is not waited for yet, so the number is still its own.
         let _ = kill(
@@ -482,7 +544,7 @@ impl Drop for Successor {
             Signal::SIGTERM,
         );
         while matches!(child.try_wait(), Ok(None)) {
-            if began.elapsed() > UNWANTED {
+            if began.elapsed() > self.grace + UNWANTED {
                 let _ = child.kill();
                 let _ = child.wait();
                 return;

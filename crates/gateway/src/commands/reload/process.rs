@@ -5,17 +5,17 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 /// What a supervisor told the old process about itself, which is not for its successor.
-const OWN: [&str; 12] = [
+const OWN: [&str; 17] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
@@ -28,6 +28,11 @@ const OWN: [&str; 12] = [
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
+    "pm_id",
+    "SUPERVISOR_ENABLED",
+    "SUPERVISOR_GROUP_NAME",
+    "SUPERVISOR_PROCESS_NAME",
+    "SUPERVISOR_SERVER_URL",
 ];
 
 /// A process, as the kernel tells of it.
@@ -45,6 +50,8 @@ pub struct Output {
     to: Stdio,
     /// For people: a path, or that it is lost.
     pub name: String,
+    /// What will be missing of it.
+    pub loss: Option<String>,
 }
 
 impl Process {
@@ -61,9 +68,8 @@ impl Process {
         }
         let stat = Stat::of(pid).with_context(|| format!("no process {pid} runs here"))?;
         let of = |name: &str| {
-            fs::read(format!("/proc/{pid}/{name}")).with_context(|| {
-                format!("could not look at process {pid}: run this as its user, or as root")
-            })
+            fs::read(format!("/proc/{pid}/{name}"))
+                .with_context(|| format!("could not look at process {pid}: run this as its user"))
         };
         let environment = of("environ")?;
         let environment = parts(&environment).filter_map(|variable| {
@@ -109,6 +115,33 @@ impl Process {
         variable.map(|(_, value)| value.as_os_str())
     }
 
+    /// Refuses where a successor that this process starts would not be like it: of another user, or one that ends with
+    /// the service that this process belongs to.
+    ///
+    /// # Errors
+    /// What to do instead.
+    pub fn may_be_started_again(&self) -> anyhow::Result<()> {
+        let (owner, own) = (
+            fs::metadata(format!("/proc/{}", self.pid))?.uid(),
+            geteuid().as_raw(),
+        );
+        if owner != own {
+            bail!(
+                "process {} is of user {owner}, and its successor would be of user {own}: run this as that user, as by \
+                 `sudo -u '#{owner}'`",
+                self.pid
+            );
+        }
+        let (theirs, ours) = (groups(self.pid), groups(std::process::id()));
+        if let Some(unit) = unit_in(&ours).filter(|_| theirs != ours) {
+            bail!(
+                "this command runs in {unit} of systemd, with which the successors would be ended: run it from a login \
+                 shell, or by `systemd-run --scope` (of a user: `systemd-run --user --scope`)"
+            );
+        }
+        Ok(())
+    }
+
     /// Asks it to leave.
     ///
     /// # Errors
@@ -126,15 +159,35 @@ impl Process {
         let path = format!("/proc/{}/fd/{number}", self.pid);
         let name = fs::read_link(&path)?.display().to_string();
         match again(Path::new(&path)) {
-            Ok(file) => Ok(Output {
-                to: file.into(),
-                name,
-            }),
+            Ok(file) => {
+                let overwritten = file.metadata()?.is_file() && !self.appends(number);
+                Ok(Output {
+                    to: file.into(),
+                    loss: overwritten.then(|| {
+                        format!(
+                            "the last lines of pid {} overwrite the first of its successor in {name}, for it was \
+                             started by > and not by >>",
+                            self.pid
+                        )
+                    }),
+                    name,
+                })
+            }
             Err(error) => Ok(Output {
                 to: Stdio::null(),
+                loss: Some(format!(
+                    "what the successor of pid {} writes is lost, for {name} cannot be opened again ({error})",
+                    self.pid
+                )),
                 name: format!("nowhere, for {name} cannot be opened again ({error})"),
             }),
         }
+    }
+
+    /// Whether what it writes to an output lands at the end of the file, whoever else writes there.
+    fn appends(&self, number: u8) -> bool {
+        let told = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.pid));
+        told.is_ok_and(|told| flags_in(&told).contains(OFlag::O_APPEND))
     }
 
     /// Starts a program as this process was started, for a life of its own.
@@ -177,8 +230,16 @@ fn again(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The flags of an open file, in a file of `/proc/PID/fdinfo`.
+fn flags_in(told: &str) -> OFlag {
+    let flags = told.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    OFlag::from_bits_truncate(flags.unwrap_or_default())
+}
+
 /// What `/proc/PID/stat` says.
 struct Stat {
+    parent: u32,
     began: u64,
     is_dead: bool,
 }
@@ -193,9 +254,11 @@ impl Stat {
         let (_, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?;
-        // The 22nd of all; the state is the third.
-        let began = fields.nth(18)?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        // The 22nd of all; the parent is the fourth.
+        let began = fields.nth(17)?.parse().ok()?;
         Some(Self {
+            parent,
             began,
             is_dead: matches!(state, "Z" | "X"),
         })
@@ -203,7 +266,7 @@ impl Stat {
 }
 
 /// Whether a process has a listening TCP socket at this port.
-fn listens(pid: u32, port: u16) -> bool {
+pub fn listens(pid: u32, port: u16) -> bool {
     let tables = ["tcp", "tcp6"]
         .map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
     let sockets: Vec<PathBuf> = tables
@@ -237,21 +300,45 @@ fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).take(some)
 }
 
-/// The unit of systemd that a process belongs to, where it is one of the system's services.
-pub fn unit(pid: u32) -> Option<String> {
-    unit_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
+/// The processes above one, nearest first, by number and name: at most as many as there are in any sane system.
+pub fn ancestors(pid: u32) -> Vec<(u32, String)> {
+    const MOST: usize = 64;
+    let parent = |pid: &u32| Some(Stat::of(*pid)?.parent).filter(|parent| *parent > 0);
+    let name = |pid: u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        (pid, name.trim_end().to_owned())
+    };
+    std::iter::successors(parent(&pid), parent)
+        .take(MOST)
+        .map(name)
+        .collect()
 }
 
+/// The unit of systemd that a process belongs to, where it is a service.
+pub fn unit(pid: u32) -> Option<String> {
+    unit_in(&groups(pid))
+}
+
+/// The control groups of a process.
+fn groups(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default()
+}
+
+/// The innermost unit, where it is a service that is not itself a manager of units.
 fn unit_in(groups: &str) -> Option<String> {
-    let path = groups
+    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    let mut units = groups
         .lines()
-        .find(|line| line.contains("/system.slice/"))?;
-    let unit = path.rsplit('/').next()?;
-    unit.ends_with(".service").then(|| unit.to_owned())
+        .filter_map(|line| line.rsplit('/').find(is_unit));
+    let unit = units.next()?;
+    let is_service = unit.ends_with(".service") && !unit.starts_with("user@");
+    is_service.then(|| unit.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
 
     #[test]
@@ -260,7 +347,7 @@ mod tests {
 
         let read = Stat::read(stat).unwrap();
 
-        assert_eq!((read.began, read.is_dead), (4711, false));
+        assert_eq!((read.parent, read.began, read.is_dead), (1, 4711, false));
         assert!(Stat::read("7 (a) Z 1").is_none());
     }
 
@@ -291,6 +378,41 @@ mod tests {
     }
 
     #[test]
+    fn a_process_of_another_user_is_not_started_again() {
+        let nobody = if geteuid().is_root() { 65534 } else { 0 };
+        let mut other = Command::new("sleep");
+        other.arg("60");
+        // Only root can start one; for others the first process of the system is root's.
+        let mut other = (nobody > 0).then(|| other.uid(nobody).spawn().unwrap());
+        let process = |pid| Process {
+            pid,
+            began: 0,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: PathBuf::new(),
+        };
+
+        let theirs = process(other.as_ref().map_or(1, Child::id)).may_be_started_again();
+        let own = process(std::process::id()).may_be_started_again();
+
+        if let Some(other) = &mut other {
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        let said = theirs.unwrap_err().to_string();
+        assert!(said.contains(&format!("sudo -u '#{nobody}'")), "{said}");
+        own.unwrap();
+    }
+
+    #[test]
+    fn whether_a_file_is_appended_to_is_told_by_its_flags() {
+        let told = |flags| flags_in(&format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t9\n"));
+
+        assert!(told("0102001").contains(OFlag::O_APPEND));
+        assert!(!told("0100001").contains(OFlag::O_APPEND));
+    }
+
+    #[test]
     fn a_variable_may_be_empty_and_a_list_too() {
         assert_eq!(
             parts(b"a=\0\0b\0").collect::<Vec<_>>(),
@@ -300,12 +422,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_service_of_the_system_is_a_unit() {
+    fn only_a_service_is_a_unit() {
         for (groups, unit) in [
             (
                 "0::/system.slice/cloudphone@1.service\n",
                 Some("cloudphone@1.service"),
             ),
+            (
+                "1:name=systemd:/cloudphone.slice/cloudphone.service/supervise\n0::/\n",
+                Some("cloudphone.service"),
+            ),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/cloudphone.service\n",
+                Some("cloudphone.service"),
+            ),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/terminal-7.scope\n",
+                None,
+            ),
+            ("0::/user.slice/user-1000.slice/user@1000.service\n", None),
             ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
             ("0::/system.slice/docker-0a1b.scope\n", None),
             ("0::/\n", None),
