@@ -205,7 +205,11 @@ fn judge(report: &Value) -> anyhow::Result<()> {
         let closes: Vec<String> = serde_json::from_value(client["closes"].clone())?;
         assert!(!closes.is_empty(), "{name} was never sent away");
         let hints: Vec<u64> = serde_json::from_value(client["restarts"].clone())?;
-        assert!(!hints.is_empty(), "{name} was told of no restart");
+        // Others may lose each socket with the door alone, whose close says it to plain clients.
+        assert!(
+            !hints.is_empty() || name != "polling",
+            "it stays with its instance, and was not told that this leaves"
+        );
         assert!(hints.iter().all(is_hint), "{name}: {hints:?}");
         if name == "plain" {
             for close in closes {
