@@ -72,10 +72,11 @@ pub async fn read<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<(T, Ve
             .await?;
         filled += some(read)?;
     }
-    let mut body = vec![0; u32::from_be_bytes(length) as usize];
-    if body.len() > LONGEST {
+    let length = u32::from_be_bytes(length) as usize;
+    if length > LONGEST {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    let mut body = vec![0; length];
     let mut filled = 0;
     while filled < body.len() {
         let read = stream
