@@ -185,7 +185,7 @@ async fn expect_cost(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_resting_connections_cost_less_than_200_megabytes() -> anyhow::Result<()> {
+async fn ten_thousand_resting_connections_cost_what_is_promised() -> anyhow::Result<()> {
     for (protocol, each) in [(Protocol::Http1, EACH), (Protocol::Http2, EACH_BY_HTTP_2)] {
         let cluster = Cluster::start(1).await?;
         let clients = Clients {
