@@ -8,7 +8,7 @@
 //! it, verifies the token and asks the stores itself.
 //!
 //! Programs call with an API key ([`ApiKeys`]) in place of a token, and may do what its scopes grant on routes that want one
-//! ([`wanted`]), as far as their user may. Who sends both is refused (400): whom they speak for may differ.
+//! (`wanted`), as far as their user may. Who sends both is refused (400): whom they speak for may differ.
 //!
 //! | away | what holds |
 //! | --- | --- |

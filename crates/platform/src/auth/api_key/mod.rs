@@ -1,7 +1,7 @@
 //! API keys: secrets by which programs act for their users, within scopes.
 //!
 //! A key is looked up in PostgreSQL once a minute at most. In between, the keys that changed are read from there four times a
-//! second ([`Changes`]); a process that could not read for three quarters of a second looks up each key at each call. Redis
+//! second (`Changes`); a process that could not read for three quarters of a second looks up each key at each call. Redis
 //! is not asked. So a key that was revoked, rotated, switched off, deleted or narrowed, and one whose user was blocked or
 //! lost a role, is judged anew everywhere within a second.
 
