@@ -1,6 +1,6 @@
 //! The device itself: what it is, and what has been pushed to it and installed on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,9 @@ use crate::listen::{BindError, Bound, Ports};
 
 /// A device remembers this many files and as many packages; further ones are refused.
 const MOST: usize = 1024;
+/// Lines of its log, of which the oldest go first, and how long each may be.
+const LOG_LINES: usize = 1024;
+const LONGEST_LINE: usize = 1024;
 
 /// What a device says of itself.
 #[derive(Clone, Debug)]
@@ -85,15 +88,21 @@ struct Inner {
 struct State {
     packages: BTreeMap<String, Package>,
     files: BTreeMap<String, Pushed>,
+    log: VecDeque<String>,
 }
 
 impl Device {
     /// Makes a device with nothing installed.
     pub fn new(profile: DeviceProfile) -> Self {
-        Self(Arc::new(Inner {
+        let device = Self(Arc::new(Inner {
             profile,
             state: Mutex::default(),
-        }))
+        }));
+        device.write_log(format!(
+            "I/Stub    (    1): {} is up",
+            device.profile().name
+        ));
+        device
     }
 
     /// What it says of itself.
@@ -152,6 +161,26 @@ impl Device {
     /// Forgets a file; `false` where there was none.
     pub fn remove_file(&self, path: &str) -> bool {
         self.state().files.remove(path).is_some()
+    }
+
+    /// The lines of its log, oldest first.
+    pub fn log(&self) -> Vec<String> {
+        self.state().log.iter().cloned().collect()
+    }
+
+    /// Adds a line to its log.
+    pub fn write_log(&self, mut line: String) {
+        line.truncate(line.floor_char_boundary(LONGEST_LINE));
+        let log = &mut self.state().log;
+        if log.len() >= LOG_LINES {
+            log.pop_front();
+        }
+        log.push_back(line);
+    }
+
+    /// Empties its log.
+    pub fn clear_log(&self) {
+        self.state().log.clear();
     }
 
     /// Installs an app as Android's package manager would.

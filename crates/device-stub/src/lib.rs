@@ -9,6 +9,6 @@ mod scrcpy;
 mod screen;
 mod shell;
 
-pub use adb::{Message, command};
+pub use adb::{MAX_DATA, Message, command};
 pub use device::{Device, DeviceProfile, Package};
 pub use listen::{BindError, Bound, PortKind, Ports};

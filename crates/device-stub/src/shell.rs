@@ -134,10 +134,36 @@ fn command(device: &Device, words: &[String]) -> Outcome {
             profile.width, profile.height
         )),
         ["wm", "density"] => done(format!("Physical density: {}\n", profile.density)),
-        ["logcat", ..] => done(format!(
-            "--------- beginning of main\nI/Stub    (    1): {} is up\n",
-            profile.name
-        )),
+        ["logcat", "-c"] => {
+            device.clear_log();
+            done(String::new())
+        }
+        ["logcat", ref rest @ ..] => {
+            let wanted = rest.iter().position(|word| *word == "-t");
+            let wanted = wanted.and_then(|position| rest.get(position + 1)?.parse().ok());
+            let log = device.log();
+            let first = log.len().saturating_sub(wanted.unwrap_or(usize::MAX));
+            let lines: String = log[first..]
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect();
+            done(format!("--------- beginning of main\n{lines}"))
+        }
+        ["log", ref rest @ ..] => {
+            device.write_log(format!("I/log     (    1): {}", rest.join(" ")));
+            done(String::new())
+        }
+        ["seq", last] => {
+            let last: u32 = last.parse().unwrap_or_default();
+            let mut lines = String::new();
+            for number in 1..=last {
+                if lines.len() > MOST_OUTPUT {
+                    break;
+                }
+                lines.push_str(&format!("{number}\n"));
+            }
+            done(lines)
+        }
         ["am", "start", ..] => done("Starting: Intent { }\n".into()),
         ["monkey", ..] => done("Events injected: 1\n".into()),
         ["rm", ref rest @ ..] => {

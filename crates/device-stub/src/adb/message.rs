@@ -10,6 +10,10 @@ pub const MAX_DATA: u32 = 64 * 1024;
 /// The commands of the transport, four letters each.
 pub mod command {
     pub const CNXN: u32 = u32::from_le_bytes(*b"CNXN");
+    /// The device wants a key of its host.
+    pub const AUTH: u32 = u32::from_le_bytes(*b"AUTH");
+    /// The device wants TLS.
+    pub const STLS: u32 = u32::from_le_bytes(*b"STLS");
     pub const OPEN: u32 = u32::from_le_bytes(*b"OPEN");
     pub const OKAY: u32 = u32::from_le_bytes(*b"OKAY");
     pub const WRTE: u32 = u32::from_le_bytes(*b"WRTE");

@@ -12,8 +12,7 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::message::MAX_DATA;
-pub use self::message::{Message, command};
+pub use self::message::{MAX_DATA, Message, command};
 use self::service::Service;
 use crate::device::Device;
 

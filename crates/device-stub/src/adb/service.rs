@@ -11,6 +11,8 @@ const LONGEST_LINE: usize = 4096;
 pub enum Service {
     /// It has said all it had to say.
     Done,
+    /// A command that never ends.
+    Asleep,
     /// A shell that is typed into, line by line.
     Shell {
         line: Vec<u8>,
@@ -51,6 +53,9 @@ impl Service {
                         greeting,
                     ));
                 }
+                if line == "sleep infinity" {
+                    return Some((Self::Asleep, Vec::new()));
+                }
                 Some((Self::Done, printed(with_packets, shell::run(device, line))))
             }
             "exec" => Some(match announced_size(line) {
@@ -75,7 +80,7 @@ impl Service {
     /// Takes what the other side says and answers it.
     pub fn hear(&mut self, device: &Device, data: &[u8]) -> Vec<u8> {
         match self {
-            Self::Done => Vec::new(),
+            Self::Done | Self::Asleep => Vec::new(),
             Self::Shell {
                 line,
                 packets,
@@ -134,7 +139,7 @@ impl Service {
         match self {
             Self::Done => true,
             Self::Shell { is_done, .. } => *is_done,
-            Self::Install { .. } => false,
+            Self::Install { .. } | Self::Asleep => false,
             Self::Sync(sync) => sync.is_done(),
         }
     }
