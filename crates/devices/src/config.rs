@@ -8,6 +8,8 @@ use std::time::Duration;
 use coordination::PortRanges;
 use platform::Env;
 
+use crate::access;
+
 /// The settings of the devices service.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Config {
     pub operations_at_once: usize,
     /// `DEVICE_HOST_LEASE_SECONDS`: how long a silent replica keeps the simulated devices it hosts. Default 4.
     pub host_lease: Duration,
+    /// Remote access.
+    pub access: access::Config,
 }
 
 /// How devices are run.
@@ -96,6 +100,7 @@ impl Config {
             operation_attempts: env.within("DEVICE_OPERATION_ATTEMPTS", 5, (1, 100)),
             operations_at_once: env.within("DEVICE_OPERATIONS_AT_ONCE", 16, (1, 256)),
             host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),
+            access: access::Config::from_env(env),
         }
     }
 }

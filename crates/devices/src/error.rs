@@ -7,6 +7,8 @@ use http::StatusCode;
 use platform::Problem;
 use std::time::Duration;
 
+use crate::access::Fault;
+
 /// The result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -51,6 +53,9 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// Remote access was refused, or failed.
+    #[error(transparent)]
+    Access(#[from] Fault),
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -92,6 +97,7 @@ impl IntoResponse for Error {
             Self::PortsContended { .. } => Problem::not_ready(
                 "no free ports were found: others have what was tried; try again",
             ),
+            Self::Access(fault) => fault.problem(),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

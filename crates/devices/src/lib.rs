@@ -5,6 +5,7 @@
 
 #[macro_use]
 pub mod device;
+pub mod access;
 pub mod config;
 pub mod error;
 mod metrics;
@@ -27,12 +28,15 @@ pub use config::Config;
 pub use error::Error;
 pub use routes::{openapi, router};
 
+use access::Access;
 use device::Status;
 use port::Ports;
 use runtime::Runtimes;
 
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How often tickets are forgotten of which nothing can come any more.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// The state of the service.
 #[derive(Clone)]
@@ -41,6 +45,7 @@ pub struct Devices {
     config: Arc<Config>,
     ports: Ports,
     runtimes: Runtimes,
+    access: Access,
     /// Wakes the worker of this replica; the others look by themselves.
     operations_due: Arc<Notify>,
 }
@@ -61,6 +66,7 @@ impl Devices {
         Ok(Self {
             ports: Ports::new(platform, &config),
             runtimes: Runtimes::new(platform, &config).await?,
+            access: Access::new(&config.access),
             platform: platform.clone(),
             config: Arc::new(config),
             operations_due: Arc::default(),
@@ -82,6 +88,16 @@ impl Devices {
         tasks.every("devices.ports", self.config.port_lease / 3, move || {
             let ports = ports.clone();
             async move { ports.keep().await }
+        });
+        let state = self.clone();
+        tasks.every("devices.tunnels", access::tunnels::LOOK_EVERY, move || {
+            let state = state.clone();
+            async move { state.look_after_tunnels().await }
+        });
+        let state = self.clone();
+        tasks.every("devices.access_purge", PURGE_EVERY, move || {
+            let state = state.clone();
+            async move { access::purge::purge(&state).await }
         });
         let state = self.clone();
         tasks.every("devices.count", COUNT_EVERY, move || {
@@ -109,6 +125,25 @@ impl Devices {
     /// What runs devices on this replica.
     pub fn runtimes(&self) -> &Runtimes {
         &self.runtimes
+    }
+
+    /// Ends the tunnels of this replica whose access has ended.
+    ///
+    /// # Errors
+    /// None: where the database does not answer, they stay for a while.
+    pub async fn look_after_tunnels(&self) -> anyhow::Result<Tick> {
+        self.access.tunnels.look(self).await
+    }
+
+    /// Closes all tunnels with a reason, so that clients come back through another replica; those that still come are closed
+    /// too.
+    pub async fn close_tunnels(&self) {
+        self.access.tunnels.leave().await;
+    }
+
+    /// How many tunnels are open through this replica.
+    pub fn open_tunnels(&self) -> usize {
+        self.access.tunnels.count()
     }
 
     /// Carries out every operation that is due; how many there were.

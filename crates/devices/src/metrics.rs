@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coordination::PortKind;
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, counter, gauge, histogram};
 
 /// Devices of the cluster in a status.
 pub fn devices(status: &'static str, count: i64) {
@@ -34,4 +34,49 @@ pub fn hosted(count: usize) {
 /// Simulated devices taken over from a replica that fell silent.
 pub fn taken_over(count: usize) {
     counter!("cloudphone_devices_taken_over_total").increment(count as u64);
+}
+
+/// A ticket that was given.
+pub fn ticket(kind: PortKind) {
+    counter!("cloudphone_access_tickets_total", "kind" => kind.as_str()).increment(1);
+}
+
+/// What became of a request for a tunnel.
+pub fn tunnel(kind: PortKind, result: &'static str) {
+    counter!("cloudphone_tunnels_total", "kind" => kind.as_str(), "result" => result).increment(1);
+}
+
+/// Counts the bytes that go through tunnels: `up` to the device, `down` to the client.
+pub fn tunnel_bytes(kind: PortKind, direction: &'static str) -> Counter {
+    counter!("cloudphone_tunnel_bytes_total", "kind" => kind.as_str(), "direction" => direction)
+}
+
+/// Why a tunnel ended.
+pub fn tunnel_ended(kind: PortKind, reason: &'static str) {
+    counter!("cloudphone_tunnels_ended_total", "kind" => kind.as_str(), "reason" => reason)
+        .increment(1);
+}
+
+/// Counts an open tunnel for as long as it lives.
+#[derive(Debug)]
+pub struct OpenTunnel(PortKind);
+
+impl OpenTunnel {
+    /// A tunnel to a kind of port was opened.
+    pub fn new(kind: PortKind) -> Self {
+        gauge!("cloudphone_tunnels_open", "kind" => kind.as_str()).increment(1);
+        Self(kind)
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        gauge!("cloudphone_tunnels_open", "kind" => self.0.as_str()).decrement(1);
+    }
+}
+
+/// A command that was given to a device by ADB.
+pub fn command(name: &'static str, result: &'static str) {
+    counter!("cloudphone_device_commands_total", "command" => name, "result" => result)
+        .increment(1);
 }

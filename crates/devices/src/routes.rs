@@ -3,6 +3,7 @@
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::{api as access, remote, tunnel};
 use crate::device::{api, create, list};
 use crate::operation::api as operation;
 use crate::{Devices, port};
@@ -34,6 +35,23 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(operation::stop_device))
         .routes(routes!(operation::restart_device))
         .routes(routes!(operation::reboot_device))
+        .routes(routes!(access::create_adb_ticket))
+        .routes(routes!(access::create_webrtc_token))
+        .routes(routes!(access::create_scrcpy_session))
+        .routes(routes!(tunnel::open_adb_tunnel))
+        .routes(routes!(tunnel::open_stream_tunnel))
+        .routes(routes!(access::find_connection))
+        .routes(routes!(access::find_stream_info))
+        .routes(routes!(access::enable_adb))
+        .routes(routes!(access::disable_adb))
+        .routes(routes!(access::find_adb_info))
+        .routes(routes!(remote::run_shell))
+        .routes(routes!(remote::list_device_packages))
+        .routes(routes!(remote::find_device_properties))
+        .routes(routes!(remote::find_device_log))
+        .routes(routes!(remote::clear_device_log))
+        .routes(routes!(remote::find_screenshot, remote::take_screenshot))
+        .routes(routes!(remote::uninstall_app))
         .routes(routes!(port::api::find_device_ports))
         .routes(routes!(port::api::port_stats))
         .routes(routes!(port::api::port_leases))

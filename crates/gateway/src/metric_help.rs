@@ -1,10 +1,18 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 66] = [
+const HELP: [(&str, &str); 72] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
+    ),
+    (
+        "cloudphone_access_tickets_total",
+        "Tickets for tunnels to devices that were given, by port",
+    ),
+    (
+        "cloudphone_device_commands_total",
+        "Commands given to devices by ADB: done, cut off, or failed",
     ),
     (
         "cloudphone_device_operation_duration_seconds",
@@ -50,6 +58,22 @@ const HELP: [(&str, &str); 66] = [
     (
         "cloudphone_sockets_open",
         "Open sockets for notifications, by transport",
+    ),
+    (
+        "cloudphone_tunnel_bytes_total",
+        "Bytes that went through tunnels, up to devices and down to clients",
+    ),
+    (
+        "cloudphone_tunnels_ended_total",
+        "Tunnels to devices that ended, by reason",
+    ),
+    (
+        "cloudphone_tunnels_open",
+        "Tunnels to devices that are open through this replica",
+    ),
+    (
+        "cloudphone_tunnels_total",
+        "Requests for tunnels to devices: opened, refused, or the device unreachable",
     ),
     ("cloudphone_user_login_attempts_total", "Tries to sign in"),
     (

@@ -143,6 +143,7 @@ struct Replica {
     drain: Drain,
     sockets: CancellationToken,
     front: Option<Front>,
+    devices: Option<devices::Devices>,
     notifications: Option<notifications::Notifications>,
 }
 
@@ -183,11 +184,13 @@ async fn start(
         crons.extend(users.cron_jobs());
         routed(Service::Users, users::router(users));
     }
+    let mut devices_here = None;
     if has(Service::Devices) {
         let devices = devices::Devices::new(platform, config.devices).await?;
         devices.spawn_jobs(&tasks).await?;
         crons.extend(devices.cron_jobs());
         checks.extend(devices.invariants());
+        devices_here = Some(devices.clone());
         routed(Service::Devices, devices::router(devices));
     }
     if has(Service::Apps) {
@@ -283,6 +286,7 @@ async fn start(
         drain: Drain::new(),
         sockets,
         front,
+        devices: devices_here,
         notifications,
         cluster,
     };
@@ -492,6 +496,7 @@ impl Replica {
             drain,
             sockets,
             front,
+            devices,
             notifications,
         } = self;
         let announced = drain.clone();
@@ -515,9 +520,17 @@ impl Replica {
         });
         // Sockets go while requests finish: a long poll would hold the stage up otherwise.
         life.on(Stage::FinishRequests, "sockets", move |_| async move {
-            if let Some(notifications) = notifications {
-                notifications.close_sockets().await;
-            }
+            let tunnels = async {
+                if let Some(devices) = devices {
+                    devices.close_tunnels().await;
+                }
+            };
+            let notices = async {
+                if let Some(notifications) = notifications {
+                    notifications.close_sockets().await;
+                }
+            };
+            tokio::join!(tunnels, notices);
             sockets.cancel();
             if let Some(front) = front {
                 front.drained().await;

@@ -243,6 +243,7 @@ pub struct DeviceView {
     adb_port: i32,
     webrtc_port: i32,
     scrcpy_port: i32,
+    access: Endpoints,
     #[serde(skip_serializing_if = "Option::is_none")]
     group_name: Option<String>,
     tags: Vec<String>,
@@ -263,6 +264,18 @@ pub struct DeviceView {
     expires_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
+}
+
+/// Where a device is reached from within the network of its node.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = DeviceEndpoints)]
+pub struct Endpoints {
+    /// What connects Android's tools to it.
+    adb: String,
+    /// The page of its screen.
+    webrtc: String,
+    /// The stream of its screen.
+    scrcpy: String,
 }
 
 /// A device, and one sentence about what was done.
@@ -288,9 +301,26 @@ impl Device {
         self.scrcpy_port = ports.scrcpy.into();
     }
 
+    /// What connects Android's tools to it.
+    pub fn adb_command(&self) -> String {
+        format!("adb connect {}", self.endpoint(self.adb_port))
+    }
+
+    fn endpoint(&self, port: i32) -> String {
+        match self.address.contains(':') {
+            true => format!("[{}]:{port}", self.address),
+            false => format!("{}:{port}", self.address),
+        }
+    }
+
     /// How clients see it.
     pub fn view(self) -> DeviceView {
         DeviceView {
+            access: Endpoints {
+                adb: self.adb_command(),
+                webrtc: format!("http://{}/", self.endpoint(self.webrtc_port)),
+                scrcpy: format!("tcp://{}", self.endpoint(self.scrcpy_port)),
+            },
             health_score: if self.status == Status::Error { 0 } else { 100 },
             operation: (self.status == Status::Rebooting).then_some("restarting"),
             id: self.id,

@@ -278,7 +278,8 @@ fn bindings(spec: &Spec) -> [(&'static str, u16); 3] {
     ]
 }
 
-fn name(id: &DeviceId) -> String {
+/// The name of a device's container.
+pub fn name(id: &DeviceId) -> String {
     // An id of ours has no colon, the one character that a name of a container may not have.
     format!("cp-{id}")
 }

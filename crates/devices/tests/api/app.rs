@@ -12,10 +12,11 @@ use devices::config::RuntimeChoice;
 use devices::{Config, Devices, router};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
+use platform::lifecycle::Tasks;
 use platform::{Env, Platform};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 /// How long anything may take before a test says that it hangs.
@@ -36,12 +37,13 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Value,
+    pub bytes: bytes::Bytes,
 }
 
 /// A signed-in caller.
 #[derive(Clone)]
 pub struct User {
-    token: String,
+    pub token: String,
     app: TestApp,
 }
 
@@ -93,6 +95,25 @@ impl TestApp {
             config,
             router,
         }
+    }
+
+    /// Serves this replica on a port of its own until the tasks stop.
+    pub async fn serve(&self, tasks: &Tasks) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = self.router.clone();
+        let service = service.into_make_service_with_connect_info::<SocketAddr>();
+        tasks.spawn("tests.serve", async move {
+            Ok(axum::serve(listener, service).await?)
+        });
+        address
+    }
+
+    /// Asks with an API key from anywhere.
+    pub async fn post_with_key(&self, key: &str, path: &str) -> Answer {
+        let request = Request::builder().header("x-api-key", key);
+        let from: SocketAddr = "203.0.113.9:4711".parse().unwrap();
+        self.send(request, from, "POST", path, Value::Null).await
     }
 
     /// Signs somebody in.
@@ -147,6 +168,7 @@ impl TestApp {
             status: parts.status,
             headers: parts.headers,
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            bytes,
         }
     }
 

@@ -31,13 +31,15 @@ async fn a_device_is_answered_with_its_ports_and_comes_to_run(db: PgPool) {
         device.as_object_mut().unwrap().remove(added);
     }
     assert_eq!(created["device"], device);
+    let host = app.config.node_address;
     assert_eq!(
         device,
         json!({
             "id": device["id"], "name": "device1", "userId": "alice", "type": "phone", "providerType": "redroid",
             "status": "creating", "cpuCores": 2, "memoryMB": 4096, "storageMB": 10240, "resolution": "1080x1920", "dpi": 320,
-            "androidVersion": "11", "adbHost": app.config.node_address.to_string(), "adbPort": 5555, "webrtcPort": 8080,
-            "scrcpyPort": 27183, "tags": [], "metadata": {}, "healthScore": 100,
+            "androidVersion": "11", "adbHost": host.to_string(), "adbPort": 5555, "webrtcPort": 8080, "scrcpyPort": 27183,
+            "access": { "adb": format!("adb connect {host}:5555"), "webrtc": format!("http://{host}:8080/"), "scrcpy": format!("tcp://{host}:27183") },
+            "tags": [], "metadata": {}, "healthScore": 100,
             "createdAt": device["createdAt"], "updatedAt": device["updatedAt"],
         })
     );

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod access;
 mod app;
 mod creation;
 mod docker;
@@ -13,3 +14,5 @@ mod occupied;
 mod ports;
 mod queue;
 mod refusals;
+mod remote;
+mod tunnels;

@@ -37,6 +37,8 @@ pub struct FrontConfig {
     pub body_limit: u64,
     /// Until when the head of a reply must be there.
     pub reply_within: Duration,
+    /// How long the head of the reply to a command on a device may take, which itself may take a minute.
+    pub command_within: Duration,
     /// `GATEWAY_DEADLINES`: paths whose replies must begin earlier, as `/webhooks=5,/stats=2.5`. Default: the first one.
     pub deadlines: Deadlines,
     /// How many requests are let through at once.
@@ -277,6 +279,7 @@ impl Default for FrontConfig {
             workers: 1,
             body_limit: 1024 * 1024,
             reply_within: Duration::from_secs(8),
+            command_within: Duration::from_secs(70),
             keyed: Keyed::default(),
             try_within: Duration::from_secs(5),
             poll_within: Duration::from_secs(50),

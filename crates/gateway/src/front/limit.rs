@@ -122,7 +122,8 @@ impl Cost {
         match route.kind {
             Kind::Upload => Self::Upload,
             // A long poll sends with POST what a socket sends without asking anybody.
-            Kind::Engine(_) => Self::Read,
+            Kind::Engine(_) | Kind::Tunnel => Self::Read,
+            Kind::Command => Self::Write,
             Kind::Plain if method.is_safe() => Self::Read,
             Kind::Plain if changes_auth(method, route) => Self::Auth,
             Kind::Plain => Self::Write,

@@ -78,7 +78,7 @@ impl Inner {
         let (mut parts, body) = request.into_parts();
         let session = match &route.kind {
             Kind::Engine(query) => query.sid.as_deref(),
-            Kind::Plain | Kind::Upload => None,
+            Kind::Plain | Kind::Upload | Kind::Command | Kind::Tunnel => None,
         };
         let home = match session {
             Some(sid) => Some(
@@ -101,9 +101,9 @@ impl Inner {
         let own = self.config.deadlines.of(route.path.path());
         let reply_within = own.unwrap_or(self.config.reply_within);
         let (body, progress) = self.take_body(body, &route.kind, reply_within).await?;
-        // Uploads and polls take their time by nature, and who sends a large body takes his own: with a place each they
-        // would keep out everyone else.
-        let waits = route.kind != Kind::Upload && session.is_none();
+        // Uploads, commands and polls take their time by nature, and who sends a large body takes his own: with a place each
+        // they would keep out everyone else.
+        let waits = !matches!(route.kind, Kind::Upload | Kind::Command) && session.is_none();
         let _place = match waits && progress.stage() == Stage::Sent {
             true => Some(
                 self.upstreams
@@ -125,15 +125,17 @@ impl Inner {
                 sid: Some(_),
                 ..
             }) => Patience::Until(now + self.config.poll_within),
-            Kind::Plain | Kind::Engine(_) => Patience::Until(now + reply_within),
+            Kind::Command => Patience::Until(now + self.config.command_within),
+            Kind::Plain | Kind::Engine(_) | Kind::Tunnel => Patience::Until(now + reply_within),
         };
 
         let host = host(&parts.uri, &parts.headers);
         headers::forward(&mut parts.headers, arrival, host);
         // What `Connection` names is not passed on, and makes nothing repeatable.
         let keyed = &self.config.keyed;
-        let repeatable =
-            home.is_none() && keyed.may_repeat(&parts.method, route.path.path(), &parts.headers);
+        let repeatable = home.is_none()
+            && route.kind != Kind::Tunnel
+            && keyed.may_repeat(&parts.method, route.path.path(), &parts.headers);
         self.vouch(&mut parts, route, arrival).await?;
         let named = HeaderValue::from_static(service.name());
         parts.headers.insert(ADDRESSEE, named);

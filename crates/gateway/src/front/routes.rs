@@ -26,6 +26,10 @@ pub enum Kind {
     Plain,
     /// A body of any size, which may take its time.
     Upload,
+    /// A command on a device, which takes as long as its caller allows.
+    Command,
+    /// A tunnel to a device. Its ticket is used up by the first instance that gets it.
+    Tunnel,
     /// A request of a Socket.IO transport.
     Engine(EngineQuery),
 }
@@ -72,12 +76,15 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
             kind: Kind::Engine(query),
         };
     }
-    let kind = match (first, second) {
-        ("apps", Some("upload")) | ("media", Some("uploads"))
+    let third = segments.next().filter(|_| segments.next().is_none());
+    let kind = match (first, second, third) {
+        ("apps", Some("upload"), _) | ("media", Some("uploads"), _)
             if *method == Method::POST || *method == Method::PUT =>
         {
             Kind::Upload
         }
+        ("devices", Some(_), Some("shell")) if *method == Method::POST => Kind::Command,
+        ("devices", Some(_), Some("adb" | "stream")) if *method == Method::GET => Kind::Tunnel,
         _ => Kind::Plain,
     };
     Route {
@@ -238,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn uploads_are_known_by_method_and_path() {
+    fn uploads_commands_and_tunnels_are_known_by_method_and_path() {
         let kind = |method: &Method, uri: &str| route(method, &uri.parse().unwrap()).kind;
         assert_eq!(kind(&Method::POST, "/api/apps/upload"), Kind::Upload);
         assert_eq!(
@@ -246,6 +253,14 @@ mod tests {
             Kind::Upload
         );
         assert_eq!(kind(&Method::GET, "/apps/upload"), Kind::Plain);
+        assert_eq!(kind(&Method::POST, "/api/devices/7/shell"), Kind::Command);
+        assert_eq!(kind(&Method::GET, "/api/devices/7/adb/"), Kind::Tunnel);
+        assert_eq!(
+            kind(&Method::GET, "/devices/7/stream?ticket=a"),
+            Kind::Tunnel
+        );
+        assert_eq!(kind(&Method::GET, "/devices/7/adb/info"), Kind::Plain);
+        assert_eq!(kind(&Method::POST, "/devices/shell"), Kind::Plain);
         assert_eq!(kind(&Method::POST, "/apps/uploads"), Kind::Plain);
     }
 

@@ -98,6 +98,20 @@ async fn a_post_that_was_sent_is_never_sent_again() {
 }
 
 #[tokio::test]
+async fn a_ticket_that_was_sent_is_never_sent_again() {
+    let (a, b) = (Backend::breaking("a").await, Backend::breaking("b").await);
+    let door = Door::to(Service::Devices, &[a.upstream(), b.upstream()]).await;
+
+    for (sent, path) in ["/devices/7/adb?ticket=x", "/api/devices/7/stream/?ticket=x"]
+        .into_iter()
+        .enumerate()
+    {
+        door.get(path).await.expect_problem(502, "UPSTREAM_DOWN");
+        assert_eq!(a.hits() + b.hits(), sent + 1, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_safe_or_keyed_request_is_sent_again_with_its_body() {
     let (bad, good) = (Backend::breaking("bad").await, Backend::echo("good").await);
     let config = FrontConfig {

@@ -202,9 +202,11 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Uploads and what stays open take as long as they take.
+/// Uploads and what stays open take as long as they take, and commands on devices as long as their callers allow.
 fn has_deadline(path: &str) -> bool {
-    let open = ["/upload", "/stream"].iter().any(|end| path.ends_with(end));
+    let open = ["/upload", "/stream", "/shell"]
+        .iter()
+        .any(|end| path.ends_with(end));
     !open
         && !["/media/uploads/", "/socket.io", "/ws"]
             .iter()
