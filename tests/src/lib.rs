@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: calls to a cluster as its clients make them.
 
+pub mod adb;
 pub mod leftovers;
 pub mod operator;
 pub mod sockets;

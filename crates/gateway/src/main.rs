@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{CronCommand, Reload};
+use commands::{CronCommand, Reload, Tunnel};
 use contracts::Service;
 use mimalloc::MiMalloc;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
@@ -85,6 +85,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Opens a port on this machine that leads to a device's ADB port, through a gateway.
+    ///
+    /// No port of the device need be reachable from here, and no settings or stores of the cluster are used: only a gateway
+    /// and a token (from `POST /auth/login`) or an API key. Each connection gets a ticket of its own, which opens one tunnel
+    /// by WebSocket. When a replica restarts, adb connects again by itself. The command ends with exit code 1 when the device
+    /// is deleted or is another's, when access by ADB is disabled, or when the token is no longer good; while the device is
+    /// stopped, it waits for it to run again.
+    #[command(after_help = "Examples:\n  \
+        export CLOUDPHONE_URL=https://phones.example.com\n  \
+        gateway tunnel 0198f3c2-7d1e-7c4a-9b1d-6f2f3a9c1e55 --token-file ~/.cloudphone-token\n  \
+        adb connect 127.0.0.1:PORT               as it says, in another terminal\n  \
+        gateway tunnel DEVICE --port 5555 --json  always the same port, events for a program")]
+    Tunnel(Tunnel),
     /// Brings the database up to date, then ends. Serving does it too; replicas may do it at once.
     Migrate,
     /// Prints the OpenAPI document of all services.
@@ -183,6 +196,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
         Command::Status { json } => commands::status(env, json).await,
         Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
         Command::Reload(options) => commands::reload(env, options).await,
+        Command::Tunnel(options) => commands::tunnel(env, options).await,
         Command::Migrate => commands::migrate(env).await,
         Command::Cron { command } => commands::cron(env, command).await,
         Command::Openapi => commands::openapi(),

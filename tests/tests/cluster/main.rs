@@ -1,5 +1,6 @@
 //! The whole cluster from outside: several replicas as processes, real stores, real clients, real faults.
 
+mod access;
 mod authorisation;
 mod checklist;
 mod connections;

@@ -8,6 +8,7 @@ mod reload;
 mod status;
 mod stores;
 mod table;
+mod tunnel;
 
 use std::io::Write;
 
@@ -22,6 +23,7 @@ pub use database::migrate;
 pub use explain::explain;
 pub use reload::{Reload, reload};
 pub use status::status;
+pub use tunnel::{Tunnel, tunnel};
 
 /// What can be done with cron jobs.
 #[derive(Subcommand)]
