@@ -1,7 +1,7 @@
 //! Tunnels: what goes through them, and what ends them.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contracts::DeviceId;
 use device_stub::{Message as AdbMessage, command};
@@ -445,6 +445,34 @@ async fn a_tunnel_through_which_nothing_goes_is_closed(db: PgPool) {
         .unwrap();
     let why = "nothing was sent for too long".to_owned();
     assert_eq!(closed(&mut socket).await, (1001, why));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn without_a_database_tunnels_stay_for_a_while_and_then_end(db: PgPool) {
+    let app = TestApp::with(db, |config| {
+        config.access.tunnel_unverified = Duration::from_secs(5);
+    })
+    .await;
+    let stage = Stage::of(app).await;
+    let mut socket = stage.tunnel().await;
+    stage.look().await;
+    let looked = Instant::now();
+    stage.app.platform.db.close().await;
+
+    stage.look().await;
+    if looked.elapsed() < Duration::from_secs(4) {
+        assert!(greet(&mut socket).await.starts_with("device::"));
+    }
+    let ends = async {
+        while stage.app.devices.open_tunnels() > 0 {
+            stage.look().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let ((), (code, reason)) = tokio::join!(ends, closed(&mut socket));
+
+    assert_eq!(code, 1011, "{reason}");
+    assert!(looked.elapsed() >= Duration::from_secs(5));
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
