@@ -9,6 +9,8 @@ use coordination::PortRanges;
 use platform::Env;
 
 use crate::access;
+use crate::node::placement::Policy;
+use crate::node::settings::{self, NodeSettings};
 
 /// The settings of the devices service.
 #[derive(Clone, Debug)]
@@ -19,9 +21,13 @@ pub struct Config {
     pub image: String,
     /// `DEVICE_PRIVILEGED`: whether containers get all capabilities, which redroid needs on most hosts. Default false.
     pub privileged: bool,
+    /// `DEVICE_NODES`: the nodes, as JSON or the path of a file with it; without it there is one, as the next settings say.
+    pub nodes: Vec<NodeSettings>,
+    /// `DEVICE_PLACEMENT`: spread (default) or pack: which of the nodes that have room gets a device.
+    pub placement: Policy,
     /// `DEVICE_DOCKER_HOST`: the engine, `unix:///path` or `tcp://host:port`.
     pub docker_host: String,
-    /// `DEVICE_NODE`: the node whose ports this replica gives out; replicas of one cluster share it. Default `local`.
+    /// `DEVICE_NODE`: the one node where `DEVICE_NODES` names no others; replicas of one cluster share it. Default `local`.
     pub node: String,
     /// `DEVICE_NODE_ADDRESS`: where the ports of the node are reached. Default 127.0.0.1.
     pub node_address: IpAddr,
@@ -70,6 +76,11 @@ impl FromStr for RuntimeChoice {
 }
 
 impl Config {
+    /// The node that is meant where none is named.
+    pub fn first_node(&self) -> &str {
+        self.nodes.first().map_or(&self.node, |node| &node.name)
+    }
+
     /// Reads the settings; what is wrong with them is recorded in `env`.
     pub fn from_env(env: &mut Env) -> Self {
         let ports = port_ranges(env);
@@ -80,7 +91,17 @@ impl Config {
                 "a node name is 1 to 64 characters from A-Z a-z 0-9 _ . : -",
             );
         }
+        let nodes = env.text("DEVICE_NODES").map(|text| settings::parse(&text));
+        let nodes = match nodes.transpose() {
+            Ok(nodes) => nodes.unwrap_or_default(),
+            Err(error) => {
+                env.fault("DEVICE_NODES", error);
+                Vec::new()
+            }
+        };
         Self {
+            nodes,
+            placement: env.value("DEVICE_PLACEMENT", Policy::Spread),
             runtime: env.value("DEVICE_RUNTIME", RuntimeChoice::Auto),
             image: env
                 .text("DEVICE_IMAGE")
@@ -182,6 +203,8 @@ mod tests {
             ("DEVICE_ADB_PORTS", "9-5"),
             ("DEVICE_NODE", "a b"),
             ("DEVICE_NODE_ADDRESS", "here"),
+            ("DEVICE_NODES", "[{}]"),
+            ("DEVICE_PLACEMENT", "anywhere"),
         ]);
 
         Config::from_env(&mut env);
@@ -192,6 +215,8 @@ mod tests {
             "DEVICE_ADB_PORTS",
             "DEVICE_NODE:",
             "DEVICE_NODE_ADDRESS",
+            "DEVICE_NODES:",
+            "DEVICE_PLACEMENT",
         ] {
             assert!(text.contains(name), "{name} is not told in {text}");
         }

@@ -8,6 +8,7 @@ use platform::Problem;
 use std::time::Duration;
 
 use crate::access::Fault;
+use crate::node::placement::{Refusal, told};
 
 /// The result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,6 +26,30 @@ pub enum Error {
     #[error("there is no node {node}")]
     NoSuchNode {
         /// The node asked for.
+        node: String,
+    },
+    /// There is a node of this name.
+    #[error("there is a node {node} already")]
+    NodeExists {
+        /// The name.
+        node: String,
+    },
+    /// Devices are on the node.
+    #[error("node {node} still has devices")]
+    NodeOccupied {
+        /// The node.
+        node: String,
+    },
+    /// No node takes the device.
+    #[error("no node takes the device: {}", told(refusals))]
+    NoRoom {
+        /// Why each of them does not.
+        refusals: Vec<Refusal>,
+    },
+    /// The node of a device has no room for it to grow.
+    #[error("node {node} has no room for the device to grow")]
+    NoRoomToGrow {
+        /// The node.
         node: String,
     },
     /// There is no such saga for this caller.
@@ -75,6 +100,19 @@ impl IntoResponse for Error {
         let problem = match &self {
             Self::NoSuchDevice { .. } => Problem::not_found("device"),
             Self::NoSuchNode { .. } => Problem::not_found("node"),
+            Self::NodeExists { .. } => {
+                Problem::conflict("CONFLICT", "there is a node of this name already")
+            }
+            Self::NodeOccupied { .. } => Problem::conflict(
+                "CONFLICT",
+                "the node still has devices; drain it and wait until they are deleted",
+            ),
+            Self::NoRoom { .. } | Self::NoRoomToGrow { .. } => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "NOT_READY",
+                self.to_string(),
+            )
+            .retry_after(Duration::from_secs(30)),
             Self::NoSuchSaga => Problem::not_found("saga"),
             Self::Busy { .. } => Problem::conflict(
                 "DEVICE_BUSY",

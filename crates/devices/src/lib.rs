@@ -19,7 +19,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use tokio::sync::Notify;
@@ -33,6 +32,8 @@ use device::Status;
 use port::Ports;
 use runtime::Runtimes;
 
+/// How often a replica looks which nodes there are, and whether their engines answer.
+const LOOK_AT_NODES: Duration = Duration::from_secs(2);
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often tickets are forgotten of which nothing can come any more.
@@ -51,22 +52,17 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Puts the service together, and makes its node known.
+    /// Puts the service together, and makes its nodes known.
     ///
     /// # Errors
     /// Where the database does not answer, or docker is demanded and cannot be used.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        {
-            let mut conn = platform.db.acquire().await?;
-            let now = platform.clock.now();
-            node::announce(&mut conn, &config.node, config.node_address, now)
-                .await
-                .context("making the node known")?;
-        }
+        let runtimes = Runtimes::new(platform, &config);
+        node::health::announce(platform, &config, &runtimes).await?;
         Ok(Self {
             ports: Ports::new(platform, &config),
-            runtimes: Runtimes::new(platform, &config).await?,
             access: Access::new(&config.access),
+            runtimes,
             platform: platform.clone(),
             config: Arc::new(config),
             operations_due: Arc::default(),
@@ -84,10 +80,15 @@ impl Devices {
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         operation::worker::spawn(self.clone(), tasks);
         self.runtimes.simulated.spawn(tasks);
-        let ports = self.ports.clone();
+        let state = self.clone();
+        tasks.every("devices.nodes", LOOK_AT_NODES, move || {
+            let state = state.clone();
+            async move { Ok(node::health::tend(&state).await?) }
+        });
+        let state = self.clone();
         tasks.every("devices.ports", self.config.port_lease / 3, move || {
-            let ports = ports.clone();
-            async move { ports.keep().await }
+            let state = state.clone();
+            async move { state.keep_ports().await }
         });
         let state = self.clone();
         tasks.every("devices.tunnels", access::tunnels::LOOK_EVERY, move || {
@@ -117,7 +118,7 @@ impl Devices {
         vec![port::invariants::check(&self.platform)]
     }
 
-    /// The ports of the node.
+    /// The ports of the nodes.
     pub fn ports(&self) -> &Ports {
         &self.ports
     }
@@ -152,6 +153,26 @@ impl Devices {
     /// Where the queue cannot be read.
     pub async fn run_operations(&self) -> sqlx::Result<usize> {
         operation::worker::run_due(self).await
+    }
+
+    /// Keeps the port leases of every node.
+    ///
+    /// # Errors
+    /// Where that of one fails; those of the others are kept all the same.
+    pub async fn keep_ports(&self) -> anyhow::Result<Tick> {
+        let nodes = node::db::all(&mut *self.platform.db.acquire().await?).await?;
+        let (mut tick, mut failed) = (Tick::Idle, None);
+        for node in nodes {
+            match self.ports.of(&node).keep().await {
+                Ok(Tick::More) => tick = Tick::More,
+                Ok(Tick::Idle) => {}
+                Err(error) => {
+                    let context = format!("keeping the ports of node {}", node.name);
+                    failed = Some(error.context(context));
+                }
+            }
+        }
+        failed.map_or(Ok(tick), Err)
     }
 
     /// Measures devices and ports, over the whole cluster.

@@ -5,6 +5,7 @@ use utoipa_axum::routes;
 
 use crate::access::{api as access, remote, tunnel};
 use crate::device::{api, create, list};
+use crate::node::api as node;
 use crate::operation::api as operation;
 use crate::{Devices, port};
 
@@ -56,4 +57,13 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(port::api::port_stats))
         .routes(routes!(port::api::port_leases))
         .routes(routes!(port::api::resting_ports))
+        .routes(routes!(node::list_nodes, node::create_node))
+        .routes(routes!(
+            node::find_node,
+            node::patch_node,
+            node::delete_node
+        ))
+        .routes(routes!(node::cordon_node))
+        .routes(routes!(node::uncordon_node))
+        .routes(routes!(node::drain_node))
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
 use super::{Device, DeviceReply, Status, create, db};
+use crate::node::placement;
 use crate::operation::{self, Kind};
 use crate::{Devices, Error, error::Result};
 
@@ -69,7 +70,7 @@ pub async fn lock_visible(
 
 /// Changes a device.
 #[utoipa::path(patch, path = "/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = PatchDevice,
-    responses((status = 200, body = DeviceReply), (status = 400), (status = 404)))]
+    responses((status = 200, body = DeviceReply), (status = 400), (status = 404), (status = 503, description = "Its node has no room for it to grow")))]
 pub async fn patch_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -77,9 +78,15 @@ pub async fn patch_device(
     Json(body): Json<PatchDevice>,
 ) -> Result<Json<DeviceReply>> {
     let mut tx = state.platform.db.begin().await?;
-    lock_visible(&mut tx, &user, &id).await?;
+    let before = lock_visible(&mut tx, &user, &id).await?;
     db::patch(&mut tx, &id, &body, state.platform.clock.now()).await?;
     let device = db::find(&mut tx, &id).await?;
+    let after = device.as_ref().map_or(before.size(), Device::size);
+    if after != before.size()
+        && !placement::resize(&mut tx, &before.node, before.size(), after).await?
+    {
+        return Err(Error::NoRoomToGrow { node: before.node });
+    }
     tx.commit().await?;
     let device = device.ok_or(Error::NoSuchDevice { device: id })?;
     Ok(Json(DeviceReply {

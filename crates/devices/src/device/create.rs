@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use contracts::{DeviceId, Event, EventBody, Timestamp, UserId};
+use coordination::PortError;
 use garde::Validate;
 use http::{HeaderMap, StatusCode};
 use platform::Caller;
@@ -14,11 +15,13 @@ use tracing::{info, warn};
 
 use super::db::NewDevice;
 use super::{DeviceType, DeviceView, ProviderType, RuntimeKind, Status, db};
+use crate::node::placement::{self, Demand, Refusal};
+use crate::node::{self, Labels, Node};
 use crate::operation::{self, Kind};
 use crate::port::{self, Leased};
 use crate::{Devices, Error, error::Result, metrics};
 
-/// How many sets of ports one creation tries when others turn out to hold them.
+/// How often one creation tries again when others turn out to hold its ports, or to have taken the last room.
 const ATTEMPTS: u32 = 16;
 /// The longest metadata, as JSON.
 const METADATA_BYTES: usize = 16 * 1024;
@@ -106,30 +109,30 @@ fn check_resolution(text: &str, _: &()) -> garde::Result {
     }
 }
 
-/// Checks the size of metadata.
+/// Checks the size of metadata, and what it says to the placement.
 pub fn check_metadata(object: &Map<String, Value>, _: &()) -> garde::Result {
     let length = serde_json::to_vec(object).map_or(usize::MAX, |bytes| bytes.len());
-    if length <= METADATA_BYTES {
-        Ok(())
-    } else {
-        Err(garde::Error::new("must not be longer than 16 KiB"))
+    if length > METADATA_BYTES {
+        return Err(garde::Error::new("must not be longer than 16 KiB"));
     }
+    let selector = object.get("nodeSelector");
+    if selector.is_some_and(|selector| Labels::deserialize(selector).is_err()) {
+        return Err(garde::Error::new(
+            "nodeSelector must be an object of texts, the labels of a node",
+        ));
+    }
+    Ok(())
 }
 
 impl CreateDevice {
-    fn into_new(self, user_id: UserId, state: &Devices) -> NewDevice {
-        let provider_type = self.provider_type.unwrap_or(ProviderType::Redroid);
+    fn into_new(self, user_id: UserId) -> NewDevice {
         NewDevice {
             id: DeviceId::new(),
             user_id,
             name: self.name,
             description: self.description,
             kind: self.kind.unwrap_or(DeviceType::Phone),
-            provider_type,
-            runtime: match provider_type {
-                ProviderType::Redroid => state.runtimes.chosen(),
-                ProviderType::Simulated => RuntimeKind::Simulated,
-            },
+            provider_type: self.provider_type.unwrap_or(ProviderType::Redroid),
             wanted: if self.auto_start.unwrap_or(true) {
                 Status::Running
             } else {
@@ -144,7 +147,6 @@ impl CreateDevice {
             group_name: self.group_name,
             tags: self.tags.unwrap_or_default(),
             metadata: self.metadata.unwrap_or_default(),
-            node: state.config.node.clone(),
         }
     }
 }
@@ -154,7 +156,7 @@ impl CreateDevice {
 /// and `GET /devices/{id}` names them. A repeated request gets the first answer, with the first ports.
 #[utoipa::path(post, path = "/devices", tag = "devices", request_body = CreateDevice,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = Created, description = "The device is being created; its ports are final once it runs"), (status = 400), (status = 409), (status = 422), (status = 503, description = "No port is free, or none can be leased")))]
+    responses((status = 201, body = Created, description = "The device is being created; its ports are final once it runs"), (status = 400), (status = 409), (status = 422), (status = 503, description = "No node has room, no port is free, or none can be leased")))]
 pub async fn create_device(
     State(state): State<Devices>,
     caller: Caller,
@@ -173,10 +175,30 @@ pub async fn create_device(
         }
         tx.rollback().await?;
     }
-    let device = body.into_new(owner, &state);
-    for _ in 0..ATTEMPTS {
-        let mut leased = state.ports.lease(&device.id).await?;
-        match store(&state, &device, &mut leased, key.clone(), &scope).await {
+    let device = body.into_new(owner);
+    let demand = device.demand();
+    let mut tried = Vec::new();
+    let mut attempts = 0;
+    while attempts < ATTEMPTS {
+        let Some(place) = find_place(&state, &demand, &mut tried).await? else {
+            continue;
+        };
+        let ports = state.ports.of(&place.node);
+        let mut leased = match ports.lease(&device.id).await {
+            Ok(leased) => leased,
+            // Another node may have some.
+            Err(Error::Ports(error @ PortError::Exhausted { .. })) => {
+                tried.push(place.refuses(error));
+                continue;
+            }
+            Err(error @ Error::PortsContended { .. }) => {
+                tried.push(place.refuses(error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        attempts += 1;
+        match store(&state, &device, &place, &mut leased, key.clone(), &scope).await {
             Ok(Stored::New(reply)) => {
                 info!(
                     "Allocated ports: ADB={}, WebRTC={}",
@@ -186,34 +208,80 @@ pub async fn create_device(
                 return Ok(reply);
             }
             Ok(Stored::Before(reply)) => {
-                state.ports.give_up(leased).await;
+                ports.give_up(leased).await;
                 return Ok(reply);
             }
+            // The ports go back by themselves; the next look at the nodes sees what there is by now.
+            Ok(Stored::NoRoom) => {}
             Err(Error::Database(error)) if port::is_conflict(&error) => {
                 // Redis had forgotten who holds them; the database had not.
-                warn!(device.id = %device.id, "ports {:?} were leased although another device holds one: rebuilding the index", leased.ports);
+                warn!(device.id = %device.id, "ports {:?} of node {} were leased although another device holds one: rebuilding the index", leased.ports, place.node.name);
                 metrics::ports_contended("held");
-                state.ports.give_up(leased).await;
-                state.ports.reconcile().await?;
+                ports.give_up(leased).await;
+                ports.reconcile().await?;
             }
             Err(error) => return Err(error),
         }
     }
-    Err(Error::PortsContended {
-        node: state.config.node.clone(),
-        attempts: ATTEMPTS,
-    })
+    Err(Error::NoRoom { refusals: tried })
+}
+
+/// Where a device is to come, and what runs it there.
+struct Place {
+    node: Node,
+    runtime: RuntimeKind,
+}
+
+impl Place {
+    fn refuses(&self, reason: impl ToString) -> Refusal {
+        Refusal {
+            node: self.node.name.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// The best node for a device whose engine answers; `None` where it did not, which is noted.
+async fn find_place(
+    state: &Devices,
+    demand: &Demand,
+    tried: &mut Vec<Refusal>,
+) -> Result<Option<Place>> {
+    let nodes = {
+        let mut conn = state.platform.db.acquire().await?;
+        node::db::all(&mut conn).await?
+    };
+    let chosen = placement::choose(&nodes, demand, state.config.placement, tried);
+    let (node, runtime) = chosen.map_err(|refusals| Error::NoRoom { refusals })?;
+    let place = Place {
+        node: node.clone(),
+        runtime,
+    };
+    if runtime == RuntimeKind::Docker {
+        state.runtimes.engines.know(node);
+        let there = match state.runtimes.engines.of(&node.name) {
+            Ok(engine) => engine.is_there().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = there {
+            tried.push(place.refuses(error));
+            return Ok(None);
+        }
+    }
+    Ok(Some(place))
 }
 
 enum Stored {
     New(Response),
     Before(Response),
+    NoRoom,
 }
 
 /// Writes the device, the operation that brings it into being, and the reply.
 async fn store(
     state: &Devices,
     device: &NewDevice,
+    place: &Place,
     leased: &mut Leased,
     key: IdempotencyKey,
     scope: &str,
@@ -224,7 +292,8 @@ async fn store(
         Turn::First(turn) => turn,
         Turn::Replay(reply) => return Ok(Stored::Before(reply)),
     };
-    db::insert(&mut tx, device, leased.ports, now).await?;
+    let (node, runtime) = (&place.node.name, place.runtime);
+    db::insert(&mut tx, device, (node, runtime), leased.ports, now).await?;
     let saga_id = operation::db::insert(&mut tx, &device.id, Kind::Create, true, now).await?;
     emit(&mut tx, &created(device, now)).await?;
     let view = db::find(&mut tx, &device.id).await?;
@@ -236,6 +305,10 @@ async fn store(
         message: "the device is being created".into(),
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
+    // Last, since whoever comes next to this node waits for the end of the transaction.
+    if !placement::reserve(&mut tx, node, &device.demand()).await? {
+        return Ok(Stored::NoRoom);
+    }
     // Whether the commit takes effect may stay unknown.
     leased.keep();
     tx.commit().await?;

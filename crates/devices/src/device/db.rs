@@ -3,12 +3,16 @@
 use contracts::{DeviceId, Timestamp, UserId};
 use coordination::PortSet;
 use platform::http::Slice;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::api::PatchDevice;
 use super::list::{DeviceFilter, MySort};
+use crate::node::Labels;
+use crate::node::placement::Demand;
+
 use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status, port_columns};
 
 macro_rules! select_device {
@@ -16,7 +20,7 @@ macro_rules! select_device {
         concat!(
             "select d.id, d.user_id, d.tenant_id, d.name, d.description, d.type, d.provider_type, d.runtime, d.status, d.wanted, d.error,
                 d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
-                d.node, n.address, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
+                d.node, n.address, n.bind, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
                 d.created_at, d.updated_at
             from devices.devices d join devices.nodes n on n.name = d.node ",
             $rest
@@ -39,8 +43,6 @@ pub struct NewDevice {
     pub kind: super::DeviceType,
     /// What stands behind it.
     pub provider_type: ProviderType,
-    /// What really runs it.
-    pub runtime: RuntimeKind,
     /// Where its creation shall end.
     pub wanted: Status,
     /// Processor cores.
@@ -61,14 +63,23 @@ pub struct NewDevice {
     pub tags: Vec<String>,
     /// Whatever else.
     pub metadata: Map<String, Value>,
-    /// The node it runs on.
-    pub node: String,
 }
 
-/// Writes a new device with its ports. The unique constraints refuse ports that another device holds.
+impl NewDevice {
+    /// What it needs of a node. The labels that its node must have stand in `nodeSelector` of its metadata.
+    pub fn demand(&self) -> Demand {
+        let selector = self.metadata.get("nodeSelector");
+        let selector = selector.and_then(|selector| Labels::deserialize(selector).ok());
+        let size = (self.cpu_cores, self.memory_mb);
+        Demand::new(self.provider_type, size, selector.unwrap_or_default())
+    }
+}
+
+/// Writes a new device with its node, what runs it there, and its ports. The unique constraints refuse ports that another device holds.
 pub async fn insert(
     conn: &mut PgConnection,
     device: &NewDevice,
+    (node, runtime): (&str, RuntimeKind),
     ports: PortSet,
     now: Timestamp,
 ) -> sqlx::Result<()> {
@@ -86,7 +97,7 @@ pub async fn insert(
         .bind(&device.description)
         .bind(device.kind.as_str())
         .bind(device.provider_type.as_str())
-        .bind(device.runtime.as_str())
+        .bind(runtime.as_str())
         .bind(device.wanted.as_str())
         .bind(device.cpu_cores)
         .bind(device.memory_mb)
@@ -97,7 +108,7 @@ pub async fn insert(
         .bind(&device.group_name)
         .bind(&device.tags)
         .bind(Json(&device.metadata))
-        .bind(&device.node)
+        .bind(node)
         .bind(adb)
         .bind(webrtc)
         .bind(scrcpy)
@@ -121,6 +132,20 @@ pub async fn lock(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option
         .bind(id)
         .fetch_optional(conn)
         .await
+}
+
+/// What ran a device that is gone, and where; `None` while it holds its ports.
+pub async fn find_released(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+) -> sqlx::Result<Option<(RuntimeKind, String)>> {
+    let found: Option<(String, String)> = sqlx::query_as(
+        "select runtime, node from devices.devices where id = $1 and released_at is not null",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.and_then(|(runtime, node)| Some((runtime.parse().ok()?, node))))
 }
 
 /// The devices that a filter lets through, newest first.

@@ -194,8 +194,10 @@ pub struct Device {
     pub metadata: sqlx::types::Json<Map<String, Value>>,
     /// The node it runs on.
     pub node: String,
-    /// The address of that node.
+    /// Where clients reach that node.
     pub address: String,
+    /// The address on the node that its ports are bound to.
+    pub bind: String,
     /// Its ADB port.
     pub adb_port: i32,
     /// Its WebRTC port.
@@ -292,6 +294,11 @@ impl Device {
     /// Its ports as the pool knows them.
     pub fn ports(&self) -> PortSet {
         port_set(self.adb_port, self.webrtc_port, self.scrcpy_port)
+    }
+
+    /// What it has of its node: processor cores and memory.
+    pub fn size(&self) -> (i32, i32) {
+        (self.cpu_cores, self.memory_mb)
     }
 
     /// Has these ports from now on.

@@ -1,35 +1,193 @@
-//! The nodes that devices run on.
+//! The nodes that devices run on: rows that all replicas share, each a machine with a port space, a capacity and, for
+//! containers, an engine.
 
-use std::net::IpAddr;
+pub mod api;
+pub mod db;
+pub mod health;
+pub mod placement;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use contracts::Timestamp;
-use sqlx::PgConnection;
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 
-/// Makes a node known, or its new address.
-pub async fn announce(
-    conn: &mut PgConnection,
-    name: &str,
-    address: IpAddr,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    let insert = sqlx::query(
-        "insert into devices.nodes (name, address, created_at, updated_at) values ($1, $2, $3, $3)
-        on conflict (name) do update set address = excluded.address, updated_at = excluded.updated_at
-        where nodes.address <> excluded.address",
-    );
-    insert
-        .bind(name)
-        .bind(address.to_string())
-        .bind(now)
-        .execute(conn)
-        .await?;
-    Ok(())
+use crate::device::RuntimeKind;
+
+/// Marks of a node, for placement.
+pub type Labels = BTreeMap<String, String>;
+
+names! {
+    /// What an operator wants of a node.
+    State, "node state" {
+        /// It gets devices.
+        Ready = "ready",
+        /// It gets no further devices.
+        Cordoned = "cordoned",
+        /// It gets no further devices, and those it has are to leave it.
+        Draining = "draining",
+    }
 }
 
-/// Whether there is a node of this name.
-pub async fn exists(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select 1 from devices.nodes where name = $1)")
-        .bind(name)
-        .fetch_one(conn)
-        .await
+/// Where a replica finds what it authenticates itself to an engine with. Paths only: what is in the files never leaves the
+/// machine of the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authority that vouches for the engine.
+    #[schema(value_type = String)]
+    pub ca: PathBuf,
+    /// The certificate of the replica.
+    #[schema(value_type = String)]
+    pub cert: PathBuf,
+    /// Its key.
+    #[schema(value_type = String)]
+    pub key: PathBuf,
+}
+
+/// A node as it is stored.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Node {
+    /// Its name, by which devices and ports are bound to it.
+    pub name: String,
+    /// What runs devices there.
+    #[sqlx(try_from = "String")]
+    pub runtime: RuntimeKind,
+    /// Whether simulated devices are placed there, too.
+    pub hosts_simulated: bool,
+    /// Its engine.
+    pub endpoint: Option<String>,
+    /// How replicas authenticate themselves to it.
+    pub tls: Option<Json<Tls>>,
+    /// Where clients reach its ports.
+    pub address: String,
+    /// The address on the node that ports are bound to.
+    pub bind: String,
+    /// Its marks.
+    pub labels: Json<Labels>,
+    /// Thousandths of a core there are.
+    pub cpu_millis: Option<i32>,
+    /// How many times as many are promised.
+    pub cpu_overcommit: f64,
+    /// Memory there is.
+    pub memory_mb: Option<i32>,
+    /// How many devices it may have.
+    pub most_devices: Option<i32>,
+    /// Thousandths of a core that its devices have.
+    pub used_cpu_millis: i64,
+    /// Memory that its devices have.
+    pub used_memory_mb: i64,
+    /// Devices it has.
+    pub used_devices: i32,
+    /// What operators want of it.
+    #[sqlx(try_from = "String")]
+    pub state: State,
+    /// Why.
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it became known.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl Node {
+    /// The address that ports are bound to.
+    pub fn bind(&self) -> IpAddr {
+        bind_address(&self.bind)
+    }
+
+    /// Whether the ports of the node may be this machine's, so that a replica can see who listens on them.
+    pub fn may_be_here(&self) -> bool {
+        self.endpoint
+            .as_deref()
+            .is_none_or(|endpoint| endpoint.starts_with("unix://"))
+    }
+
+    /// Thousandths of a core that can be promised to devices on all; `None` without a limit.
+    pub fn promised_cpu_millis(&self) -> Option<i64> {
+        let promised = |millis: i32| (f64::from(millis) * self.cpu_overcommit).floor() as i64;
+        self.cpu_millis.map(promised)
+    }
+
+    /// Whether and why it gets no devices at all.
+    pub fn closed(&self) -> Option<String> {
+        match self.state {
+            State::Ready => None,
+            State::Cordoned | State::Draining => Some(match &self.reason {
+                Some(reason) => format!("{}: {reason}", self.state),
+                None => self.state.to_string(),
+            }),
+        }
+    }
+}
+
+/// The address in a text of ours; what is none stands for every address of the node.
+pub fn bind_address(text: &str) -> IpAddr {
+    text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Whether a text is a host name or an IP address that clients can use.
+pub fn is_address(text: &str) -> bool {
+    let is_name = || {
+        (1..=253).contains(&text.len())
+            && text.split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            })
+    };
+    text.parse::<IpAddr>().is_ok() || is_name()
+}
+
+/// Whether a text names an engine.
+pub fn is_endpoint(text: &str) -> bool {
+    match text.split_once("://") {
+        Some(("unix", path)) => path.starts_with('/'),
+        Some(("tcp", host)) => host.rsplit_once(':').is_some_and(|(host, port)| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            is_address(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_endpoints_are_told_from_other_texts() {
+        for address in ["10.0.0.5", "::1", "node-1.example.org", "localhost"] {
+            assert!(is_address(address), "{address}");
+        }
+        for other in ["", "-a", "a b", "http://x", "a..b"] {
+            assert!(!is_address(other), "{other}");
+        }
+        for endpoint in [
+            "unix:///run/docker.sock",
+            "tcp://10.0.0.5:2376",
+            "tcp://[::1]:2376",
+        ] {
+            assert!(is_endpoint(endpoint), "{endpoint}");
+        }
+        for other in [
+            "/run/docker.sock",
+            "unix://run",
+            "tcp://host",
+            "tcp://:1",
+            "ssh://a:22",
+        ] {
+            assert!(!is_endpoint(other), "{other}");
+        }
+    }
 }

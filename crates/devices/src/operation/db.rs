@@ -94,10 +94,11 @@ pub async fn waiting(
     Ok((last, open))
 }
 
-/// Claims operations that are due, whose turn it is, and that nobody works on; also those whose worker fell silent.
+/// Claims operations that are due, whose turn it is, and that nobody works on; also those whose worker fell silent. Of
+/// devices in containers only those on nodes whose engines the caller reaches.
 pub async fn claim(
     conn: &mut PgConnection,
-    runtimes: &[&str],
+    reached: &[String],
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<Claimed>> {
@@ -107,7 +108,7 @@ pub async fn claim(
             lease_until = clock_timestamp() + $2, attempts = attempts + 1
         where id in (
             select q.id from devices.operations q join devices.devices d on d.id = q.device_id
-            where d.runtime = any($1) and (
+            where (d.runtime = 'simulated' or d.node = any($1)) and (
                 (q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
@@ -116,7 +117,7 @@ pub async fn claim(
         returning id, device_id, kind, fencing_token, attempts",
     );
     claim
-        .bind(runtimes)
+        .bind(reached)
         .bind(lease)
         .bind(limit)
         .fetch_all(conn)

@@ -8,7 +8,8 @@ use super::api::tell;
 use super::db::{self, Claimed};
 use super::steps::{Interrupted, Step, lock_living, step};
 use crate::device::{self, Device};
-use crate::{Devices, metrics, port};
+use crate::runtime::RuntimeError;
+use crate::{Devices, metrics, node, port};
 
 /// Gives a device another set of ports and sends those it had to rest, the occupied one for as long as foreign ones do.
 ///
@@ -17,7 +18,14 @@ use crate::{Devices, metrics, port};
 /// does not hold its ports in Redis, which the next keeping of the leases puts right in the same way.
 pub async fn change(state: &Devices, claimed: &Claimed, occupied: u16) -> Step<Device> {
     let device = step(state, claimed, "change-ports", |_| None).await?;
-    let ports = state.ports.of_device(&device);
+    let node = {
+        let mut conn = state.platform.db.acquire().await?;
+        node::db::find(&mut conn, &device.node).await?
+    };
+    let node = node.ok_or_else(|| RuntimeError::NoEngine {
+        node: device.node.clone(),
+    })?;
+    let ports = state.ports.of(&node);
     // To an owner of its own: until the row says otherwise, the device has what it had.
     let leased = ports.lease(&DeviceId::new()).await;
     let mut leased = leased.map_err(Interrupted::Ports)?;

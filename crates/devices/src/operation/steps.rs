@@ -9,6 +9,7 @@ use super::api::change_status;
 use super::db::{self, Claimed};
 use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
+use crate::node::placement;
 use crate::runtime::{RuntimeError, Spec};
 use crate::{Devices, Error};
 
@@ -54,7 +55,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
             };
             state
                 .runtimes
-                .of(device.runtime)?
+                .of(device.runtime, &device.node)?
                 .stop(&spec(&device, claimed))
                 .await?;
             finish(state, claimed).await
@@ -65,7 +66,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
             };
             state
                 .runtimes
-                .of(device.runtime)?
+                .of(device.runtime, &device.node)?
                 .stop(&spec(&device, claimed))
                 .await?;
             start(state, claimed, device).await
@@ -76,7 +77,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
 
 async fn create(state: &Devices, claimed: &Claimed) -> Step<()> {
     let device = step(state, claimed, "create-container", |_| None).await?;
-    let runtime = state.runtimes.of(device.runtime)?;
+    let runtime = state.runtimes.of(device.runtime, &device.node)?;
     runtime.create(&spec(&device, claimed)).await?;
     // Whether it shall run is decided here, under the lock of the device: a start that was accepted before counts.
     let wanted = |device: &Device| (device.wanted == Status::Running).then_some(Status::Starting);
@@ -91,7 +92,7 @@ async fn create(state: &Devices, claimed: &Claimed) -> Step<()> {
 }
 
 async fn start(state: &Devices, claimed: &Claimed, device: Device) -> Step<()> {
-    let runtime = state.runtimes.of(device.runtime)?;
+    let runtime = state.runtimes.of(device.runtime, &device.node)?;
     runtime.create(&spec(&device, claimed)).await?;
     run(state, claimed, device).await
 }
@@ -99,7 +100,7 @@ async fn start(state: &Devices, claimed: &Claimed, device: Device) -> Step<()> {
 /// Makes run what was created. A device that never ran gets other ports where a foreign program listens on one of its own;
 /// one that did keeps them: what is in its container would be lost with it.
 async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step<()> {
-    let runtime = state.runtimes.of(device.runtime)?;
+    let runtime = state.runtimes.of(device.runtime, &device.node)?;
     let may_change = device.last_started_at.is_none();
     let mut changes = 0;
     while let Err(error) = runtime.start(&spec(&device, claimed)).await {
@@ -124,7 +125,7 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
     tx.commit().await?;
     state
         .runtimes
-        .of(device.runtime)?
+        .of(device.runtime, &device.node)?
         .remove(&device.id)
         .await?;
     let now = state.platform.clock.now();
@@ -139,9 +140,11 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
         name: device.name.clone(),
     };
     emit(&mut tx, &Event::new(device.user_id.clone(), now, body)).await?;
+    placement::free(&mut tx, &device.node, device.size()).await?;
     tx.commit().await?;
     // From here on the database lets others have the ports; until they are returned, their lease keeps them.
-    state.ports.release(&device.id, device.ports()).await;
+    let ports = state.ports.of_name(&device.node);
+    ports.release(&device.id, device.ports()).await;
     Ok(())
 }
 
@@ -240,10 +243,16 @@ pub async fn cancel(state: &Devices, claimed: &Claimed) -> Step<()> {
     }
 }
 
-/// Whether nothing holds the ports of a device any more: a late worker must leave nothing behind then.
-pub async fn is_gone(state: &Devices, id: &DeviceId) -> sqlx::Result<bool> {
-    let mut conn = state.platform.db.acquire().await?;
-    Ok(!crate::port::db::holds(&mut conn, id).await?)
+/// Removes what a late worker may have made of a device that is gone: nothing holds its ports any more.
+pub async fn leave_nothing(state: &Devices, id: &DeviceId) -> Step<()> {
+    let gone = {
+        let mut conn = state.platform.db.acquire().await?;
+        device::db::find_released(&mut conn, id).await?
+    };
+    match gone {
+        Some((runtime, node)) => Ok(state.runtimes.of(runtime, &node)?.remove(id).await?),
+        None => Ok(()),
+    }
 }
 
 async fn lock_held(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {

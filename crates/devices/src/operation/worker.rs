@@ -90,7 +90,7 @@ async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
     let mut conn = state.platform.db.acquire().await?;
     db::claim(
         &mut conn,
-        &state.runtimes.available(),
+        &state.runtimes.engines.answering(),
         state.config.operation_lease,
         i64::try_from(room).unwrap_or(i64::MAX),
     )
@@ -149,9 +149,19 @@ async fn give_back(
         Interrupted::Deleted => return steps::cancel(state, claimed).await,
         Interrupted::Lost => {
             info!(device.id = %device, "operation {} of device {device} went to another worker", claimed.kind);
-            return leave_nothing(state, claimed).await;
+            // It may have been frozen, and have made a container after the device was gone.
+            return match claimed.kind {
+                Kind::Delete => Ok(()),
+                Kind::Create | Kind::Start | Kind::Stop | Kind::Restart => {
+                    steps::leave_nothing(state, device).await
+                }
+            };
         }
         Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
+        // That its engine is not there says nothing about the device.
+        Interrupted::Runtime(RuntimeError::Unreachable { .. } | RuntimeError::NoEngine { .. }) => {
+            (backoff(claimed.attempts), false)
+        }
         Interrupted::Runtime(_) | Interrupted::Ports(_) | Interrupted::Database(_) => {
             (backoff(claimed.attempts), true)
         }
@@ -177,15 +187,6 @@ async fn give_back(
     warn!(device.id = %device, attempt = claimed.attempts, "operation {} of device {device} failed, next try in {pause:.1?}: {text}", claimed.kind);
     let mut conn = state.platform.db.acquire().await?;
     db::requeue(&mut conn, claimed, pause, counts, &text).await?;
-    Ok(())
-}
-
-/// A worker that was frozen may have made a container after the device was gone.
-async fn leave_nothing(state: &Devices, claimed: &Claimed) -> Result<(), Interrupted> {
-    if matches!(claimed.kind, Kind::Delete) || !steps::is_gone(state, &claimed.device_id).await? {
-        return Ok(());
-    }
-    state.runtimes.remove_everywhere(&claimed.device_id).await?;
     Ok(())
 }
 

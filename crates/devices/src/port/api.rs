@@ -93,7 +93,7 @@ pub async fn port_stats(State(state): State<Devices>, _: Admin) -> Result<Json<P
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct NodeQuery {
-    /// Its name; default the node of the instance that answers.
+    /// Its name; default the first one in the settings of the instance that answers.
     #[garde(inner(length(min = 1, max = 64)))]
     node: Option<String>,
 }
@@ -186,12 +186,14 @@ pub async fn resting_ports(
 }
 
 async fn ports_of(state: &Devices, query: NodeQuery) -> Result<(String, Ports)> {
-    let name = query.node.unwrap_or_else(|| state.config.node.clone());
+    let name = query
+        .node
+        .unwrap_or_else(|| state.config.first_node().to_owned());
     let mut conn = state.platform.db.acquire().await?;
-    if !node::exists(&mut conn, &name).await? {
+    if !node::db::exists(&mut conn, &name).await? {
         return Err(Error::NoSuchNode { node: name });
     }
-    let ports = state.ports.of_node(&name);
+    let ports = state.ports.of_name(&name);
     Ok((name, ports))
 }
 

@@ -182,7 +182,7 @@ pub async fn count(conn: &mut PgConnection, quarantine: Duration) -> sqlx::Resul
             select node, kind, port from ports where released_at is not null
             union select node, kind, port from devices.port_quarantine where until > clock_timestamp()
             except select node, kind, port from ports where released_at is null)
-        select (select count(*) from devices.nodes) as nodes,
+        select (select count(*) from devices.nodes where removed_at is null) as nodes,
             (select count(*) from devices.devices where released_at is null) as held,
             count(*) filter (where kind = 'adb') as resting_adb,
             count(*) filter (where kind = 'webrtc') as resting_webrtc,

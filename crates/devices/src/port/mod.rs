@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::device::Device;
+use crate::node::Node;
 use crate::{Config, Error, error::Result, metrics};
 
 /// How many sets one request leases and finds occupied before it gives up, if its deadline does not come first.
@@ -31,13 +31,14 @@ const GIVE_BACK_AGAIN: Duration = Duration::from_millis(250);
 /// How often one call builds the index: another loss may come in between.
 const REBUILDS: u32 = 3;
 
-/// The ports of one node.
+/// The ports of one node, and the way to those of the others.
 #[derive(Clone, Debug)]
 pub struct Ports {
     pool: PortPool,
     platform: Platform,
     node: String,
-    address: IpAddr,
+    /// Where to see who listens, if that may be on this machine.
+    probed: Option<IpAddr>,
     lease: Duration,
     /// How long ports that came back rest.
     pub quarantine: Duration,
@@ -82,7 +83,7 @@ impl Drop for Leased {
 }
 
 impl Ports {
-    /// The ports of the configured node.
+    /// The ports of the first node of the settings.
     pub fn new(platform: &Platform, config: &Config) -> Self {
         Self {
             pool: PortPool::new(
@@ -93,27 +94,28 @@ impl Ports {
             )
             .replicated(Replication::of(platform.settings.redis_wait_replicas)),
             platform: platform.clone(),
-            node: config.node.clone(),
-            address: config.node_address,
+            node: config.first_node().to_owned(),
+            probed: config.nodes.is_empty().then_some(config.node_address),
             lease: config.port_lease,
             quarantine: config.port_quarantine,
             foreign: config.port_foreign,
         }
     }
 
-    /// The ports of another node, to look at: only on the node itself can they be probed.
-    pub fn of_node(&self, node: &str) -> Self {
+    /// The ports of a node.
+    pub fn of(&self, node: &Node) -> Self {
         Self {
-            node: node.to_owned(),
+            node: node.name.clone(),
+            probed: node.may_be_here().then(|| node.bind()),
             ..self.clone()
         }
     }
 
-    /// The ports of the node of a device.
-    pub fn of_device(&self, device: &Device) -> Self {
+    /// The ports of a node of which only the name is known: nobody looks who listens on them.
+    pub fn of_name(&self, node: &str) -> Self {
         Self {
-            node: device.node.clone(),
-            address: device.address.parse().unwrap_or(self.address),
+            node: node.to_owned(),
+            probed: None,
             ..self.clone()
         }
     }
@@ -133,11 +135,14 @@ impl Ports {
             let leasing = tokio::spawn(async move { this.lease_unseen(device).await });
             let mut leased = leasing.await.map_err(|_| self.contended())??;
             let ports = leased.ports;
-            if probe(self.address, ports).await.is_empty() {
+            let Some(address) = self.probed else {
+                return Ok(leased);
+            };
+            if probe(address, ports).await.is_empty() {
                 return Ok(leased);
             }
             sleep(SECOND_LOOK).await;
-            let taken = probe(self.address, ports).await;
+            let taken = probe(address, ports).await;
             if taken.is_empty() {
                 return Ok(leased);
             }

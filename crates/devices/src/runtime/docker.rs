@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::API_DEFAULT_VERSION;
@@ -17,6 +19,8 @@ use platform::Platform;
 
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::Config;
+use crate::node::settings::NodeSettings;
+use crate::node::{Node, Tls};
 
 /// The ports of a device within its container.
 const ADB: &str = "5555/tcp";
@@ -24,6 +28,9 @@ const WEBRTC: &str = "8080/tcp";
 const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
+const PING: Duration = Duration::from_secs(1);
+/// For how long an engine that answered counts as there, where a creation depends on it.
+const MOMENT: Duration = Duration::from_millis(500);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -34,57 +41,227 @@ pub const CLUSTER_LABEL: &str = "cloudphone.cluster";
 /// The label with the fencing token of the worker that made the container.
 pub const FENCE_LABEL: &str = "cloudphone.fence";
 
-/// One engine.
-pub struct Docker {
-    engine: bollard::Docker,
+/// What containers of a cluster are made with, on whichever engine.
+#[derive(Clone, Debug)]
+pub struct Recipe {
     image: String,
     privileged: bool,
     cluster: String,
 }
 
-impl Docker {
-    /// Connects, and makes sure that the image is there.
-    ///
-    /// # Errors
-    /// Where the engine does not answer or has no such image.
-    pub async fn connect(platform: &Platform, config: &Config) -> anyhow::Result<Self> {
-        let (host, seconds) = (config.docker_host.as_str(), SLOW.as_secs() + 5);
-        let engine = if let Some(path) = host.strip_prefix("unix://") {
-            bollard::Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)
-        } else {
-            bollard::Docker::connect_with_http(host, seconds, API_DEFAULT_VERSION)
-        };
-        let silent = || format!("no container engine answers at {host}");
-        let engine = engine.with_context(silent)?;
-        let engine = tokio::time::timeout(QUICK, engine.negotiate_version())
-            .await
-            .with_context(silent)?
-            .with_context(silent)?;
-        match tokio::time::timeout(QUICK, engine.inspect_image(&config.image)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if status(&error) == Some(404) => {
-                bail!("the engine at {host} has no image {}", config.image)
-            }
-            Ok(Err(error)) => return Err(error).with_context(silent),
-            Err(error) => return Err(error).with_context(silent),
-        }
-        Ok(Self {
-            engine,
+impl Recipe {
+    /// What the settings say.
+    pub fn new(platform: &Platform, config: &Config) -> Self {
+        Self {
             image: config.image.clone(),
             privileged: config.privileged,
             cluster: platform.settings.key_prefix.clone(),
-        })
+        }
+    }
+}
+
+/// The engine of one node. It is connected to when it is first needed.
+pub struct Docker {
+    node: String,
+    endpoint: String,
+    tls: Option<Tls>,
+    recipe: Recipe,
+    connected: RwLock<Option<bollard::Docker>>,
+    /// When it last answered; `None` where it did not when it was last asked.
+    answered: Mutex<Option<Instant>>,
+    /// Whether it ever did.
+    ever: AtomicBool,
+}
+
+impl Docker {
+    /// The engine of a node that has one.
+    pub fn of(node: &Node, recipe: &Recipe) -> Option<Self> {
+        let tls = node.tls.as_ref().map(|tls| tls.0.clone());
+        Some(Self::new(&node.name, node.endpoint.clone()?, tls, recipe))
+    }
+
+    /// The engine of a node that is only described yet.
+    pub fn described(node: &NodeSettings, recipe: &Recipe) -> Option<Self> {
+        let endpoint = node.endpoint.clone()?;
+        Some(Self::new(&node.name, endpoint, node.tls.clone(), recipe))
+    }
+
+    fn new(node: &str, endpoint: String, tls: Option<Tls>, recipe: &Recipe) -> Self {
+        Self {
+            node: node.to_owned(),
+            endpoint,
+            tls,
+            recipe: recipe.clone(),
+            connected: RwLock::default(),
+            answered: Mutex::default(),
+            ever: AtomicBool::default(),
+        }
+    }
+
+    /// Whether this is the engine that the row names.
+    pub fn is_of(&self, node: &Node) -> bool {
+        node.endpoint.as_deref() == Some(&self.endpoint)
+            && node.tls.as_ref().map(|tls| &tls.0) == self.tls.as_ref()
+    }
+
+    /// Whether it answered this replica when it was last asked.
+    pub fn answers(&self) -> bool {
+        self.answered().is_some()
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks it whether it is there, unless it said so a moment ago.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn is_there(&self) -> Result<(), RuntimeError> {
+        let answered = *self.answered();
+        match answered.is_some_and(|answered| answered.elapsed() < MOMENT) {
+            true => Ok(()),
+            false => self.ping().await,
+        }
+    }
+
+    /// Whether it ever answered this replica: where it never did, others may know better.
+    pub fn ever_answered(&self) -> bool {
+        self.ever.load(Ordering::Relaxed)
+    }
+
+    /// Asks it whether it is there, for a second at most.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn ping(&self) -> Result<(), RuntimeError> {
+        let asked = async {
+            let engine = self.engine().await?;
+            let ping = engine.ping().await;
+            ping.map_err(|error| self.refused("ask the engine whether it is there", error))
+        };
+        match tokio::time::timeout(PING, asked).await {
+            Ok(Ok(_)) => {
+                *self.answered() = Some(Instant::now());
+                self.ever.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                *self.answered() = None;
+                Err(error)
+            }
+            Err(_) => Err(self.silent("ask the engine whether it is there", PING)),
+        }
+    }
+
+    /// Makes sure that the image is there.
+    ///
+    /// # Errors
+    /// Where the engine does not answer or has no such image.
+    pub async fn demand_image(&self) -> anyhow::Result<()> {
+        let (endpoint, image) = (&self.endpoint, &self.recipe.image);
+        let silent = || format!("no container engine answers at {endpoint}");
+        self.ping().await.with_context(silent)?;
+        let engine = self.engine().await?;
+        match tokio::time::timeout(QUICK, engine.inspect_image(image)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if status(&error) == Some(404) => {
+                bail!("the engine at {endpoint} has no image {image}")
+            }
+            Ok(Err(error)) => Err(error).with_context(silent),
+            Err(error) => Err(error).with_context(silent),
+        }
+    }
+
+    /// The way to it. What is connected once is kept: each request opens a connection of its own.
+    async fn engine(&self) -> Result<bollard::Docker, RuntimeError> {
+        if let Some(engine) = &*self
+            .connected
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            return Ok(engine.clone());
+        }
+        let tried = "connect to the engine";
+        let (endpoint, seconds) = (self.endpoint.as_str(), SLOW.as_secs() + 5);
+        let engine = match (&self.tls, endpoint.strip_prefix("unix://")) {
+            (_, Some(path)) => {
+                bollard::Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)
+            }
+            (None, None) => {
+                bollard::Docker::connect_with_http(endpoint, seconds, API_DEFAULT_VERSION)
+            }
+            (Some(tls), None) => bollard::Docker::connect_with_ssl(
+                endpoint,
+                &tls.key,
+                &tls.cert,
+                &tls.ca,
+                seconds,
+                API_DEFAULT_VERSION,
+            ),
+        };
+        let engine = engine.map_err(|error| self.refused(tried, error))?;
+        let engine = tokio::time::timeout(QUICK, engine.negotiate_version()).await;
+        let engine = engine.map_err(|_| self.silent(tried, QUICK))?;
+        let engine = engine.map_err(|error| self.refused(tried, error))?;
+        let mut connected = self
+            .connected
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(connected.insert(engine).clone())
+    }
+
+    /// What it means that a call failed: what the engine refused, or that it is not there.
+    fn refused(&self, tried: &'static str, error: bollard::errors::Error) -> RuntimeError {
+        if status(&error).is_some() {
+            let source = error.into();
+            return RuntimeError::Engine { tried, source };
+        }
+        *self.answered() = None;
+        RuntimeError::Unreachable {
+            node: self.node.clone(),
+            tried,
+            source: error.into(),
+        }
+    }
+
+    fn silent(&self, tried: &'static str, within: Duration) -> RuntimeError {
+        *self.answered() = None;
+        RuntimeError::Silent { tried, within }
+    }
+
+    async fn call<T>(
+        &self,
+        tried: &'static str,
+        within: Duration,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<Result<T, bollard::errors::Error>, RuntimeError> {
+        let answer = tokio::time::timeout(within, call).await;
+        answer.map_err(|_| self.silent(tried, within))
+    }
+
+    fn absent_is_fine(
+        &self,
+        tried: &'static str,
+        answer: Result<(), bollard::errors::Error>,
+    ) -> Result<(), RuntimeError> {
+        match answer {
+            Ok(()) => Ok(()),
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            Err(error) => Err(self.refused(tried, error)),
+        }
     }
 
     async fn create_container(&self, spec: &Spec) -> Result<(), RuntimeError> {
         let tried = "create a container";
+        let engine = self.engine().await?;
         let create = || {
             let options = CreateContainerOptions {
                 name: Some(name(&spec.id)),
                 ..CreateContainerOptions::default()
             };
-            let create = self.engine.create_container(Some(options), self.body(spec));
-            call(tried, SLOW, create)
+            let create = engine.create_container(Some(options), self.body(spec));
+            self.call(tried, SLOW, create)
         };
         let mut created = create().await?;
         if created
@@ -97,18 +274,19 @@ impl Docker {
             }
             created = create().await?;
         }
-        created.map(drop).map_err(|error| refused(tried, error))
+        created
+            .map(drop)
+            .map_err(|error| self.refused(tried, error))
     }
 
     /// Removes the container of a device that was made for the ports it had before; says whether there is none now.
     async fn remove_outdated(&self, spec: &Spec) -> Result<bool, RuntimeError> {
         let (tried, name) = ("inspect a container", name(&spec.id));
-        let inspect = self
-            .engine
-            .inspect_container(&name, None::<InspectContainerOptions>);
-        let seen = match call(tried, QUICK, inspect).await? {
+        let engine = self.engine().await?;
+        let inspect = engine.inspect_container(&name, None::<InspectContainerOptions>);
+        let seen = match self.call(tried, QUICK, inspect).await? {
             Err(error) if status(&error) == Some(404) => return Ok(true),
-            seen => seen.map_err(|error| refused(tried, error))?,
+            seen => seen.map_err(|error| self.refused(tried, error))?,
         };
         let bound = seen.host_config.and_then(|host| host.port_bindings);
         let bound = bound.unwrap_or_default();
@@ -141,21 +319,21 @@ impl Docker {
             force: true,
             ..RemoveContainerOptions::default()
         };
-        let remove = self.engine.remove_container(name, Some(options));
+        let engine = self.engine().await?;
+        let remove = engine.remove_container(name, Some(options));
         let tried = "remove a container";
-        match call(tried, SLOW, remove).await? {
+        match self.call(tried, SLOW, remove).await? {
             // Its removal is under way; ask until it is gone.
-            Err(error) if status(&error) == Some(409) => Err(refused(tried, error)),
-            answer => absent_is_fine(tried, answer),
+            Err(error) if status(&error) == Some(409) => Err(self.refused(tried, error)),
+            answer => self.absent_is_fine(tried, answer),
         }
     }
 
     async fn start_container(&self, spec: &Spec) -> Result<(), RuntimeError> {
         let name = name(&spec.id);
-        let start = self
-            .engine
-            .start_container(&name, None::<StartContainerOptions>);
-        match call("start a container", SLOW, start).await? {
+        let engine = self.engine().await?;
+        let start = engine.start_container(&name, None::<StartContainerOptions>);
+        match self.call("start a container", SLOW, start).await? {
             Ok(()) => Ok(()),
             Err(error) => {
                 let text = error.to_string();
@@ -167,7 +345,7 @@ impl Docker {
                     .find(|port| occupied && text.contains(&format!(":{port}")));
                 Err(match port {
                     Some(port) => RuntimeError::PortOccupied { port },
-                    None => refused("start a container", error),
+                    None => self.refused("start a container", error),
                 })
             }
         }
@@ -184,7 +362,7 @@ impl Docker {
         let ports = HashMap::from(ports);
         let memory = i64::from(spec.memory_mb) * 1024 * 1024;
         ContainerCreateBody {
-            image: Some(self.image.clone()),
+            image: Some(self.recipe.image.clone()),
             hostname: Some("cloudphone".into()),
             env: Some(vec![
                 format!("DEVICE_NAME={}", spec.name),
@@ -194,7 +372,7 @@ impl Docker {
                 format!("DEVICE_HEIGHT={}", spec.height),
                 format!("DEVICE_DENSITY={}", spec.dpi),
             ]),
-            cmd: self.image.contains("redroid").then(|| {
+            cmd: self.recipe.image.contains("redroid").then(|| {
                 vec![
                     format!("androidboot.redroid_width={}", spec.width),
                     format!("androidboot.redroid_height={}", spec.height),
@@ -203,7 +381,7 @@ impl Docker {
             }),
             labels: Some(HashMap::from([
                 (DEVICE_LABEL.to_owned(), spec.id.to_string()),
-                (CLUSTER_LABEL.to_owned(), self.cluster.clone()),
+                (CLUSTER_LABEL.to_owned(), self.recipe.cluster.clone()),
                 (FENCE_LABEL.to_owned(), spec.fence.to_string()),
             ])),
             exposed_ports: Some(ports.keys().cloned().collect()),
@@ -211,7 +389,7 @@ impl Docker {
                 port_bindings: Some(ports),
                 nano_cpus: Some(i64::from(spec.cpu_cores) * 1_000_000_000),
                 memory: Some(memory),
-                privileged: Some(self.privileged),
+                privileged: Some(self.recipe.privileged),
                 ..HostConfig::default()
             }),
             ..ContainerCreateBody::default()
@@ -235,11 +413,10 @@ impl Runtime for Docker {
                 ..StopContainerOptions::default()
             };
             let name = name(&spec.id);
-            let stop = self.engine.stop_container(&name, Some(options));
-            absent_is_fine(
-                "stop a container",
-                call("stop a container", SLOW, stop).await?,
-            )
+            let engine = self.engine().await?;
+            let stop = engine.stop_container(&name, Some(options));
+            let tried = "stop a container";
+            self.absent_is_fine(tried, self.call(tried, SLOW, stop).await?)
         })
     }
 
@@ -250,10 +427,9 @@ impl Runtime for Docker {
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {
         Box::pin(async move {
             let name = name(id);
-            let inspect = self
-                .engine
-                .inspect_container(&name, None::<InspectContainerOptions>);
-            match call("inspect a container", QUICK, inspect).await? {
+            let engine = self.engine().await?;
+            let inspect = engine.inspect_container(&name, None::<InspectContainerOptions>);
+            match self.call("inspect a container", QUICK, inspect).await? {
                 Ok(seen) => {
                     let running = seen.state.and_then(|state| state.running);
                     Ok(if running == Some(true) {
@@ -263,7 +439,7 @@ impl Runtime for Docker {
                     })
                 }
                 Err(error) if status(&error) == Some(404) => Ok(Seen::Absent),
-                Err(error) => Err(refused("inspect a container", error)),
+                Err(error) => Err(self.refused("inspect a container", error)),
             }
         })
     }
@@ -282,34 +458,6 @@ fn bindings(spec: &Spec) -> [(&'static str, u16); 3] {
 pub fn name(id: &DeviceId) -> String {
     // An id of ours has no colon, the one character that a name of a container may not have.
     format!("cp-{id}")
-}
-
-async fn call<T>(
-    tried: &'static str,
-    within: Duration,
-    call: impl Future<Output = Result<T, bollard::errors::Error>>,
-) -> Result<Result<T, bollard::errors::Error>, RuntimeError> {
-    tokio::time::timeout(within, call)
-        .await
-        .map_err(|_| RuntimeError::Silent { tried, within })
-}
-
-fn absent_is_fine(
-    tried: &'static str,
-    answer: Result<(), bollard::errors::Error>,
-) -> Result<(), RuntimeError> {
-    match answer {
-        Ok(()) => Ok(()),
-        Err(error) if status(&error) == Some(404) => Ok(()),
-        Err(error) => Err(refused(tried, error)),
-    }
-}
-
-fn refused(tried: &'static str, error: bollard::errors::Error) -> RuntimeError {
-    RuntimeError::Engine {
-        tried,
-        source: error.into(),
-    }
 }
 
 fn status(error: &bollard::errors::Error) -> Option<u16> {

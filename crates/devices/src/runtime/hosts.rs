@@ -1,6 +1,5 @@
 //! Who listens for which simulated device: leases in PostgreSQL, so that the loss of Redis changes nothing.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use contracts::DeviceId;
@@ -8,6 +7,7 @@ use sqlx::PgConnection;
 
 use super::Spec;
 use crate::device::{pixels, port_set};
+use crate::node::bind_address;
 
 /// A device that a host holds the lease of.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -35,7 +35,7 @@ pub enum Claim {
 struct SpecRow {
     id: DeviceId,
     name: String,
-    address: String,
+    bind: String,
     adb_port: i32,
     webrtc_port: i32,
     scrcpy_port: i32,
@@ -53,10 +53,7 @@ impl From<SpecRow> for Spec {
             id: row.id,
             name: row.name,
             fence: 0,
-            address: row
-                .address
-                .parse()
-                .unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            address: bind_address(&row.bind),
             ports: port_set(row.adb_port, row.webrtc_port, row.scrcpy_port),
             cpu_cores: row.cpu_cores,
             memory_mb: row.memory_mb,
@@ -147,7 +144,7 @@ pub async fn take_over(
 /// What is needed to listen for devices.
 pub async fn specs(conn: &mut PgConnection, devices: &[DeviceId]) -> sqlx::Result<Vec<Spec>> {
     let rows: Vec<SpecRow> = sqlx::query_as(
-        "select d.id, d.name, n.address, d.adb_port, d.webrtc_port, d.scrcpy_port, d.cpu_cores, d.memory_mb, d.resolution, d.dpi, d.android_version
+        "select d.id, d.name, n.bind, d.adb_port, d.webrtc_port, d.scrcpy_port, d.cpu_cores, d.memory_mb, d.resolution, d.dpi, d.android_version
         from devices.devices d join devices.nodes n on n.name = d.node where d.id = any($1)",
     )
     .bind(devices)

@@ -1,6 +1,7 @@
 //! What runs devices. Every call may be repeated: what is there is not made twice, what is gone is not missed.
 
 pub mod docker;
+pub mod engines;
 pub mod hosts;
 pub mod simulated;
 
@@ -12,11 +13,13 @@ use contracts::DeviceId;
 use coordination::PortSet;
 use futures::future::BoxFuture;
 use platform::Platform;
-use tracing::info;
 
-use crate::config::RuntimeChoice;
+use crate::Config;
 use crate::device::{Device, RuntimeKind, pixels};
-use crate::{Config, runtime::docker::Docker, runtime::simulated::Simulated};
+use crate::node;
+use docker::Recipe;
+use engines::Engines;
+use simulated::Simulated;
 
 /// What a runtime needs to know about a device.
 #[derive(Clone, Debug)]
@@ -27,7 +30,7 @@ pub struct Spec {
     pub name: String,
     /// The fencing token of the worker that asks.
     pub fence: i64,
-    /// The address its ports are on.
+    /// The address on its node that its ports are bound to.
     pub address: IpAddr,
     /// Its ports.
     pub ports: PortSet,
@@ -53,10 +56,7 @@ impl Spec {
             id: device.id.clone(),
             name: device.name.clone(),
             fence,
-            address: device
-                .address
-                .parse()
-                .unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
+            address: node::bind_address(&device.bind),
             ports: device.ports(),
             cpu_cores: device.cpu_cores,
             memory_mb: device.memory_mb,
@@ -110,9 +110,22 @@ pub enum RuntimeError {
     /// This replica is leaving; another one does it.
     #[error("this replica is leaving")]
     Leaving,
-    /// This replica has no such runtime.
-    #[error("the runtime {0} is not available on this replica")]
-    Unavailable(RuntimeKind),
+    /// The engine of a node is not there.
+    #[error("could not {tried}: the engine of node {node} does not answer")]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// What was tried, as a verb phrase.
+        tried: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This replica does not know the engine of a node.
+    #[error("node {node} has no engine that this replica knows")]
+    NoEngine {
+        /// The node.
+        node: String,
+    },
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -135,76 +148,29 @@ pub trait Runtime: Send + Sync {
 /// The runtimes of this replica.
 #[derive(Clone)]
 pub struct Runtimes {
-    chosen: RuntimeKind,
     /// Simulated devices.
     pub simulated: Simulated,
-    docker: Option<Arc<Docker>>,
+    /// The engines of all nodes.
+    pub engines: Engines,
 }
 
 impl Runtimes {
-    /// Looks which runtimes there are, and chooses the one for new devices.
-    ///
-    /// # Errors
-    /// Where docker is demanded and cannot be used.
-    pub async fn new(platform: &Platform, config: &Config) -> anyhow::Result<Self> {
-        let simulated = Simulated::new(platform, config.host_lease);
-        let docker = match config.runtime {
-            RuntimeChoice::Simulated => None,
-            RuntimeChoice::Docker => Some(Docker::connect(platform, config).await?),
-            RuntimeChoice::Auto => match Docker::connect(platform, config).await {
-                Ok(docker) => Some(docker),
-                Err(reason) => {
-                    info!("devices are simulated: {reason:#}");
-                    None
-                }
-            },
-        };
-        let chosen = match docker {
-            Some(_) => {
-                info!(
-                    "devices run in docker at {}, from the image {}",
-                    config.docker_host, config.image
-                );
-                RuntimeKind::Docker
-            }
-            None => RuntimeKind::Simulated,
-        };
-        Ok(Self {
-            chosen,
-            simulated,
-            docker: docker.map(Arc::new),
-        })
-    }
-
-    /// The runtime of new devices.
-    pub fn chosen(&self) -> RuntimeKind {
-        self.chosen
-    }
-
-    /// The names of the runtimes that this replica can work with.
-    pub fn available(&self) -> Vec<&'static str> {
-        let docker = self.docker.as_ref().map(|_| RuntimeKind::Docker.as_str());
-        [Some(RuntimeKind::Simulated.as_str()), docker]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    /// The runtime of a device.
-    pub fn of(&self, kind: RuntimeKind) -> Result<&dyn Runtime, RuntimeError> {
-        match (kind, &self.docker) {
-            (RuntimeKind::Simulated, _) => Ok(&self.simulated),
-            (RuntimeKind::Docker, Some(docker)) => Ok(docker.as_ref()),
-            (RuntimeKind::Docker, None) => Err(RuntimeError::Unavailable(kind)),
+    /// Knows no engine yet.
+    pub fn new(platform: &Platform, config: &Config) -> Self {
+        Self {
+            simulated: Simulated::new(platform, config.host_lease),
+            engines: Engines::new(Recipe::new(platform, config)),
         }
     }
 
-    /// Removes whatever there is of a device.
-    pub async fn remove_everywhere(&self, id: &DeviceId) -> Result<(), RuntimeError> {
-        self.simulated.remove(id).await?;
-        match &self.docker {
-            Some(docker) => docker.remove(id).await,
-            None => Ok(()),
+    /// The runtime of a device on a node.
+    ///
+    /// # Errors
+    /// Where the node has no engine that is known here.
+    pub fn of(&self, kind: RuntimeKind, node: &str) -> Result<Arc<dyn Runtime>, RuntimeError> {
+        match kind {
+            RuntimeKind::Simulated => Ok(Arc::new(self.simulated.clone())),
+            RuntimeKind::Docker => Ok(self.engines.of(node)?),
         }
     }
 }

@@ -70,22 +70,23 @@ impl TestApp {
         let [.., a, b] = uuid_bytes();
         config.node_address = IpAddr::V4(Ipv4Addr::new(127, 77, a, b.clamp(1, 254)));
         change(&mut config);
-        Self::replica(&platform, config).await
+        Self::on(&platform, config).await
     }
 
     /// A further replica on the same stores.
     pub async fn another(&self) -> Self {
-        Self::replica(&self.platform, self.config.clone()).await
+        Self::on(&self.platform, self.config.clone()).await
     }
 
     /// A further replica with connections of its own.
     pub async fn elsewhere(&self, db: PgPool) -> Self {
         let prefix = self.platform.settings.key_prefix.clone();
         let platform = platform::testing::with(db, |settings| settings.key_prefix = prefix).await;
-        Self::replica(&platform, self.config.clone()).await
+        Self::on(&platform, self.config.clone()).await
     }
 
-    async fn replica(platform: &Platform, config: Config) -> Self {
+    /// A replica on the stores of a platform, with these settings.
+    pub async fn on(platform: &Platform, config: Config) -> Self {
         let devices = Devices::new(platform, config.clone()).await.unwrap();
         let router =
             platform::http::service(platform, Service::Devices, router(devices.clone())).router;

@@ -192,7 +192,11 @@ async fn a_device_lives_and_dies_in_a_container(db: PgPool) {
     })
     .await;
     let alice = app.user("alice", &[]).await;
-    let runtime = app.devices.runtimes().of(RuntimeKind::Docker).unwrap();
+    let runtime = app
+        .devices
+        .runtimes()
+        .of(RuntimeKind::Docker, "local")
+        .unwrap();
 
     let body = serde_json::json!({ "name": "n", "cpuCores": 1, "memoryMB": 512 });
     let device = alice.create(body).await;
@@ -287,7 +291,9 @@ async fn without_an_engine_devices_are_simulated_unless_docker_is_demanded(db: P
         config.docker_host = "unix:///nowhere/docker.sock".into();
     })
     .await;
-    assert_eq!(app.devices.runtimes().chosen(), RuntimeKind::Simulated);
+    let admin = app.user("root", &["admin"]).await;
+    let node = admin.get("/nodes/local").await.expect(StatusCode::OK).body;
+    assert_eq!(node["runtime"], "simulated");
 
     let mut config = app.config.clone();
     config.runtime = RuntimeChoice::Docker;

@@ -1,0 +1,194 @@
+//! Nodes in PostgreSQL.
+
+use contracts::Timestamp;
+use platform::http::Slice;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use super::settings::NodeSettings;
+use super::{Node, State, bind_address};
+
+macro_rules! select_node {
+    ($rest:literal) => {
+        concat!(
+            "select name, runtime, hosts_simulated, endpoint, tls, address, bind, labels, cpu_millis, cpu_overcommit, memory_mb,
+                most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, created_at, updated_at
+            from devices.nodes ",
+            $rest
+        )
+    };
+}
+
+/// Makes a node known, or what its settings say of it by now; what they leave out stays. `false` where it is known
+/// already and `only_new` is demanded, or where devices are in the way of another runtime.
+pub async fn announce(
+    conn: &mut PgConnection,
+    node: &NodeSettings,
+    only_new: bool,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let bind = (node.bind).unwrap_or_else(|| bind_address(&node.address));
+    let insert = sqlx::query(
+        "-- nodes::announce
+        insert into devices.nodes as n (name, runtime, hosts_simulated, endpoint, tls, address, bind, labels, cpu_millis,
+            cpu_overcommit, memory_mb, most_devices, created_at, updated_at)
+        values ($1, $2, coalesce($3, $2 = 'simulated'), $4, $5, $6, $7, coalesce($8, '{}'::jsonb), $9, coalesce($10, 1), $11, $12, $13, $13)
+        on conflict (name) do update set runtime = excluded.runtime, hosts_simulated = coalesce($3, n.hosts_simulated),
+            endpoint = excluded.endpoint, tls = excluded.tls, address = excluded.address, bind = excluded.bind,
+            labels = coalesce($8, n.labels), cpu_millis = coalesce($9, n.cpu_millis), cpu_overcommit = coalesce($10, n.cpu_overcommit),
+            memory_mb = coalesce($11, n.memory_mb), most_devices = coalesce($12, n.most_devices), updated_at = excluded.updated_at,
+            state = case when n.removed_at is null then n.state else 'ready' end, removed_at = null
+        where (n.removed_at is not null or not $14) and (n.runtime = excluded.runtime or not exists (
+            select 1 from devices.devices d where d.node = n.name and d.runtime = n.runtime and d.released_at is null))",
+    );
+    let done = insert
+        .bind(&node.name)
+        .bind(node.runtime.as_str())
+        .bind(node.hosts_simulated)
+        .bind(&node.endpoint)
+        .bind(node.tls.as_ref().map(Json))
+        .bind(&node.address)
+        .bind(bind.to_string())
+        .bind(node.labels.as_ref().map(Json))
+        .bind(node.cpu_cores.map(millis))
+        .bind(node.cpu_overcommit)
+        .bind(node.memory_m_b)
+        .bind(node.devices)
+        .bind(now)
+        .bind(only_new)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Thousandths of a number of cores.
+pub fn millis(cores: f64) -> i32 {
+    (cores * 1000.0).round() as i32
+}
+
+/// Every node, by name.
+pub async fn all(conn: &mut PgConnection) -> sqlx::Result<Vec<Node>> {
+    sqlx::query_as(select_node!("where removed_at is null order by name"))
+        .fetch_all(conn)
+        .await
+}
+
+/// A page of the nodes, by name.
+pub async fn list(conn: &mut PgConnection, slice: Slice) -> sqlx::Result<Vec<Node>> {
+    sqlx::query_as(select_node!(
+        "where removed_at is null order by name limit $1 offset $2"
+    ))
+    .bind(slice.limit)
+    .bind(slice.offset)
+    .fetch_all(conn)
+    .await
+}
+
+/// How many nodes there are.
+pub async fn count(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select count(*) from devices.nodes where removed_at is null")
+        .fetch_one(conn)
+        .await
+}
+
+/// The node of a name.
+pub async fn find(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<Node>> {
+    sqlx::query_as(select_node!("where name = $1 and removed_at is null"))
+        .bind(name)
+        .fetch_optional(conn)
+        .await
+}
+
+/// Whether there is a node of this name.
+pub async fn exists(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.nodes where name = $1 and removed_at is null)",
+    )
+    .bind(name)
+    .fetch_one(conn)
+    .await
+}
+
+/// Writes what operators want of a node; `false` where there is none.
+pub async fn set_state(
+    conn: &mut PgConnection,
+    name: &str,
+    state: State,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.nodes set since = case when state = $2 then since else clock_timestamp() end,
+            state = $2, reason = $3, updated_at = $4 where name = $1 and removed_at is null",
+    );
+    let done = update
+        .bind(name)
+        .bind(state.as_str())
+        .bind(reason)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes a node that no living device is on; `false` where one is, or there is no such node. Its row stays for those
+/// that were on it.
+pub async fn remove(conn: &mut PgConnection, name: &str, now: Timestamp) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.nodes set removed_at = clock_timestamp(), updated_at = $2
+        where name = $1 and removed_at is null and used_devices = 0",
+    );
+    let done = update.bind(name).bind(now).execute(conn).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What an operator may change of a node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeChange {
+    /// Its engine.
+    pub endpoint: Option<String>,
+    /// How replicas authenticate themselves to it.
+    pub tls: Option<super::Tls>,
+    /// Where clients reach its ports.
+    pub address: Option<String>,
+    /// Its marks.
+    pub labels: Option<super::Labels>,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<i32>,
+    /// How many times as many are promised.
+    pub cpu_overcommit: Option<f64>,
+    /// Memory.
+    pub memory_mb: Option<i32>,
+    /// How many devices.
+    pub most_devices: Option<i32>,
+}
+
+/// Changes a node; `false` where there is none. A capacity below what is in use takes nothing away from any device.
+pub async fn patch(
+    conn: &mut PgConnection,
+    name: &str,
+    change: &NodeChange,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.nodes set endpoint = case when runtime = 'docker' then coalesce($2, endpoint) else endpoint end,
+            tls = coalesce($3, tls), address = coalesce($4, address), labels = coalesce($5, labels),
+            cpu_millis = coalesce($6, cpu_millis), cpu_overcommit = coalesce($7, cpu_overcommit),
+            memory_mb = coalesce($8, memory_mb), most_devices = coalesce($9, most_devices), updated_at = $10
+        where name = $1 and removed_at is null",
+    );
+    let done = update
+        .bind(name)
+        .bind(&change.endpoint)
+        .bind(change.tls.as_ref().map(Json))
+        .bind(&change.address)
+        .bind(change.labels.as_ref().map(Json))
+        .bind(change.cpu_millis)
+        .bind(change.cpu_overcommit)
+        .bind(change.memory_mb)
+        .bind(change.most_devices)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,386 @@
+//! Which node a device comes to: a choice among rows, and a reservation that the row of the node grants or refuses.
+
+use std::cmp::Ordering;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::{Labels, Node};
+use crate::device::{ProviderType, RuntimeKind};
+
+names! {
+    /// In which order nodes that could take a device are tried.
+    Policy, "placement" {
+        /// The emptiest first: devices share the machines evenly.
+        Spread = "spread",
+        /// The fullest first: machines stay free for large devices, or can be switched off.
+        Pack = "pack",
+    }
+}
+
+/// What a device needs of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// What shall stand behind it.
+    pub provider: ProviderType,
+    /// Thousandths of a core.
+    pub cpu_millis: i64,
+    /// Memory.
+    pub memory_mb: i64,
+    /// Labels that the node must have.
+    pub selector: Labels,
+}
+
+impl Demand {
+    /// What a device of this size needs.
+    pub fn new(
+        provider: ProviderType,
+        (cpu_cores, memory_mb): (i32, i32),
+        selector: Labels,
+    ) -> Self {
+        Self {
+            provider,
+            cpu_millis: i64::from(cpu_cores) * 1000,
+            memory_mb: memory_mb.into(),
+            selector,
+        }
+    }
+}
+
+/// A node that takes no device, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name.
+    pub node: String,
+    /// Why, with the figures.
+    pub reason: String,
+}
+
+/// Refusals as one sentence.
+pub fn told(refusals: &[Refusal]) -> String {
+    let mut text = String::new();
+    for refusal in refusals {
+        let separator = if text.is_empty() { "" } else { "; " };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{separator}{}: {}", refusal.node, refusal.reason);
+    }
+    if text.is_empty() {
+        "there is no node".into()
+    } else {
+        text
+    }
+}
+
+/// What runs a device for this provider in a cluster of these nodes: containers where there is an engine.
+pub fn runtime(nodes: &[Node], provider: ProviderType) -> RuntimeKind {
+    let has_engine = || nodes.iter().any(|node| node.runtime == RuntimeKind::Docker);
+    match provider {
+        ProviderType::Redroid if has_engine() => RuntimeKind::Docker,
+        ProviderType::Redroid | ProviderType::Simulated => RuntimeKind::Simulated,
+    }
+}
+
+/// The best node for a device, apart from those that were tried already; otherwise why none takes it.
+pub fn choose<'a>(
+    nodes: &'a [Node],
+    demand: &Demand,
+    policy: Policy,
+    tried: &[Refusal],
+) -> Result<(&'a Node, RuntimeKind), Vec<Refusal>> {
+    let runtime = runtime(nodes, demand.provider);
+    let mut refusals = Vec::new();
+    let mut open = Vec::new();
+    for node in nodes {
+        if let Some(known) = tried.iter().find(|tried| tried.node == node.name) {
+            refusals.push(known.clone());
+        } else if let Some(reason) = refusal(node, demand, runtime) {
+            let node = node.name.clone();
+            refusals.push(Refusal { node, reason });
+        } else {
+            open.push(node);
+        }
+    }
+    let best = open.into_iter().min_by(|a, b| order(a, b, policy));
+    best.map(|node| (node, runtime)).ok_or(refusals)
+}
+
+/// Why a node does not take a device.
+fn refusal(node: &Node, demand: &Demand, runtime: RuntimeKind) -> Option<String> {
+    let runs = node.runtime == runtime
+        || (runtime == RuntimeKind::Simulated
+            && demand.provider == ProviderType::Simulated
+            && node.hosts_simulated);
+    if !runs {
+        return Some(format!("takes no {runtime} devices"));
+    }
+    if let Some(reason) = node.closed() {
+        return Some(reason);
+    }
+    let missing = |(key, value): &(&String, &String)| node.labels.get(*key) != Some(*value);
+    if let Some((key, value)) = demand.selector.iter().find(missing) {
+        return Some(format!("has no label {key}={value}"));
+    }
+    let full = |what: &str, asked: i64, used: i64, limit: Option<i64>| {
+        let limit = limit.filter(|limit| used.saturating_add(asked) > *limit)?;
+        Some(format!(
+            "{what}: {asked} asked, {} of {limit} free",
+            (limit - used).max(0)
+        ))
+    };
+    let memory = node.memory_mb.map(i64::from);
+    let devices = node.most_devices.map(i64::from);
+    full(
+        "CPU (thousandths of a core)",
+        demand.cpu_millis,
+        node.used_cpu_millis,
+        node.promised_cpu_millis(),
+    )
+    .or_else(|| full("memory (MB)", demand.memory_mb, node.used_memory_mb, memory))
+    .or_else(|| full("devices", 1, node.used_devices.into(), devices))
+}
+
+fn order(a: &Node, b: &Node, policy: Policy) -> Ordering {
+    let by_load = load(a).total_cmp(&load(b));
+    let by_load = by_load.then(a.used_devices.cmp(&b.used_devices));
+    let by_load = match policy {
+        Policy::Spread => by_load,
+        Policy::Pack => by_load.reverse(),
+    };
+    by_load.then_with(|| a.name.cmp(&b.name))
+}
+
+/// How full a node is, 0 to 1, by what it has least of. A limit that is not set is never reached.
+fn load(node: &Node) -> f64 {
+    let share = |used: i64, limit: Option<i64>| {
+        limit.map_or(0.0, |limit| used as f64 / limit.max(1) as f64)
+    };
+    share(node.used_cpu_millis, node.promised_cpu_millis())
+        .max(share(node.used_memory_mb, node.memory_mb.map(i64::from)))
+        .max(share(
+            node.used_devices.into(),
+            node.most_devices.map(i64::from),
+        ))
+}
+
+/// Reserves room on a node for a new device; `false` where there is none any more, or the node is closed by now. The row
+/// stays locked until the transaction ends, so this comes last in it.
+pub async fn reserve(conn: &mut PgConnection, node: &str, demand: &Demand) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- placement::reserve
+        update devices.nodes set used_cpu_millis = used_cpu_millis + $2, used_memory_mb = used_memory_mb + $3, used_devices = used_devices + 1
+        where name = $1 and state = 'ready' and removed_at is null
+            and (cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
+            and (memory_mb is null or used_memory_mb + $3 <= memory_mb)
+            and (most_devices is null or used_devices < most_devices)",
+    );
+    let done = update
+        .bind(node)
+        .bind(demand.cpu_millis)
+        .bind(demand.memory_mb)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Gives back what a device had, in the transaction that releases it.
+pub async fn free(
+    conn: &mut PgConnection,
+    node: &str,
+    (cpu_cores, memory_mb): (i32, i32),
+) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "-- placement::free
+        update devices.nodes set used_cpu_millis = used_cpu_millis - $2, used_memory_mb = used_memory_mb - $3, used_devices = used_devices - 1
+        where name = $1",
+    );
+    update
+        .bind(node)
+        .bind(i64::from(cpu_cores) * 1000)
+        .bind(i64::from(memory_mb))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Changes what a device has, in the transaction that changes its row; `false` where it grows and there is no room.
+/// What shrinks is always granted.
+pub async fn resize(
+    conn: &mut PgConnection,
+    node: &str,
+    before: (i32, i32),
+    after: (i32, i32),
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- placement::resize
+        update devices.nodes set used_cpu_millis = used_cpu_millis + $2, used_memory_mb = used_memory_mb + $3
+        where name = $1
+            and ($2 <= 0 or cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
+            and ($3 <= 0 or memory_mb is null or used_memory_mb + $3 <= memory_mb)",
+    );
+    let done = update
+        .bind(node)
+        .bind((i64::from(after.0) - i64::from(before.0)) * 1000)
+        .bind(i64::from(after.1) - i64::from(before.1))
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::State;
+
+    fn node(name: &str, change: impl FnOnce(&mut Node)) -> Node {
+        let mut node = Node {
+            name: name.into(),
+            runtime: RuntimeKind::Docker,
+            hosts_simulated: false,
+            endpoint: Some("unix:///s".into()),
+            tls: None,
+            address: "127.0.0.1".into(),
+            bind: "127.0.0.1".into(),
+            labels: sqlx::types::Json(Labels::new()),
+            cpu_millis: Some(8_000),
+            cpu_overcommit: 1.0,
+            memory_mb: Some(8_192),
+            most_devices: None,
+            used_cpu_millis: 0,
+            used_memory_mb: 0,
+            used_devices: 0,
+            state: State::Ready,
+            reason: None,
+            since: chrono::DateTime::UNIX_EPOCH.into(),
+            created_at: chrono::DateTime::UNIX_EPOCH.into(),
+            updated_at: chrono::DateTime::UNIX_EPOCH.into(),
+        };
+        change(&mut node);
+        node
+    }
+
+    fn demand() -> Demand {
+        Demand::new(ProviderType::Redroid, (2, 4_096), Labels::new())
+    }
+
+    fn name(nodes: &[Node], demand: &Demand, policy: Policy) -> String {
+        match choose(nodes, demand, policy, &[]) {
+            Ok((node, _)) => node.name.clone(),
+            Err(refusals) => told(&refusals),
+        }
+    }
+
+    #[test]
+    fn devices_are_spread_or_packed() {
+        let nodes = [
+            node("a", |node| {
+                (node.used_memory_mb, node.used_devices) = (4_096, 1);
+            }),
+            node("b", |_| {}),
+        ];
+        assert_eq!(name(&nodes, &demand(), Policy::Spread), "b");
+        assert_eq!(name(&nodes, &demand(), Policy::Pack), "a");
+
+        // What has no limit is compared by the devices.
+        let unlimited = |name: &str, devices| {
+            node(name, |node| {
+                (node.cpu_millis, node.memory_mb, node.used_devices) = (None, None, devices);
+            })
+        };
+        let nodes = [unlimited("a", 3), unlimited("b", 2)];
+        assert_eq!(name(&nodes, &demand(), Policy::Spread), "b");
+        assert_eq!(name(&nodes, &demand(), Policy::Pack), "a");
+    }
+
+    #[test]
+    fn whoever_refuses_says_why_with_the_figures() {
+        let label = Demand {
+            selector: Labels::from([("gpu".to_owned(), "host".to_owned())]),
+            ..demand()
+        };
+        let simulated = Demand {
+            provider: ProviderType::Simulated,
+            ..demand()
+        };
+        let table: [(Node, &Demand, &str); 7] = [
+            (
+                node("a", |node| node.used_cpu_millis = 7_000),
+                &demand(),
+                "a: CPU (thousandths of a core): 2000 asked, 1000 of 8000 free",
+            ),
+            (
+                node("a", |node| node.used_memory_mb = 5_000),
+                &demand(),
+                "a: memory (MB): 4096 asked, 3192 of 8192 free",
+            ),
+            (
+                node("a", |node| {
+                    (node.most_devices, node.used_devices) = (Some(3), 3);
+                }),
+                &demand(),
+                "a: devices: 1 asked, 0 of 3 free",
+            ),
+            (
+                node("a", |node| node.state = State::Cordoned),
+                &demand(),
+                "a: cordoned",
+            ),
+            (node("a", |_| {}), &label, "a: has no label gpu=host"),
+            (
+                node("a", |_| {}),
+                &simulated,
+                "a: takes no simulated devices",
+            ),
+            (
+                node("a", |node| {
+                    (node.state, node.reason) = (State::Draining, Some("new disk".into()));
+                }),
+                &demand(),
+                "a: draining: new disk",
+            ),
+        ];
+        for (node, demand, reason) in table {
+            assert_eq!(name(&[node], demand, Policy::Spread), reason);
+        }
+        assert_eq!(name(&[], &demand(), Policy::Spread), "there is no node");
+    }
+
+    #[test]
+    fn promises_may_exceed_the_cores() {
+        let nodes = [node("a", |node| {
+            (node.cpu_overcommit, node.used_cpu_millis) = (1.25, 8_000);
+        })];
+        assert_eq!(name(&nodes, &demand(), Policy::Spread), "a");
+    }
+
+    #[test]
+    fn containers_are_used_where_there_is_an_engine_and_simulated_nodes_are_left_to_others() {
+        let engine = node("engine", |_| {});
+        let simulated = node("simulated", |node| {
+            (node.runtime, node.hosts_simulated) = (RuntimeKind::Simulated, true);
+        });
+        let wish = Demand {
+            provider: ProviderType::Simulated,
+            ..demand()
+        };
+        let nodes = [engine, simulated];
+        assert_eq!(name(&nodes, &demand(), Policy::Spread), "engine");
+        assert_eq!(name(&nodes, &wish, Policy::Spread), "simulated");
+        assert_eq!(name(&nodes[1..], &demand(), Policy::Spread), "simulated");
+    }
+
+    #[test]
+    fn who_was_tried_is_not_tried_again() {
+        let nodes = [node("a", |_| {}), node("b", |_| {})];
+        let tried = [Refusal {
+            node: "a".into(),
+            reason: "no ports".into(),
+        }];
+        let (node, _) = choose(&nodes, &demand(), Policy::Spread, &tried).unwrap();
+        assert_eq!(node.name, "b");
+
+        let refusals = choose(&nodes[..1], &demand(), Policy::Spread, &tried).unwrap_err();
+        assert_eq!(told(&refusals), "a: no ports");
+    }
+}

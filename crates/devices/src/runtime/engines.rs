@@ -1,0 +1,137 @@
+//! The engines of all nodes, as this replica knows them: learnt from the rows of the nodes, connected to when needed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Context;
+use futures::future::join_all;
+use tracing::{info, warn};
+
+use super::RuntimeError;
+use super::docker::{Docker, Recipe};
+use crate::node::Node;
+use crate::node::settings::NodeSettings;
+
+/// The engines of all nodes that have one.
+#[derive(Clone)]
+pub struct Engines(Arc<Inner>);
+
+struct Inner {
+    recipe: Recipe,
+    by_node: RwLock<HashMap<String, Arc<Docker>>>,
+}
+
+impl Engines {
+    /// Knows none yet.
+    pub fn new(recipe: Recipe) -> Self {
+        Self(Arc::new(Inner {
+            recipe,
+            by_node: RwLock::default(),
+        }))
+    }
+
+    /// What containers are made with.
+    pub fn recipe(&self) -> &Recipe {
+        &self.0.recipe
+    }
+
+    /// Knows these nodes and no others from now on.
+    pub fn learn(&self, nodes: &[Node]) {
+        let mut by_node = self
+            .0
+            .by_node
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        by_node.retain(|name, engine| {
+            (nodes.iter()).any(|node| node.name == *name && engine.is_of(node))
+        });
+        for node in nodes {
+            if !by_node.contains_key(&node.name)
+                && let Some(engine) = Docker::of(node, &self.0.recipe)
+            {
+                by_node.insert(node.name.clone(), Arc::new(engine));
+            }
+        }
+    }
+
+    /// Knows this node, too, as its row describes it.
+    pub fn know(&self, node: &Node) {
+        let is_known = |engine: &Arc<Docker>| engine.is_of(node);
+        if self.of(&node.name).is_ok_and(|engine| is_known(&engine)) {
+            return;
+        }
+        if let Some(engine) = Docker::of(node, &self.0.recipe) {
+            let mut by_node = self
+                .0
+                .by_node
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            by_node.insert(node.name.clone(), Arc::new(engine));
+        }
+    }
+
+    /// Sees whether an engine that is not known yet answers and has the image.
+    ///
+    /// # Errors
+    /// Where it does not, or has not.
+    pub async fn try_out(&self, node: &NodeSettings) -> anyhow::Result<()> {
+        let engine = Docker::described(node, &self.0.recipe);
+        let engine = engine.context("the node has no engine")?;
+        engine.demand_image().await
+    }
+
+    /// The engine of a node.
+    ///
+    /// # Errors
+    /// Where the node has none that is known here.
+    pub fn of(&self, node: &str) -> Result<Arc<Docker>, RuntimeError> {
+        let by_node = self
+            .0
+            .by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let engine = by_node.get(node).cloned();
+        engine.ok_or_else(|| RuntimeError::NoEngine { node: node.into() })
+    }
+
+    /// The nodes whose engines answered this replica when they were last asked.
+    pub fn answering(&self) -> Vec<String> {
+        let by_node = self
+            .0
+            .by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let answering = by_node.iter().filter(|(_, engine)| engine.answers());
+        answering.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Asks every engine whether it is there, all at the same time and each for a second at most; tells what changed, and
+    /// gives the nodes with what came of it.
+    pub async fn ask_all(&self) -> Vec<(String, Result<(), RuntimeError>)> {
+        let engines: Vec<_> = {
+            let by_node = self
+                .0
+                .by_node
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let engines = by_node.iter();
+            engines
+                .map(|(name, engine)| (name.clone(), Arc::clone(engine)))
+                .collect()
+        };
+        let asked = engines.into_iter().map(|(name, engine)| async move {
+            let before = engine.answers();
+            let answer = engine.ping().await;
+            match &answer {
+                Ok(()) if !before => info!("the engine of node {name} answers"),
+                Err(error) if before => warn!(
+                    "the engine of node {name} does not answer: {}",
+                    platform::problem::causes(error)
+                ),
+                Ok(()) | Err(_) => {}
+            }
+            (name, answer)
+        });
+        join_all(asked).await
+    }
+}
