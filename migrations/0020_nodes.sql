@@ -28,6 +28,10 @@ from (
     from devices.devices where released_at is null group by node
 ) u where u.node = n.name;
 
+alter table devices.operations
+    drop constraint operations_kind_check,
+    add constraint operations_kind_known check (kind in ('create', 'start', 'stop', 'restart', 'delete', 'repair'));
+
 comment on column devices.nodes.address is 'Where clients reach the ports of its devices: an IP address or a host name.';
 comment on column devices.nodes.bind is 'The IP address on the node that the ports of its devices are bound to.';
 comment on column devices.nodes.runtime is 'What runs devices there, unless they are to be simulated.';

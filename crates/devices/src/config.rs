@@ -1,5 +1,6 @@
 //! The settings of the devices service.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use coordination::PortRanges;
 use platform::Env;
+use serde::{Deserialize, Serialize};
 
 use crate::access;
 use crate::node::placement::Policy;
@@ -25,6 +27,12 @@ pub struct Config {
     pub nodes: Vec<NodeSettings>,
     /// `DEVICE_PLACEMENT`: spread (default) or pack: which of the nodes that have room gets a device.
     pub placement: Policy,
+    /// `DEVICE_FAILOVER`: none (default) or restart: whether devices of a node that is down are made anew elsewhere.
+    pub failover: Failover,
+    /// `NODE_DOWN_AFTER_SECONDS`: how long nobody may reach the engine of a node before the node is down. Default 15.
+    pub node_down_after: Duration,
+    /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas. Default 8.
+    pub parallel_boots: i64,
     /// `DEVICE_DOCKER_HOST`: the engine, `unix:///path` or `tcp://host:port`.
     pub docker_host: String,
     /// `DEVICE_NODE`: the one node where `DEVICE_NODES` names no others; replicas of one cluster share it. Default `local`.
@@ -43,12 +51,25 @@ pub struct Config {
     pub operation_lease: Duration,
     /// `DEVICE_OPERATION_ATTEMPTS`: how often an operation is tried before the device is in error. Default 5.
     pub operation_attempts: i32,
+    /// `DEVICE_OPERATION_DEADLINE_SECONDS`: how long an operation may take from its first attempt on before the device is in
+    /// error. Default 300.
+    pub operation_deadline: Duration,
     /// `DEVICE_OPERATIONS_AT_ONCE`: how many operations this replica works on at a time. Default 16.
     pub operations_at_once: usize,
     /// `DEVICE_HOST_LEASE_SECONDS`: how long a silent replica keeps the simulated devices it hosts. Default 4.
     pub host_lease: Duration,
     /// Remote access.
     pub access: access::Config,
+}
+
+names! {
+    /// What becomes of the devices of a node that is down.
+    Failover, "failover" {
+        /// They wait for it.
+        None = "none",
+        /// Those that shall run are made anew on other nodes; what was stored in them is lost.
+        Restart = "restart",
+    }
 }
 
 /// How devices are run.
@@ -102,6 +123,9 @@ impl Config {
         Self {
             nodes,
             placement: env.value("DEVICE_PLACEMENT", Policy::Spread),
+            failover: env.value("DEVICE_FAILOVER", Failover::None),
+            node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
+            parallel_boots: env.within("NODE_PARALLEL_BOOTS", 8, (1, 1_000)),
             runtime: env.value("DEVICE_RUNTIME", RuntimeChoice::Auto),
             image: env
                 .text("DEVICE_IMAGE")
@@ -118,6 +142,10 @@ impl Config {
             port_quarantine: env.seconds("DEVICE_PORT_QUARANTINE_SECONDS", Duration::from_secs(60)),
             port_foreign: env.seconds("DEVICE_PORT_FOREIGN_SECONDS", Duration::from_secs(600)),
             operation_lease: env.seconds("DEVICE_OPERATION_LEASE_SECONDS", Duration::from_secs(15)),
+            operation_deadline: env.seconds(
+                "DEVICE_OPERATION_DEADLINE_SECONDS",
+                Duration::from_secs(300),
+            ),
             operation_attempts: env.within("DEVICE_OPERATION_ATTEMPTS", 5, (1, 100)),
             operations_at_once: env.within("DEVICE_OPERATIONS_AT_ONCE", 16, (1, 256)),
             host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),

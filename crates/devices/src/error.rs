@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::access::Fault;
 use crate::node::placement::{Refusal, told};
+use crate::runtime::RuntimeError;
 
 /// The result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,6 +47,12 @@ pub enum Error {
         /// Why each of them does not.
         refusals: Vec<Refusal>,
     },
+    /// The node of a device is down.
+    #[error("node {node}, which the device is on, is down")]
+    NodeDown {
+        /// The node.
+        node: String,
+    },
     /// The node of a device has no room for it to grow.
     #[error("node {node} has no room for the device to grow")]
     NoRoomToGrow {
@@ -81,6 +88,9 @@ pub enum Error {
     /// Remote access was refused, or failed.
     #[error(transparent)]
     Access(#[from] Fault),
+    /// What runs devices failed.
+    #[error("could not do it on the node")]
+    Runtime(#[from] RuntimeError),
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -107,12 +117,14 @@ impl IntoResponse for Error {
                 "CONFLICT",
                 "the node still has devices; drain it and wait until they are deleted",
             ),
-            Self::NoRoom { .. } | Self::NoRoomToGrow { .. } => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "NOT_READY",
-                self.to_string(),
-            )
-            .retry_after(Duration::from_secs(30)),
+            Self::NoRoom { .. } | Self::NoRoomToGrow { .. } | Self::NodeDown { .. } => {
+                Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "NOT_READY",
+                    self.to_string(),
+                )
+                .retry_after(Duration::from_secs(30))
+            }
             Self::NoSuchSaga => Problem::not_found("saga"),
             Self::Busy { .. } => Problem::conflict(
                 "DEVICE_BUSY",
@@ -136,6 +148,7 @@ impl IntoResponse for Error {
                 "no free ports were found: others have what was tried; try again",
             ),
             Self::Access(fault) => fault.problem(),
+            Self::Runtime(_) => Problem::not_ready("the engine of a node failed; try again"),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

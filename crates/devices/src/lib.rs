@@ -34,6 +34,8 @@ use runtime::Runtimes;
 
 /// How often a replica looks which nodes there are, and whether their engines answer.
 const LOOK_AT_NODES: Duration = Duration::from_secs(2);
+/// How often a replica looks which operations took too long.
+const LOOK_AT_DEADLINES: Duration = Duration::from_secs(5);
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often tickets are forgotten of which nothing can come any more.
@@ -81,9 +83,16 @@ impl Devices {
         operation::worker::spawn(self.clone(), tasks);
         self.runtimes.simulated.spawn(tasks);
         let state = self.clone();
-        tasks.every("devices.nodes", LOOK_AT_NODES, move || {
+        let period = (self.config.node_down_after / 4).min(LOOK_AT_NODES);
+        tasks.every("devices.nodes", period, move || {
             let state = state.clone();
             async move { Ok(node::health::tend(&state).await?) }
+        });
+        let state = self.clone();
+        let period = (self.config.operation_deadline / 4).min(LOOK_AT_DEADLINES);
+        tasks.every("devices.overdue", period, move || {
+            let state = state.clone();
+            async move { Ok(operation::overdue::end(&state).await?) }
         });
         let state = self.clone();
         tasks.every("devices.ports", self.config.port_lease / 3, move || {

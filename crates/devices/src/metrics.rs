@@ -16,6 +16,11 @@ pub fn operation(kind: &'static str, result: &'static str, took: Duration) {
         .record(took);
 }
 
+/// A node that this replica marked as down.
+pub fn node_down() {
+    counter!("cloudphone_nodes_down_total").increment(1);
+}
+
 /// Ports of a kind that devices hold, over the cluster.
 pub fn ports_allocated(kind: PortKind, count: i64) {
     gauge!("cloudphone_ports_allocated", "kind" => kind.as_str()).set(count as f64);

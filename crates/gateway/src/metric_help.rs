@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 72] = [
+const HELP: [(&str, &str); 73] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -29,6 +29,10 @@ const HELP: [(&str, &str); 72] = [
     (
         "cloudphone_devices_taken_over_total",
         "Simulated devices taken over from replicas that fell silent",
+    ),
+    (
+        "cloudphone_nodes_down_total",
+        "Nodes that were marked as down, since nobody reached their engines",
     ),
     (
         "cloudphone_notifications_sent_total",

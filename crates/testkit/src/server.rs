@@ -82,6 +82,12 @@ impl Server {
         }
     }
 
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        let mut child = self.child();
+        (child.as_mut()).is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     /// The last lines it wrote.
     pub fn log(&self) -> String {
         logs::tail(&self.log)

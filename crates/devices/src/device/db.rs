@@ -3,15 +3,13 @@
 use contracts::{DeviceId, Timestamp, UserId};
 use coordination::PortSet;
 use platform::http::Slice;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::api::PatchDevice;
 use super::list::{DeviceFilter, MySort};
-use crate::node::Labels;
-use crate::node::placement::Demand;
+use crate::node::{self, placement::Demand};
 
 use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status, port_columns};
 
@@ -20,7 +18,7 @@ macro_rules! select_device {
         concat!(
             "select d.id, d.user_id, d.tenant_id, d.name, d.description, d.type, d.provider_type, d.runtime, d.status, d.wanted, d.error,
                 d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
-                d.node, n.address, n.bind, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
+                d.node, n.address, n.bind, n.down_since is not null and d.runtime = 'docker' as node_down, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
                 d.created_at, d.updated_at
             from devices.devices d join devices.nodes n on n.name = d.node ",
             $rest
@@ -68,10 +66,8 @@ pub struct NewDevice {
 impl NewDevice {
     /// What it needs of a node. The labels that its node must have stand in `nodeSelector` of its metadata.
     pub fn demand(&self) -> Demand {
-        let selector = self.metadata.get("nodeSelector");
-        let selector = selector.and_then(|selector| Labels::deserialize(selector).ok());
         let size = (self.cpu_cores, self.memory_mb);
-        Demand::new(self.provider_type, size, selector.unwrap_or_default())
+        Demand::new(self.provider_type, size, node::selector(&self.metadata))
     }
 }
 
@@ -250,7 +246,7 @@ pub async fn set_status(
             last_started_at = case when $2 = 'running' then $4 else last_started_at end,
             last_stopped_at = case when $2 = 'stopped' then $4 else last_stopped_at end,
             deleted_at = case when $2 = 'deleting' then $4 else deleted_at end,
-            released_at = case when $2 = 'deleted' then clock_timestamp() else released_at end
+            released_at = case when $2 = 'deleted' then clock_timestamp() else released_at end, lost = lost and $2 = 'error'
         where id = $1",
     );
     update
@@ -276,6 +272,31 @@ pub async fn set_ports(
     );
     update
         .bind(id)
+        .bind(adb)
+        .bind(webrtc)
+        .bind(scrcpy)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes another node, what runs the device there, and other ports. The unique constraints refuse ports that another device
+/// holds. The caller holds the lock.
+pub async fn set_place(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    (node, runtime, ports): (&str, RuntimeKind, PortSet),
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let [adb, webrtc, scrcpy] = port_columns(ports);
+    let update = sqlx::query(
+        "update devices.devices set node = $2, runtime = $3, adb_port = $4, webrtc_port = $5, scrcpy_port = $6, updated_at = $7 where id = $1",
+    );
+    update
+        .bind(id)
+        .bind(node)
+        .bind(runtime.as_str())
         .bind(adb)
         .bind(webrtc)
         .bind(scrcpy)

@@ -198,6 +198,8 @@ pub struct Device {
     pub address: String,
     /// The address on the node that its ports are bound to.
     pub bind: String,
+    /// Whether that node is down, and the device with it.
+    pub node_down: bool,
     /// Its ADB port.
     pub adb_port: i32,
     /// Its WebRTC port.

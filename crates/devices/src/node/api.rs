@@ -59,13 +59,16 @@ pub struct NodeView {
     address: String,
     /// The address on the node that these are bound to.
     bind: String,
-    /// ready, cordoned or draining.
+    /// ready, cordoned, draining or down.
     status: String,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Since when.
     since: Timestamp,
+    /// When its engine last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen_at: Option<Timestamp>,
     #[schema(value_type = Object)]
     labels: Labels,
     capacity: Capacity,
@@ -92,7 +95,10 @@ impl Node {
                 memory_mb: self.used_memory_mb,
                 devices: self.used_devices,
             },
-            status: self.state.to_string(),
+            status: match self.down_since {
+                Some(_) => "down".into(),
+                None => self.state.to_string(),
+            },
             id: self.name.clone(),
             name: self.name,
             runtime: self.runtime,
@@ -101,8 +107,9 @@ impl Node {
             tls: self.tls.map(|tls| tls.0),
             address: self.address,
             bind: self.bind,
-            reason: self.reason,
-            since: self.since,
+            reason: self.down_reason.or(self.reason),
+            since: self.down_since.unwrap_or(self.since),
+            seen_at: self.seen_at,
             labels: self.labels.0,
             devices: self.used_devices,
             created_at: self.created_at,

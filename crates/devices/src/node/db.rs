@@ -12,7 +12,8 @@ macro_rules! select_node {
     ($rest:literal) => {
         concat!(
             "select name, runtime, hosts_simulated, endpoint, tls, address, bind, labels, cpu_millis, cpu_overcommit, memory_mb,
-                most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, created_at, updated_at
+                most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, seen_at,
+                extract(epoch from clock_timestamp() - seen_at)::float8 as unseen_seconds, down_since, down_reason, created_at, updated_at
             from devices.nodes ",
             $rest
         )
@@ -37,7 +38,9 @@ pub async fn announce(
             endpoint = excluded.endpoint, tls = excluded.tls, address = excluded.address, bind = excluded.bind,
             labels = coalesce($8, n.labels), cpu_millis = coalesce($9, n.cpu_millis), cpu_overcommit = coalesce($10, n.cpu_overcommit),
             memory_mb = coalesce($11, n.memory_mb), most_devices = coalesce($12, n.most_devices), updated_at = excluded.updated_at,
-            state = case when n.removed_at is null then n.state else 'ready' end, removed_at = null
+            state = case when n.removed_at is null then n.state else 'ready' end, removed_at = null,
+            since = case when n.removed_at is null then n.since else clock_timestamp() end,
+            seen_at = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.seen_at end
         where (n.removed_at is not null or not $14) and (n.runtime = excluded.runtime or not exists (
             select 1 from devices.devices d where d.node = n.name and d.runtime = n.runtime and d.released_at is null))",
     );

@@ -4,14 +4,15 @@ use anyhow::{Context, bail};
 use contracts::Timestamp;
 use platform::Platform;
 use platform::lifecycle::Tick;
-use tracing::{info, warn};
+use platform::problem::causes;
+use tracing::{error, info, warn};
 
-use super::db;
 use super::settings::NodeSettings;
-use crate::config::RuntimeChoice;
+use super::{Node, db, down};
+use crate::config::{Failover, RuntimeChoice};
 use crate::device::RuntimeKind;
-use crate::runtime::Runtimes;
-use crate::{Config, Devices, error::Result};
+use crate::runtime::{RuntimeError, Runtimes};
+use crate::{Config, Devices, error::Result, metrics};
 
 /// Makes the nodes of the settings known, and their engines to this replica.
 ///
@@ -81,6 +82,47 @@ pub async fn tend(state: &Devices) -> Result<Tick> {
         db::all(&mut conn).await?
     };
     state.runtimes.engines.learn(&nodes);
-    state.runtimes.engines.ask_all().await;
+    let answers = state.runtimes.engines.ask_all().await;
+    for (name, answer) in answers {
+        let Some(node) = nodes.iter().find(|node| node.name == name) else {
+            continue;
+        };
+        match answer {
+            Ok(()) => greet(state, node).await?,
+            Err(error) => miss(state, node, &error).await?,
+        }
+    }
     Ok(Tick::Idle)
+}
+
+async fn greet(state: &Devices, node: &Node) -> Result<()> {
+    if node.down_since.is_some() {
+        down::come_back(state, node).await?;
+    } else {
+        let mut conn = state.platform.db.acquire().await?;
+        down::seen(&mut conn, &node.name).await?;
+    }
+    down::find_again(state, node).await?;
+    Ok(())
+}
+
+/// What no replica has reached for long enough is down. A replica that has not known the engine for as long itself leaves
+/// the others the time to say that they reach it.
+async fn miss(state: &Devices, node: &Node, error: &RuntimeError) -> Result<()> {
+    let after = state.config.node_down_after;
+    let engine = state.runtimes.engines.of(&node.name);
+    if node.down_since.is_none() {
+        if !engine.is_ok_and(|engine| engine.known_for() >= after) {
+            return Ok(());
+        }
+        let mut conn = state.platform.db.acquire().await?;
+        if !down::mark(&mut conn, &node.name, after, &error.to_string()).await? {
+            return Ok(());
+        }
+        error!("node {} is down: {}", node.name, causes(error));
+        metrics::node_down();
+    }
+    let elsewhere = state.config.failover == Failover::Restart;
+    down::lose_devices(state, node, elsewhere).await?;
+    Ok(())
 }

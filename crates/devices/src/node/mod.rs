@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod db;
+pub mod down;
 pub mod health;
 pub mod placement;
 pub mod settings;
@@ -15,6 +16,7 @@ use std::str::FromStr;
 
 use contracts::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use crate::device::RuntimeKind;
@@ -91,6 +93,14 @@ pub struct Node {
     pub reason: Option<String>,
     /// Since when.
     pub since: Timestamp,
+    /// When its engine last answered a replica.
+    pub seen_at: Option<Timestamp>,
+    /// How many seconds ago that is, by the clock of the database.
+    pub unseen_seconds: Option<f64>,
+    /// Since when nobody reaches its engine.
+    pub down_since: Option<Timestamp>,
+    /// Why not.
+    pub down_reason: Option<String>,
     /// When it became known.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -118,6 +128,9 @@ impl Node {
 
     /// Whether and why it gets no devices at all.
     pub fn closed(&self) -> Option<String> {
+        if let Some(reason) = &self.down_reason {
+            return Some(format!("down: {reason}"));
+        }
         match self.state {
             State::Ready => None,
             State::Cordoned | State::Draining => Some(match &self.reason {
@@ -126,6 +139,13 @@ impl Node {
             }),
         }
     }
+}
+
+/// The labels that the node of a device must have, from its metadata.
+pub fn selector(metadata: &Map<String, Value>) -> Labels {
+    let selector = metadata.get("nodeSelector");
+    let selector = selector.and_then(|selector| Labels::deserialize(selector).ok());
+    selector.unwrap_or_default()
 }
 
 /// The address in a text of ours; what is none stands for every address of the node.

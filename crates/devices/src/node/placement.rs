@@ -170,7 +170,7 @@ pub async fn reserve(conn: &mut PgConnection, node: &str, demand: &Demand) -> sq
     let update = sqlx::query(
         "-- placement::reserve
         update devices.nodes set used_cpu_millis = used_cpu_millis + $2, used_memory_mb = used_memory_mb + $3, used_devices = used_devices + 1
-        where name = $1 and state = 'ready' and removed_at is null
+        where name = $1 and state = 'ready' and removed_at is null and down_since is null
             and (cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
             and (memory_mb is null or used_memory_mb + $3 <= memory_mb)
             and (most_devices is null or used_devices < most_devices)",
@@ -253,6 +253,10 @@ mod tests {
             state: State::Ready,
             reason: None,
             since: chrono::DateTime::UNIX_EPOCH.into(),
+            seen_at: None,
+            unseen_seconds: None,
+            down_since: None,
+            down_reason: None,
             created_at: chrono::DateTime::UNIX_EPOCH.into(),
             updated_at: chrono::DateTime::UNIX_EPOCH.into(),
         };
@@ -303,7 +307,7 @@ mod tests {
             provider: ProviderType::Simulated,
             ..demand()
         };
-        let table: [(Node, &Demand, &str); 7] = [
+        let table: [(Node, &Demand, &str); 8] = [
             (
                 node("a", |node| node.used_cpu_millis = 7_000),
                 &demand(),
@@ -325,6 +329,11 @@ mod tests {
                 node("a", |node| node.state = State::Cordoned),
                 &demand(),
                 "a: cordoned",
+            ),
+            (
+                node("a", |node| node.down_reason = Some("no route".into())),
+                &demand(),
+                "a: down: no route",
             ),
             (node("a", |_| {}), &label, "a: has no label gpu=host"),
             (

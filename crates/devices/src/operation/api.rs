@@ -155,6 +155,9 @@ async fn wish(
     let device = lock_visible(&mut tx, user, &id).await?;
     let (waiting, open) = db::waiting(&mut tx, &id).await?;
     let decision = decide(wish, device.status, waiting.as_ref().map(|(_, kind)| *kind));
+    if device.node_down && !matches!(decision, Decision::Refuse | Decision::Nothing) {
+        return Err(Error::NodeDown { node: device.node });
+    }
     let now = state.platform.clock.now();
     let mut wait_for = None;
     match decision {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use contracts::{DeviceId, Timestamp, UserId};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::Kind;
 
@@ -95,33 +95,60 @@ pub async fn waiting(
 }
 
 /// Claims operations that are due, whose turn it is, and that nobody works on; also those whose worker fell silent. Of
-/// devices in containers only those on nodes whose engines the caller reaches.
+/// devices in containers only those on nodes whose engines the caller reaches, and those that are to leave a node that is
+/// down. No node boots more than so many devices at a time: claims wait for each other, so that the count is right.
 pub async fn claim(
     conn: &mut PgConnection,
     reached: &[String],
+    boots: i64,
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<Claimed>> {
+    let mut tx = conn.begin().await?;
+    if !reached.is_empty() {
+        // Not the nodes' rows: creations wait for those.
+        sqlx::query(
+            "select pg_advisory_xact_lock(hashtextextended('devices.operations.claim', 0))",
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     let claim = sqlx::query_as(
         "-- operations::claim
-        update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
-            lease_until = clock_timestamp() + $2, attempts = attempts + 1
-        where id in (
-            select q.id from devices.operations q join devices.devices d on d.id = q.device_id
-            where (d.runtime = 'simulated' or d.node = any($1)) and (
-                (q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
+        with booting as (
+            select d.node, count(*) as count from devices.operations q join devices.devices d on d.id = q.device_id
+            where q.state = 'running' and q.lease_until >= clock_timestamp() and d.runtime = 'docker'
+                and q.kind in ('create', 'start', 'restart', 'repair')
+            group by d.node),
+        due as (
+            select q.id, d.node, d.runtime = 'docker' and q.kind in ('create', 'start', 'restart', 'repair') as boots
+            from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
+            where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or (n.down_since is not null and q.kind = 'repair'))
+                and (d.runtime = 'simulated' or q.kind in ('stop', 'delete')
+                    or coalesce((select b.count from booting b where b.node = d.node), 0) < $4)
+                and ((q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
                 or (q.state = 'running' and q.lease_until < clock_timestamp()))
-            order by q.id limit $3 for update of q skip locked)
+            order by q.id limit $3 for update of q skip locked),
+        ranked as (
+            select id, node, boots, row_number() over (partition by node, boots order by id) as place from due)
+        update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
+            lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
+        where id in (
+            select r.id from ranked r left join booting b on b.node = r.node
+            where not r.boots or r.place + coalesce(b.count, 0) <= $4)
         returning id, device_id, kind, fencing_token, attempts",
     );
-    claim
+    let claimed = claim
         .bind(reached)
         .bind(lease)
         .bind(limit)
-        .fetch_all(conn)
-        .await
+        .bind(boots)
+        .fetch_all(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(claimed)
 }
 
 /// Prolongs the lease of a worker; `false` where it is no longer the holder.
@@ -214,6 +241,27 @@ pub async fn cancel_queued(
     let update = sqlx::query(
         "update devices.operations set state = 'cancelled', error = $2, finished_at = $3
         where device_id = $1 and state = 'queued' and kind <> 'delete'",
+    );
+    let done = update
+        .bind(device)
+        .bind(reason)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Ends everything that is to be done with a device or is being done, apart from its deletion: who works on it changes
+/// nothing any more.
+pub async fn end_all(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    reason: &str,
+    now: Timestamp,
+) -> sqlx::Result<u64> {
+    let update = sqlx::query(
+        "update devices.operations set state = case when begun then 'failed' else 'cancelled' end, error = $2, finished_at = $3, lease_until = null
+        where device_id = $1 and state in ('queued', 'running') and kind <> 'delete'",
     );
     let done = update
         .bind(device)

@@ -3,7 +3,9 @@
 
 pub mod api;
 pub mod db;
+pub mod overdue;
 pub mod ports;
+pub mod repair;
 pub mod steps;
 pub mod worker;
 
@@ -27,6 +29,8 @@ names! {
         Restart = "restart",
         /// Remove it and give its ports back.
         Delete = "delete",
+        /// See what became of it, and make it what it shall be.
+        Repair = "repair",
     }
 }
 
@@ -92,10 +96,10 @@ pub fn decide(wish: Wish, status: Status, waiting: Option<Kind>) -> Decision {
     }
 }
 
-/// The status with which an operation ends well; a creation may also end stopped.
+/// The status with which an operation ends well; a creation and a repair may also end stopped.
 pub const fn goal(kind: Kind) -> Status {
     match kind {
-        Kind::Create | Kind::Start | Kind::Restart => Status::Running,
+        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair => Status::Running,
         Kind::Stop => Status::Stopped,
         Kind::Delete => Status::Deleted,
     }

@@ -9,7 +9,7 @@ use super::api::change_status;
 use super::db::{self, Claimed};
 use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
-use crate::node::placement;
+use crate::node::placement::{self, Refusal};
 use crate::runtime::{RuntimeError, Spec};
 use crate::{Devices, Error};
 
@@ -31,9 +31,19 @@ pub enum Interrupted {
     /// One of its ports is occupied, and there are no others.
     #[error("a port of the device is occupied by another program, and no others could be leased")]
     Ports(#[source] Error),
+    /// Its node is down, and no other one takes it.
+    #[error(transparent)]
+    Place(Error),
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
+}
+
+impl Interrupted {
+    /// No node takes a device that is to leave its own.
+    pub fn no_room(refusals: Vec<Refusal>) -> Self {
+        Self::Place(Error::NoRoom { refusals })
+    }
 }
 
 /// What a step comes to.
@@ -72,6 +82,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
             start(state, claimed, device).await
         }
         Kind::Delete => delete(state, claimed).await,
+        Kind::Repair => super::repair::repair(state, claimed).await,
     }
 }
 
@@ -99,7 +110,7 @@ async fn start(state: &Devices, claimed: &Claimed, device: Device) -> Step<()> {
 
 /// Makes run what was created. A device that never ran gets other ports where a foreign program listens on one of its own;
 /// one that did keeps them: what is in its container would be lost with it.
-async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step<()> {
+pub async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step<()> {
     let runtime = state.runtimes.of(device.runtime, &device.node)?;
     let may_change = device.last_started_at.is_none();
     let mut changes = 0;
@@ -269,6 +280,7 @@ pub async fn lock_living(tx: &mut PgConnection, claimed: &Claimed) -> Step<Devic
     }
 }
 
-fn spec(device: &Device, claimed: &Claimed) -> Spec {
+/// What a runtime needs to know of the device of an operation.
+pub fn spec(device: &Device, claimed: &Claimed) -> Spec {
     Spec::of(device, claimed.fencing_token)
 }

@@ -91,6 +91,7 @@ async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
     db::claim(
         &mut conn,
         &state.runtimes.engines.answering(),
+        state.config.parallel_boots,
         state.config.operation_lease,
         i64::try_from(room).unwrap_or(i64::MAX),
     )
@@ -108,7 +109,12 @@ async fn work(state: &Devices, claimed: Claimed) {
         Ok(()) => "done",
         Err(Interrupted::Lost) => "lost",
         Err(Interrupted::Deleted) => "cancelled",
-        Err(Interrupted::Runtime(_) | Interrupted::Ports(_) | Interrupted::Database(_)) => "failed",
+        Err(
+            Interrupted::Runtime(_)
+            | Interrupted::Ports(_)
+            | Interrupted::Place(_)
+            | Interrupted::Database(_),
+        ) => "failed",
     };
     metrics::operation(claimed.kind.as_str(), result, started.elapsed());
     if let Err(interrupted) = outcome
@@ -152,19 +158,22 @@ async fn give_back(
             // It may have been frozen, and have made a container after the device was gone.
             return match claimed.kind {
                 Kind::Delete => Ok(()),
-                Kind::Create | Kind::Start | Kind::Stop | Kind::Restart => {
+                Kind::Create | Kind::Start | Kind::Stop | Kind::Restart | Kind::Repair => {
                     steps::leave_nothing(state, device).await
                 }
             };
         }
         Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
         // That its engine is not there says nothing about the device.
-        Interrupted::Runtime(RuntimeError::Unreachable { .. } | RuntimeError::NoEngine { .. }) => {
-            (backoff(claimed.attempts), false)
-        }
-        Interrupted::Runtime(_) | Interrupted::Ports(_) | Interrupted::Database(_) => {
-            (backoff(claimed.attempts), true)
-        }
+        Interrupted::Runtime(
+            RuntimeError::Unreachable { .. }
+            | RuntimeError::NoEngine { .. }
+            | RuntimeError::Down { .. },
+        ) => (backoff(claimed.attempts), false),
+        Interrupted::Runtime(_)
+        | Interrupted::Ports(_)
+        | Interrupted::Place(_)
+        | Interrupted::Database(_) => (backoff(claimed.attempts), true),
     };
     let text = causes(&interrupted);
     // A store that does not answer says nothing about the device.

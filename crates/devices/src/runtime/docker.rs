@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -29,8 +29,6 @@ const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
-/// For how long an engine that answered counts as there, where a creation depends on it.
-const MOMENT: Duration = Duration::from_millis(500);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -67,8 +65,9 @@ pub struct Docker {
     tls: Option<Tls>,
     recipe: Recipe,
     connected: RwLock<Option<bollard::Docker>>,
-    /// When it last answered; `None` where it did not when it was last asked.
-    answered: Mutex<Option<Instant>>,
+    known_since: Instant,
+    /// Whether it answered when it was last asked.
+    answers: AtomicBool,
     /// Whether it ever did.
     ever: AtomicBool,
 }
@@ -93,7 +92,8 @@ impl Docker {
             tls,
             recipe: recipe.clone(),
             connected: RwLock::default(),
-            answered: Mutex::default(),
+            known_since: Instant::now(),
+            answers: AtomicBool::default(),
             ever: AtomicBool::default(),
         }
     }
@@ -106,23 +106,12 @@ impl Docker {
 
     /// Whether it answered this replica when it was last asked.
     pub fn answers(&self) -> bool {
-        self.answered().is_some()
+        self.answers.load(Ordering::Relaxed)
     }
 
-    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks it whether it is there, unless it said so a moment ago.
-    ///
-    /// # Errors
-    /// Where it does not answer.
-    pub async fn is_there(&self) -> Result<(), RuntimeError> {
-        let answered = *self.answered();
-        match answered.is_some_and(|answered| answered.elapsed() < MOMENT) {
-            true => Ok(()),
-            false => self.ping().await,
-        }
+    /// For how long this replica has known it.
+    pub fn known_for(&self) -> Duration {
+        self.known_since.elapsed()
     }
 
     /// Whether it ever answered this replica: where it never did, others may know better.
@@ -142,12 +131,12 @@ impl Docker {
         };
         match tokio::time::timeout(PING, asked).await {
             Ok(Ok(_)) => {
-                *self.answered() = Some(Instant::now());
+                self.answers.store(true, Ordering::Relaxed);
                 self.ever.store(true, Ordering::Relaxed);
                 Ok(())
             }
             Ok(Err(error)) => {
-                *self.answered() = None;
+                self.answers.store(false, Ordering::Relaxed);
                 Err(error)
             }
             Err(_) => Err(self.silent("ask the engine whether it is there", PING)),
@@ -217,7 +206,7 @@ impl Docker {
             let source = error.into();
             return RuntimeError::Engine { tried, source };
         }
-        *self.answered() = None;
+        self.answers.store(false, Ordering::Relaxed);
         RuntimeError::Unreachable {
             node: self.node.clone(),
             tried,
@@ -226,7 +215,7 @@ impl Docker {
     }
 
     fn silent(&self, tried: &'static str, within: Duration) -> RuntimeError {
-        *self.answered() = None;
+        self.answers.store(false, Ordering::Relaxed);
         RuntimeError::Silent { tried, within }
     }
 

@@ -120,6 +120,12 @@ pub enum RuntimeError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nobody reaches the engine of a node, for a while already.
+    #[error("node {node} is down")]
+    Down {
+        /// The node.
+        node: String,
+    },
     /// This replica does not know the engine of a node.
     #[error("node {node} has no engine that this replica knows")]
     NoEngine {

@@ -5,7 +5,9 @@
 mod access;
 mod app;
 mod creation;
+mod deadlines;
 mod docker;
+mod down;
 mod hosting;
 mod invariants;
 mod life_cycle;

@@ -17,7 +17,7 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Claims what is next.
 pub async fn claim_one(db: &PgPool) -> Option<Claimed> {
     let mut conn = db.acquire().await.unwrap();
-    let claimed = claim(&mut conn, &[], LEASE, 1).await.unwrap();
+    let claimed = claim(&mut conn, &[], 8, LEASE, 1).await.unwrap();
     claimed.into_iter().next()
 }
 

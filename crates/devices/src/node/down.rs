@@ -1,0 +1,211 @@
+//! A node that nobody reaches any more, and one that is back. Every step may be taken by any replica, at any time: the rows
+//! decide who was first, and what is left undone is done at the next look.
+
+use std::time::Duration;
+
+use contracts::DeviceId;
+use coordination::{PortKind, PortSet, RestReason};
+use sqlx::PgConnection;
+use tracing::{error, info};
+
+use super::Node;
+use crate::device::{self, Status, port_set};
+use crate::operation::api::change_status;
+use crate::operation::{Kind, db as operations};
+use crate::{Devices, error::Result, port};
+
+/// How many devices one look deals with.
+const BATCH: i64 = 200;
+
+/// Notes that an engine answered.
+pub async fn seen(conn: &mut PgConnection, node: &str) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "update devices.nodes set seen_at = clock_timestamp() where name = $1 and (seen_at is null or seen_at < clock_timestamp() - interval '500 milliseconds')",
+    );
+    update.bind(node).execute(conn).await?;
+    Ok(())
+}
+
+/// Marks a node as down that no replica has reached for so long; whether this call did it.
+pub async fn mark(
+    conn: &mut PgConnection,
+    node: &str,
+    after: Duration,
+    reason: &str,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- nodes::mark_down
+        update devices.nodes set down_since = clock_timestamp(), down_reason = $3
+        where name = $1 and down_since is null and removed_at is null and coalesce(seen_at, since) < clock_timestamp() - $2",
+    );
+    let done = update
+        .bind(node)
+        .bind(after)
+        .bind(reason)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Puts the devices of a node that is down in error, each in a transaction of its own: what was being done with them ends,
+/// and its workers are fenced. With `elsewhere` those that shall run are made anew on other nodes.
+pub async fn lose_devices(state: &Devices, node: &Node, elsewhere: bool) -> Result<usize> {
+    let ids: Vec<DeviceId> = {
+        let mut conn = state.platform.db.acquire().await?;
+        let select = sqlx::query_scalar(
+            "select id from devices.devices where node = $1 and runtime = 'docker'
+                and status in ('creating', 'starting', 'running', 'stopping', 'rebooting') order by id limit $2",
+        );
+        select
+            .bind(&node.name)
+            .bind(BATCH)
+            .fetch_all(&mut *conn)
+            .await?
+    };
+    let mut lost = 0;
+    for id in ids {
+        lost += usize::from(lose(state, node, &id, elsewhere).await?);
+    }
+    if lost > 0 {
+        error!("{lost} devices are in error: node {} is down", node.name);
+        state.operations_due.notify_one();
+    }
+    Ok(lost)
+}
+
+async fn lose(state: &Devices, node: &Node, id: &DeviceId, elsewhere: bool) -> Result<bool> {
+    let now = state.platform.clock.now();
+    let reason = format!("node {} is down", node.name);
+    let mut tx = state.platform.db.begin().await?;
+    let Some(device) = device::db::lock(&mut tx, id).await? else {
+        return Ok(false);
+    };
+    let is_lost = device.node == node.name
+        && device.node_down
+        && matches!(
+            device.status,
+            Status::Creating
+                | Status::Starting
+                | Status::Running
+                | Status::Stopping
+                | Status::Rebooting
+        );
+    if !is_lost {
+        return Ok(false);
+    }
+    operations::end_all(&mut tx, id, &reason, now).await?;
+    change_status(&mut tx, &device, Status::Error, Some(&reason), now).await?;
+    let update = sqlx::query("update devices.devices set lost = true where id = $1");
+    update.bind(id).execute(&mut *tx).await?;
+    if elsewhere && device.wanted == Status::Running {
+        operations::insert(&mut tx, id, Kind::Repair, true, now).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Takes a node back whose engine answers again: first what was made anew elsewhere is removed from it, then it is no longer
+/// down, then each device that was lost is looked at.
+pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
+    remove_leftovers(state, node).await?;
+    let mut conn = state.platform.db.acquire().await?;
+    let update = sqlx::query(
+        "-- nodes::come_back
+        update devices.nodes set down_since = null, down_reason = null, seen_at = clock_timestamp()
+        where name = $1 and down_since is not null and not exists (select 1 from devices.leftovers where node = $1)",
+    );
+    let done = update.bind(&node.name).execute(&mut *conn).await?;
+    if done.rows_affected() == 1 {
+        info!("node {} is back", node.name);
+    }
+    Ok(())
+}
+
+/// Queues a look at each device that was lost with its node, once the node is back.
+pub async fn find_again(state: &Devices, node: &Node) -> Result<u64> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let insert = sqlx::query(
+        "-- nodes::find_again
+        with found as (
+            select d.id from devices.devices d join devices.nodes n on n.name = d.node
+            where d.node = $1 and d.lost and d.status = 'error' and n.down_since is null and not exists (
+                select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
+            order by d.id limit $2 for update of d skip locked),
+        queued as (
+            insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at)
+            select gen_random_uuid()::text, id, 'repair', 'queued', true, 'queued', $3 from found)
+        update devices.devices set lost = false where id in (select id from found)",
+    );
+    let done = insert
+        .bind(&node.name)
+        .bind(BATCH)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    if done.rows_affected() > 0 {
+        info!(
+            "looking what became of {} devices of node {}",
+            done.rows_affected(),
+            node.name
+        );
+        state.operations_due.notify_one();
+    }
+    Ok(done.rows_affected())
+}
+
+/// Notes what stays behind on a node from which a device is taken, in the transaction that does it.
+pub async fn leave_behind(
+    tx: &mut PgConnection,
+    device: &DeviceId,
+    node: &str,
+    ports: PortSet,
+) -> sqlx::Result<()> {
+    let [adb, webrtc, scrcpy] = device::port_columns(ports);
+    let insert = sqlx::query(
+        "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port) values ($1, $2, $3, $4, $5)
+        on conflict (node, device_id) do nothing",
+    );
+    insert
+        .bind(node)
+        .bind(device)
+        .bind(adb)
+        .bind(webrtc)
+        .bind(scrcpy)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
+    let left: Vec<(DeviceId, i32, i32, i32)> = {
+        let mut conn = state.platform.db.acquire().await?;
+        let select = sqlx::query_as(
+            "select device_id, adb_port, webrtc_port, scrcpy_port from devices.leftovers where node = $1 order by device_id limit $2",
+        );
+        select
+            .bind(&node.name)
+            .bind(BATCH)
+            .fetch_all(&mut *conn)
+            .await?
+    };
+    for (id, adb, webrtc, scrcpy) in left {
+        // The node gets no devices until the last leftover is gone: what bears this name is what was left.
+        let runtime = state.runtimes.of(device::RuntimeKind::Docker, &node.name)?;
+        runtime.remove(&id).await?;
+        let ports = port_set(adb, webrtc, scrcpy);
+        let rest = state.config.port_quarantine;
+        let mut tx = state.platform.db.begin().await?;
+        for kind in PortKind::ALL {
+            let port = (kind, ports.of(kind));
+            port::db::quarantine(&mut tx, &node.name, port, RestReason::Returned, rest).await?;
+        }
+        let delete =
+            sqlx::query("delete from devices.leftovers where node = $1 and device_id = $2");
+        delete.bind(&node.name).bind(&id).execute(&mut *tx).await?;
+        tx.commit().await?;
+        info!(device.id = %id, "removed from node {} what was left there of device {id}", node.name);
+    }
+    Ok(())
+}
