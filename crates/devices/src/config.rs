@@ -33,6 +33,10 @@ pub struct Config {
     pub node_down_after: Duration,
     /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas. Default 8.
     pub parallel_boots: i64,
+    /// `DEVICE_RECONCILE_SCHEDULE`: when engines, database and Redis are compared. Default every minute.
+    pub reconcile_schedule: String,
+    /// `DEVICE_ORPHAN_GRACE_SECONDS`: how long a container of ours that no device has is left alone. Default 300.
+    pub orphan_grace: Duration,
     /// `DEVICE_DOCKER_HOST`: the engine, `unix:///path` or `tcp://host:port`.
     pub docker_host: String,
     /// `DEVICE_NODE`: the one node where `DEVICE_NODES` names no others; replicas of one cluster share it. Default `local`.
@@ -123,6 +127,10 @@ impl Config {
         Self {
             nodes,
             placement: env.value("DEVICE_PLACEMENT", Policy::Spread),
+            reconcile_schedule: env
+                .text("DEVICE_RECONCILE_SCHEDULE")
+                .unwrap_or_else(|| "* * * * *".into()),
+            orphan_grace: env.seconds("DEVICE_ORPHAN_GRACE_SECONDS", Duration::from_secs(300)),
             failover: env.value("DEVICE_FAILOVER", Failover::None),
             node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
             parallel_boots: env.within("NODE_PARALLEL_BOOTS", 8, (1, 1_000)),

@@ -12,6 +12,7 @@ mod metrics;
 pub mod node;
 pub mod operation;
 pub mod port;
+pub mod reconcile;
 mod routes;
 pub mod runtime;
 
@@ -19,12 +20,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coordination::cron::{CatchUp, Job, Overlap};
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use tokio::sync::Notify;
 
 pub use config::Config;
 pub use error::Error;
+pub use node::check::check_nodes;
 pub use routes::{openapi, router};
 
 use access::Access;
@@ -36,6 +39,8 @@ use runtime::Runtimes;
 const LOOK_AT_NODES: Duration = Duration::from_secs(2);
 /// How often a replica looks which operations took too long.
 const LOOK_AT_DEADLINES: Duration = Duration::from_secs(5);
+/// Parts the reconciler from what else runs at the full minute.
+const RECONCILE_JITTER: Duration = Duration::from_secs(10);
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often tickets are forgotten of which nothing can come any more.
@@ -117,9 +122,21 @@ impl Devices {
         Ok(())
     }
 
-    /// The jobs that one replica at a time runs: none yet.
-    pub fn cron_jobs(&self) -> Vec<coordination::cron::Job> {
-        Vec::new()
+    /// The jobs that one replica at a time runs.
+    pub fn cron_jobs(&self) -> Vec<Job> {
+        let state = self.clone();
+        let schedule = self.config.reconcile_schedule.clone();
+        let reconciler = Job::new("device-reconciler", schedule, move |run| {
+            let state = state.clone();
+            async move { reconcile::job::run(&state, &run.cancelled).await }
+        });
+        // What a round missed the next one finds.
+        vec![
+            reconciler
+                .catch_up(CatchUp::None)
+                .overlap(Overlap::Skip)
+                .jitter(RECONCILE_JITTER),
+        ]
     }
 
     /// What must never happen to devices, for the cluster's list of invariants.

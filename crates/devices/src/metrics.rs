@@ -5,6 +5,8 @@ use std::time::Duration;
 use coordination::PortKind;
 use metrics::{Counter, counter, gauge, histogram};
 
+use crate::reconcile::Action;
+
 /// Devices of the cluster in a status.
 pub fn devices(status: &'static str, count: i64) {
     gauge!("cloudphone_devices_by_status", "status" => status).set(count as f64);
@@ -19,6 +21,11 @@ pub fn operation(kind: &'static str, result: &'static str, took: Duration) {
 /// A node that this replica marked as down.
 pub fn node_down() {
     counter!("cloudphone_nodes_down_total").increment(1);
+}
+
+/// A difference between engines, database and Redis, and what was done about it.
+pub fn reconciled(action: Action) {
+    counter!("cloudphone_devices_reconciled_total", "action" => action.as_str()).increment(1);
 }
 
 /// Ports of a kind that devices hold, over the cluster.

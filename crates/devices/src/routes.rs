@@ -5,9 +5,9 @@ use utoipa_axum::routes;
 
 use crate::access::{api as access, remote, tunnel};
 use crate::device::{api, create, list};
-use crate::node::api as node;
+use crate::node::{api as node, check};
 use crate::operation::api as operation;
-use crate::{Devices, port};
+use crate::{Devices, port, reconcile};
 
 /// The routes of the service.
 pub fn router(state: Devices) -> OpenApiRouter {
@@ -66,4 +66,6 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))
         .routes(routes!(node::drain_node))
+        .routes(routes!(check::check_node))
+        .routes(routes!(reconcile::api::list_reconciliations))
 }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{CronCommand, Reload, Tunnel};
+use commands::{CronCommand, NodesCommand, Reload, Tunnel};
 use contracts::Service;
 use mimalloc::MiMalloc;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
@@ -121,6 +121,11 @@ enum Command {
         #[command(subcommand)]
         command: CronCommand,
     },
+    /// Shows how the nodes that devices run on are equipped.
+    Nodes {
+        #[command(subcommand)]
+        command: NodesCommand,
+    },
     /// Manages administrators.
     Admin {
         #[command(subcommand)]
@@ -199,6 +204,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
         Command::Tunnel(options) => commands::tunnel(env, options).await,
         Command::Migrate => commands::migrate(env).await,
         Command::Cron { command } => commands::cron(env, command).await,
+        Command::Nodes { command } => commands::nodes(env, command).await,
         Command::Openapi => commands::openapi(),
         Command::Config {
             command: ConfigCommand::Check,

@@ -55,7 +55,8 @@ pub struct Config {
     pub settings: Settings,
     front: FrontConfig,
     users: users::Config,
-    devices: devices::Config,
+    /// Those of the devices service.
+    pub devices: devices::Config,
     apps: apps::Config,
     media: media::Config,
     billing: billing::Config,

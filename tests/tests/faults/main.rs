@@ -6,6 +6,7 @@
 
 mod audit;
 mod clock;
+mod engines;
 mod kills;
 mod load;
 mod postgres;

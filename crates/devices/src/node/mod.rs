@@ -2,6 +2,7 @@
 //! containers, an engine.
 
 pub mod api;
+pub mod check;
 pub mod db;
 pub mod down;
 pub mod health;

@@ -272,6 +272,16 @@ pub async fn end_all(
     Ok(done.rows_affected())
 }
 
+/// Whether anything is to be done with a device, or is being done.
+pub async fn is_busy(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.operations where device_id = $1 and state in ('queued', 'running'))",
+    )
+    .bind(device)
+    .fetch_one(conn)
+    .await
+}
+
 /// Takes an operation back that has not begun; `false` where it has.
 pub async fn withdraw(
     conn: &mut PgConnection,

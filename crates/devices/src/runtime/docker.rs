@@ -8,19 +8,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::API_DEFAULT_VERSION;
-use bollard::models::{ContainerCreateBody, HostConfig, PortBinding};
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HostConfig, PortBinding,
+    SystemInfo,
+};
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
-    StopContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
+    StartContainerOptions, StopContainerOptions,
 };
 use contracts::DeviceId;
+use coordination::PortSet;
 use futures::future::BoxFuture;
-use platform::Platform;
 
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::Config;
 use crate::node::settings::NodeSettings;
 use crate::node::{Node, Tls};
+use crate::reconcile::Container;
 
 /// The ports of a device within its container.
 const ADB: &str = "5555/tcp";
@@ -48,12 +52,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// What the settings say.
-    pub fn new(platform: &Platform, config: &Config) -> Self {
+    /// What the settings say, for the cluster of a name.
+    pub fn new(cluster: &str, config: &Config) -> Self {
         Self {
             image: config.image.clone(),
             privileged: config.privileged,
-            cluster: platform.settings.key_prefix.clone(),
+            cluster: cluster.to_owned(),
         }
     }
 }
@@ -302,7 +306,70 @@ impl Docker {
         Ok(true)
     }
 
-    async fn remove_container(&self, name: &str) -> Result<(), RuntimeError> {
+    /// Lists the containers of this cluster, running or not.
+    ///
+    /// # Errors
+    /// Where the engine fails.
+    pub async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        let tried = "list the containers";
+        let ours = format!("{CLUSTER_LABEL}={}", self.recipe.cluster);
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(HashMap::from([("label".to_owned(), vec![ours])])),
+            ..ListContainersOptions::default()
+        };
+        let engine = self.engine().await?;
+        let list = self.call(tried, SLOW, engine.list_containers(Some(options)));
+        let list = list.await?.map_err(|error| self.refused(tried, error))?;
+        let ours = |container: ContainerSummary| {
+            let labels = container.labels.unwrap_or_default();
+            // The engine was asked for these alone; what is not ours is not touched on its word.
+            if labels.get(CLUSTER_LABEL) != Some(&self.recipe.cluster) {
+                return None;
+            }
+            let state = container.state;
+            let bound = container.ports.unwrap_or_default();
+            let bound = |inside: u16| {
+                let mut ports = bound.iter().filter(|port| port.private_port == inside);
+                ports.find_map(|port| port.public_port)
+            };
+            Some(Container {
+                id: container.id?,
+                device: labels.get(DEVICE_LABEL)?.clone(),
+                running: state == Some(ContainerSummaryStateEnum::RUNNING),
+                ports: bound(5555).zip(bound(8080)).zip(bound(27183)).map(
+                    |((adb, webrtc), scrcpy)| PortSet {
+                        adb,
+                        webrtc,
+                        scrcpy,
+                    },
+                ),
+            })
+        };
+        Ok(list.into_iter().filter_map(ours).collect())
+    }
+
+    /// What the engine says of itself and its machine.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub async fn info(&self) -> Result<SystemInfo, RuntimeError> {
+        let tried = "ask the engine about itself";
+        let engine = self.engine().await?;
+        let info = self.call(tried, QUICK, engine.info()).await?;
+        info.map_err(|error| self.refused(tried, error))
+    }
+
+    /// Whether it runs Android, and not a stand-in.
+    pub fn is_android(&self) -> bool {
+        self.recipe.image.contains("redroid")
+    }
+
+    /// Removes a container by its name or its id, with what was stored in it; one that is gone is fine.
+    ///
+    /// # Errors
+    /// Where the engine fails.
+    pub async fn remove_container(&self, name: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptions {
             v: true,
             force: true,

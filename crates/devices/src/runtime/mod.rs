@@ -165,7 +165,7 @@ impl Runtimes {
     pub fn new(platform: &Platform, config: &Config) -> Self {
         Self {
             simulated: Simulated::new(platform, config.host_lease),
-            engines: Engines::new(Recipe::new(platform, config)),
+            engines: Engines::new(Recipe::new(&platform.settings.key_prefix, config)),
         }
     }
 

@@ -17,6 +17,7 @@ mod occupied;
 mod placement;
 mod ports;
 mod queue;
+mod reconciliation;
 mod refusals;
 mod remote;
 mod tunnels;

@@ -4,6 +4,7 @@ mod admin;
 mod cron;
 mod database;
 mod explain;
+mod nodes;
 mod reload;
 mod status;
 mod stores;
@@ -21,6 +22,7 @@ pub use admin::create_admin;
 pub use cron::cron;
 pub use database::migrate;
 pub use explain::explain;
+pub use nodes::nodes;
 pub use reload::{Reload, reload};
 pub use status::status;
 pub use tunnel::{Tunnel, tunnel};
@@ -80,6 +82,21 @@ pub enum CronCommand {
     Resume {
         /// The name of the job.
         job: String,
+    },
+}
+
+/// What can be done with nodes.
+#[derive(Subcommand)]
+pub enum NodesCommand {
+    /// Shows what nodes need so that devices do well on them, and what to do where it is missing: binder, inotify and file
+    /// limits, disk, cgroups, memory. What the kernel has is seen of nodes on this machine alone; exit code 1 where a node
+    /// fails.
+    Check {
+        /// Only this node.
+        node: Option<String>,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -46,6 +46,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/users", Grant::Read("users")),
     ("/devices", Grant::All("devices")),
     ("/ports", Grant::All("devices")),
+    ("/nodes", Grant::All("nodes")),
     ("/apps", Grant::All("apps")),
     ("/media", Grant::All("media")),
     ("/orders", Grant::All("orders")),
