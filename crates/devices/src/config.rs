@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::access;
 use crate::node::placement::Policy;
 use crate::node::settings::{self, NodeSettings};
+use crate::runtime::android::Android;
 
 /// The settings of the devices service.
 #[derive(Clone, Debug)]
@@ -21,8 +22,8 @@ pub struct Config {
     pub runtime: RuntimeChoice,
     /// `DEVICE_IMAGE`: the image that containers are made of.
     pub image: String,
-    /// `DEVICE_PRIVILEGED`: whether containers get all capabilities, which redroid needs on most hosts. Default false.
-    pub privileged: bool,
+    /// How Android is set up in its containers.
+    pub android: Android,
     /// `DEVICE_NODES`: the nodes, as JSON or the path of a file with it; without it there is one, as the next settings say.
     pub nodes: Vec<NodeSettings>,
     /// `DEVICE_PLACEMENT`: spread (default) or pack: which of the nodes that have room gets a device.
@@ -138,7 +139,7 @@ impl Config {
             image: env
                 .text("DEVICE_IMAGE")
                 .unwrap_or_else(|| "redroid/redroid:11.0.0-latest".into()),
-            privileged: env.flag("DEVICE_PRIVILEGED", false),
+            android: Android::from_env(env),
             docker_host: env
                 .text("DEVICE_DOCKER_HOST")
                 .or_else(|| env.text("DOCKER_HOST"))

@@ -20,6 +20,7 @@ use contracts::DeviceId;
 use coordination::PortSet;
 use futures::future::BoxFuture;
 
+use super::android::Android;
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::Config;
 use crate::node::settings::NodeSettings;
@@ -47,8 +48,8 @@ pub const FENCE_LABEL: &str = "cloudphone.fence";
 #[derive(Clone, Debug)]
 pub struct Recipe {
     image: String,
-    privileged: bool,
     cluster: String,
+    android: Android,
 }
 
 impl Recipe {
@@ -56,8 +57,8 @@ impl Recipe {
     pub fn new(cluster: &str, config: &Config) -> Self {
         Self {
             image: config.image.clone(),
-            privileged: config.privileged,
             cluster: cluster.to_owned(),
+            android: config.android.clone(),
         }
     }
 }
@@ -428,13 +429,7 @@ impl Docker {
                 format!("DEVICE_HEIGHT={}", spec.height),
                 format!("DEVICE_DENSITY={}", spec.dpi),
             ]),
-            cmd: self.recipe.image.contains("redroid").then(|| {
-                vec![
-                    format!("androidboot.redroid_width={}", spec.width),
-                    format!("androidboot.redroid_height={}", spec.height),
-                    format!("androidboot.redroid_dpi={}", spec.dpi),
-                ]
-            }),
+            cmd: self.is_android().then(|| self.recipe.android.boot(spec)),
             labels: Some(HashMap::from([
                 (DEVICE_LABEL.to_owned(), spec.id.to_string()),
                 (CLUSTER_LABEL.to_owned(), self.recipe.cluster.clone()),
@@ -445,8 +440,9 @@ impl Docker {
                 port_bindings: Some(ports),
                 nano_cpus: Some(i64::from(spec.cpu_cores) * 1_000_000_000),
                 memory: Some(memory),
-                privileged: Some(self.recipe.privileged),
-                ..HostConfig::default()
+                // Swap would be beyond what the node promises.
+                memory_swap: Some(memory),
+                ..self.recipe.android.host()
             }),
             ..ContainerCreateBody::default()
         }

@@ -1,5 +1,6 @@
 //! What runs devices. Every call may be repeated: what is there is not made twice, what is gone is not missed.
 
+pub mod android;
 pub mod docker;
 pub mod engines;
 pub mod hosts;
