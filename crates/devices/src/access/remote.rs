@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::adb::{self, AdbError, Cut, Output, quoted};
+use super::words::{self, first_line, is_package_name};
 use super::{Fault, reach};
 use crate::error::Result;
 use crate::{Devices, metrics};
@@ -34,7 +35,7 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub struct RunShell {
     /// What the device's shell is given, 1 to 1000 characters.
-    #[garde(length(chars, min = 1, max = 1000), custom(without_nul))]
+    #[garde(length(chars, min = 1, max = 1000), custom(words::without_nul))]
     command: String,
     /// Seconds, 1 to 60; default 30.
     #[garde(range(min = 1, max = 60))]
@@ -72,7 +73,7 @@ pub struct LogcatQuery {
     #[garde(range(min = 1, max = 5000))]
     lines: Option<u32>,
     /// Tags and priorities, as in `ActivityManager:I *:S`.
-    #[garde(inner(custom(log_filter)))]
+    #[garde(inner(custom(words::log_filter)))]
     filter: Option<String>,
 }
 
@@ -96,41 +97,6 @@ pub struct UninstallApp {
 pub struct Done {
     /// One sentence.
     pub message: String,
-}
-
-fn without_nul(text: &str, _: &()) -> garde::Result {
-    match text.contains('\0') {
-        true => Err(garde::Error::new("must not contain NUL")),
-        false => Ok(()),
-    }
-}
-
-fn log_filter(text: &str, _: &()) -> garde::Result {
-    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:*/-".contains(&byte);
-    let mut words = text.split_whitespace();
-    let fits = words.all(|word| !word.starts_with('-') && word.bytes().all(is_part));
-    match fits && text.len() <= 200 {
-        true => Ok(()),
-        false => Err(garde::Error::new(
-            "must be tags and priorities such as ActivityManager:I *:S, 200 characters at most",
-        )),
-    }
-}
-
-fn is_package_name(text: &str, _: &()) -> garde::Result {
-    let is_part = |part: &str| {
-        let mut bytes = part.bytes();
-        bytes
-            .next()
-            .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    match text.contains('.') && text.len() <= 255 && text.split('.').all(is_part) {
-        true => Ok(()),
-        false => Err(garde::Error::new(
-            "must be a package such as com.example.app",
-        )),
-    }
 }
 
 /// Runs a command in the shell of a device. What it prints beyond 1 MiB, or does beyond its time, is cut off.
@@ -178,7 +144,7 @@ pub async fn list_device_packages(
 ) -> Result<Json<Packages>> {
     let task = Task::brief("packages", "list its packages", "pm list packages");
     let output = whole(&state, &user, &id, task).await?;
-    let packages = packages(&text(&output));
+    let packages = words::packages(&text(&output));
     Ok(Json(Packages {
         count: packages.len(),
         packages,
@@ -194,7 +160,7 @@ pub async fn find_device_properties(
 ) -> Result<Json<BTreeMap<String, String>>> {
     let task = Task::brief("properties", "tell its properties", "getprop");
     let output = whole(&state, &user, &id, task).await?;
-    Ok(Json(properties(&text(&output))))
+    Ok(Json(words::properties(&text(&output))))
 }
 
 /// Shows the last lines of a device's log.
@@ -386,125 +352,4 @@ async fn whole(
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.all()).into_owned()
-}
-
-/// The first line of what a device said, as far as it may stand in a sentence.
-fn first_line(said: &str) -> String {
-    let line = said.lines().find(|line| !line.trim().is_empty());
-    line.unwrap_or("it said nothing")
-        .chars()
-        .take(200)
-        .collect()
-}
-
-/// The names in lines such as `package:com.example.app`.
-fn packages(said: &str) -> Vec<String> {
-    let names = said
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("package:"));
-    names.map(str::to_owned).collect()
-}
-
-/// The properties in lines such as `[ro.product.model]: [Pixel]`; a value may have several lines.
-fn properties(said: &str) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    let mut open: Option<(String, String)> = None;
-    for line in said.lines() {
-        let (name, mut value) = match open.take() {
-            Some((name, value)) => (name, format!("{value}\n{line}")),
-            None => match line
-                .strip_prefix('[')
-                .and_then(|rest| rest.split_once("]: ["))
-            {
-                Some((name, value)) => (name.to_owned(), value.to_owned()),
-                None => continue,
-            },
-        };
-        match value.ends_with(']') {
-            true => {
-                value.pop();
-                found.insert(name, value);
-            }
-            false => open = Some((name, value)),
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn properties_are_read_as_a_device_prints_them() {
-        let said = "[a.b]: [one]\n[empty]: []\nrubbish\n[long]: [first\nsecond]\n[in]: [[x]]\n[open]: [never";
-        let read = properties(said);
-
-        let expected = [
-            ("a.b", "one"),
-            ("empty", ""),
-            ("in", "[x]"),
-            ("long", "first\nsecond"),
-        ];
-        let read: Vec<(&str, &str)> = read.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        assert_eq!(read, expected);
-    }
-
-    #[test]
-    fn filters_and_packages_hold_nothing_that_a_shell_or_logcat_would_obey() {
-        for (text, fits) in [
-            ("ActivityManager:I *:S", true),
-            ("", true),
-            ("-f /data/x", false),
-            ("a;reboot", false),
-            ("$(id)", false),
-            ("'", false),
-        ] {
-            assert_eq!(log_filter(text, &()).is_ok(), fits, "{text}");
-        }
-        for (text, fits) in [
-            ("com.example.app", true),
-            ("com.example.App_2", true),
-            ("app", false),
-            ("com..app", false),
-            ("com.example.app;id", false),
-            ("-k.b", false),
-            ("com.2x", false),
-        ] {
-            assert_eq!(is_package_name(text, &()).is_ok(), fits, "{text}");
-        }
-    }
-
-    #[test]
-    fn any_output_is_read_as_packages_and_properties() {
-        const WORDS: [&str; 10] = [
-            "package:",
-            "com.example",
-            "[",
-            "]: [",
-            "]",
-            "\n",
-            "[a]: [b]\n",
-            "[a]: [b",
-            "]\n",
-            "\r\n",
-        ];
-        bolero::check!()
-            .with_iterations(2_000)
-            .with_max_len(24)
-            .for_each(|bytes: &[u8]| {
-                let said = testkit::any::text(bytes, &WORDS);
-                for name in packages(&said) {
-                    assert!(said.contains(&name) && !name.contains('\n'));
-                }
-                for (name, value) in properties(&said) {
-                    assert!(said.contains(&format!("[{name}]: [")), "{said}");
-                    assert!(value.len() <= said.len());
-                }
-                assert!(first_line(&said).chars().count() <= 200);
-                if log_filter(&said, &()).is_ok() {
-                    assert!(!said.contains(['\'', ';', '$', '`', '\\']), "{said}");
-                }
-            });
-    }
 }
