@@ -1,7 +1,7 @@
 //! Connections that rest: what thousands of them cost, plain and by TLS.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -49,23 +49,38 @@ struct Clients {
 
 impl Clients {
     async fn rest(&self) -> anyhow::Result<Resting> {
+        let began = Instant::now();
+        let rested = self.ask_and_rest().await;
+        rested
+            .with_context(|| format!("a connection that was to rest, after {:?}", began.elapsed()))
+    }
+
+    async fn ask_and_rest(&self) -> anyhow::Result<Resting> {
         let stream = TcpStream::connect(self.address).await?;
         let mut wire: Box<dyn Wire> = match &self.tls {
             None => Box::new(stream),
-            Some(tls) => Box::new(tls.connect("localhost".try_into()?, stream).await?),
+            Some(tls) => {
+                let shaken = tls.connect("localhost".try_into()?, stream).await;
+                Box::new(shaken.context("the handshake")?)
+            }
         };
         match self.protocol {
             Protocol::Http1 => {
                 wire.write_all(HTTP_1).await?;
+                // By TLS a write may leave bytes behind when the task has used up its turn.
+                wire.flush().await?;
                 let mut answer = Vec::new();
                 // The body is JSON: the brace that closes it ends the answer.
                 while !answer.ends_with(b"}") {
-                    ensure!(wire.read_buf(&mut answer).await? > 0, "closed at once");
+                    let read = wire.read_buf(&mut answer).await;
+                    let read = read.with_context(|| format!("after {} bytes", answer.len()))?;
+                    ensure!(read > 0, "closed after {} bytes", answer.len());
                 }
                 ensure!(answer.starts_with(b"HTTP/1.1 200"), "no 200");
             }
             Protocol::Http2 => {
                 wire.write_all(&http_2()).await?;
+                wire.flush().await?;
                 while !frame(&mut wire).await?.ends_the_answer() {}
             }
         }
@@ -107,6 +122,7 @@ async fn frame(wire: &mut Box<dyn Wire>) -> anyhow::Result<Frame> {
     if kind == 6 && flags & 1 == 0 {
         let pong = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &content].concat();
         wire.write_all(&pong).await?;
+        wire.flush().await?;
     }
     Ok(Frame { kind, flags })
 }
