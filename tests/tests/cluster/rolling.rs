@@ -10,13 +10,15 @@ use cluster_tests::{BILLING, GATEWAY, PATIENCE, all_instances};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use testkit::Cluster;
+use testkit::{Authority, Cluster};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 const REPLICAS: usize = 3;
+/// Where the door takes TLS.
+const SECURE: u16 = 30443;
 /// What `RECONNECT_SPREAD_SECONDS` is set to.
 const SPREAD_MS: u64 = 1000;
 /// Uploads at once, each longer than it takes a replica to leave once it was asked for the first time.
@@ -103,19 +105,27 @@ async fn upload(
 
 #[tokio::test]
 async fn all_replicas_are_replaced_under_load_and_no_client_notices() -> anyhow::Result<()> {
+    let folder = tempfile::TempDir::new()?;
+    let (certificate, key) = Authority::new()?
+        .issue(&["localhost"])?
+        .write(folder.path())?;
     let cluster = Cluster::builder(REPLICAS)
         .env("RECONNECT_SPREAD_SECONDS", SPREAD_MS / 1000)
+        .env("GATEWAY_TLS_CERT", certificate.display())
+        .env("GATEWAY_TLS_KEY", key.display())
         .start()
         .await?;
     let _leftovers = Leftovers::of(&cluster)?;
     all_instances(&cluster, "gateway", REPLICAS).await;
     let token = cluster_tests::register(&cluster, "alice").await?;
-    let folder = tempfile::TempDir::new()?;
     let file = folder.path().join("app.apk");
     std::fs::write(&file, crate::files::package(&vec![7; 1_500_000]))?;
 
+    let secure = cluster.url(SECURE, "/api/plans/active");
     let loads = [
         wrk(&cluster.url(GATEWAY, "/api/plans/active"))?,
+        // It asks for no certificate that it knows.
+        wrk(&secure.replacen("http", "https", 1))?,
         wrk(&cluster.url(BILLING, "/health/liveness"))?,
     ];
     let mut sockets = Command::new("node")
