@@ -189,7 +189,8 @@ impl Edge {
         let (asked, era) = (self.born.elapsed(), freshness.era());
         let lives_until = Duration::from_millis(known.lives_until.load(Ordering::Acquire));
         if asked >= lives_until || known.era.load(Ordering::Acquire) != era {
-            match self.auth.check_living(session).await {
+            // In a box: few requests ask, and all would carry what it takes.
+            match Box::pin(self.auth.check_living(session)).await {
                 Ok(()) => {}
                 Err(AuthError::Unchecked) => return Ok(None),
                 Err(error) => return Err(error),
@@ -198,13 +199,13 @@ impl Edge {
             known.era.store(era, Ordering::Release);
             known.lives_until.store(until, Ordering::Release);
         }
-        // In this order and last: the store may have spoken of a moment ago, and ends that were not heard of for a while come
-        // together with the news that they are heard of again.
-        let is_fresh = freshness.is_fresh() && freshness.era() == era;
+        // In this order and last: the store may have spoken of a moment ago, ends that were not heard of for a while come
+        // together with the news that they are heard of again, and ends that were too many to keep go in a new era.
+        let is_fresh = freshness.is_fresh();
         if self.endings.contains(session) {
             return Err(AuthError::Ended);
         }
-        if !is_fresh {
+        if !is_fresh || freshness.era() != era {
             return Ok(None);
         }
         let now = self.auth.0.clock.now();
@@ -217,7 +218,7 @@ impl Edge {
         occasion: Occasion<'_>,
     ) -> Result<Option<HeaderValue>, AuthError> {
         let keys = self.auth.api_keys();
-        let known = match keys.renew(known).await {
+        let known = match Box::pin(keys.renew(known)).await {
             Ok(Some(known)) => known,
             Ok(None) | Err(AuthError::KeyUnchecked) => return Ok(None),
             Err(error) => return Err(error),

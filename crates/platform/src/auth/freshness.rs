@@ -114,11 +114,6 @@ impl Freshness {
         self.era.fetch_add(1, Ordering::Release);
     }
 
-    /// Nothing counts as known until the next whole read.
-    pub fn lose(&self) {
-        self.known_at.store(0, Ordering::Release);
-    }
-
     /// Whether everything is known that was written a second ago. Both clocks must say so: one of them stands still while
     /// the machine is suspended.
     pub fn is_fresh(&self) -> bool {
@@ -164,7 +159,5 @@ mod tests {
             assert!(known.is_fresh());
             assert_eq!(known.era() != era, is_void, "{silence} s");
         }
-        known.lose();
-        assert!(!known.is_fresh());
     }
 }

@@ -24,6 +24,7 @@ mod edge;
 mod endings;
 mod error;
 mod freshness;
+mod latest;
 mod recent;
 mod sessions;
 #[cfg(test)]
