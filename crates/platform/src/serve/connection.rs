@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::Server;
 use super::drain::LINGER;
+use super::gauged::Gauged;
 use super::streams::{Activity, Paced, UnderWay};
 use super::tls::Secure;
 use super::wire::Wire;
@@ -115,7 +116,7 @@ where
         while let Some(resting) = Box::pin(self.requests(wire, &closing)).await {
             wire = resting;
             self.activity.wake();
-            let resting = Resting::new(self.server.name);
+            let resting = Gauged::new("http_connections_resting", self.server.name);
             let wakes = tokio::select! {
                 // What the client already sent is read before a close is noticed.
                 biased;
@@ -234,22 +235,6 @@ where
 
     fn cut(&self, reason: &str) {
         debug!(peer = %self.peer, "cut a connection: {reason}");
-    }
-}
-
-/// Counts a connection that rests.
-struct Resting(&'static str);
-
-impl Resting {
-    fn new(service: &'static str) -> Self {
-        metrics::gauge!("http_connections_resting", "service" => service).increment(1);
-        Self(service)
-    }
-}
-
-impl Drop for Resting {
-    fn drop(&mut self) {
-        metrics::gauge!("http_connections_resting", "service" => self.0).decrement(1);
     }
 }
 

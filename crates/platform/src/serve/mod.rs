@@ -4,6 +4,7 @@
 mod connection;
 mod drain;
 mod files;
+mod gauged;
 mod stall;
 mod streams;
 pub mod tls;
@@ -30,6 +31,7 @@ pub use drain::Drain;
 pub use files::raise_open_files;
 
 use connection::{Open, Way};
+use gauged::Gauged;
 use stall::Stall;
 use streams::{Activity, Streams};
 use tls::Tls;
@@ -136,7 +138,7 @@ where
     }
 
     async fn begin(self, tls: Option<Tls>, stream: TcpStream, peer: SocketAddr) {
-        let _counted = Counted::new(self.name);
+        let _counted = Gauged::new("http_connections", self.name);
         // Without it the kernel holds more, and that is all.
         let _ = unsent(&stream);
         let io = Stall::new(stream, self.stall);
@@ -229,22 +231,6 @@ fn unsent(stream: &TcpStream) -> std::io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn unsent(_: &TcpStream) -> std::io::Result<()> {
     Ok(())
-}
-
-/// Counts an open connection for as long as it lives.
-struct Counted(&'static str);
-
-impl Counted {
-    fn new(service: &'static str) -> Self {
-        metrics::gauge!("http_connections", "service" => service).increment(1);
-        Self(service)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!("http_connections", "service" => self.0).decrement(1);
-    }
 }
 
 #[cfg(test)]
