@@ -33,8 +33,8 @@ enum Bench {
         /// How often each of the rivals has its turn.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
-        /// How many leases a turn takes.
-        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=900))]
+        /// How many leases a turn takes, in batches of forty.
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         leases: u32,
     },
     /// A lease and a Redlock acquired and released per second, beside bare commands and Node's `redlock`.
