@@ -9,11 +9,12 @@ use axum::Router;
 use chrono::TimeDelta;
 use contracts::Service;
 use coordination::{
-    Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, Redlock, Registry,
+    Announcement, Check, Cron, Invariants, Job, Jobs, Keys, Membership, RateLimiter, Redlock,
+    Registry,
 };
 use gateway::front::health::{About, health};
 use gateway::front::{
-    Decisions, Front, FrontConfig, Identities, Keyed, Upstreams, Workers, hostname,
+    Decisions, Front, FrontConfig, Identities, Keyed, Limiters, Upstreams, Workers, hostname,
 };
 use platform::auth::Edge;
 use platform::config::{ConfigError, Stores};
@@ -243,6 +244,7 @@ async fn start(
             &registry,
             config.front,
             &upstreams,
+            &workers,
             &tasks,
             sockets.clone(),
         )?;
@@ -403,6 +405,7 @@ fn front_door(
     registry: &Registry,
     config: FrontConfig,
     upstreams: &Upstreams,
+    workers: &Workers,
     tasks: &Tasks,
     sockets: CancellationToken,
 ) -> anyhow::Result<Front> {
@@ -428,7 +431,7 @@ fn front_door(
         inquiry: Inquiry::new()?,
     };
     let local = local::router(own, health);
-    let redis = Some(platform.redis.clone());
+    let redis = (platform.redis.clone(), limiters(platform, workers)?);
     let identities = Identities::new(Edge::new(platform, tasks), docs::guarded())?;
     let config = FrontConfig {
         keyed: Keyed::new(docs::keyed()),
@@ -437,12 +440,25 @@ fn front_door(
     Ok(Front::new(
         config,
         upstreams.clone(),
-        redis,
+        Some(redis),
         Some(identities),
         local,
         decisions,
         sockets,
     ))
+}
+
+/// A worker asks Redis by a connection of its own, so that a request stays on its thread also while it waits for that.
+fn limiters(platform: &Platform, workers: &Workers) -> anyhow::Result<Limiters> {
+    let keys = || platform.keys.clone();
+    let of_worker = |worker| {
+        let redis = platform.redis_on(worker)?;
+        let _entered = worker.enter();
+        Ok(RateLimiter::new(redis, keys()))
+    };
+    let of_workers: anyhow::Result<Vec<_>> = workers.each().map(of_worker).collect();
+    let of_others = RateLimiter::new(platform.redis.clone(), keys());
+    Ok(Limiters::new(of_others, of_workers?))
 }
 
 fn spawn_crons(platform: &Platform, tasks: &Tasks, mut jobs: Vec<Job>) -> anyhow::Result<()> {

@@ -9,10 +9,11 @@ use contracts::Service;
 use coordination::Keys;
 use fred::clients::Pool;
 use sqlx::PgPool;
+use tokio::runtime::Handle;
 
 use crate::auth::Auth;
 use crate::lifecycle::Readiness;
-use crate::redis::{Redis, Switches};
+use crate::redis::{Redis, Switches, driven_by};
 use crate::{Clock, Settings};
 
 type InstanceName = Arc<dyn Fn() -> String + Send + Sync>;
@@ -90,6 +91,14 @@ impl Platform {
         instances
             .get(&service)
             .map_or_else(|| "starting".to_owned(), |name| name())
+    }
+
+    /// A Redis client for one runtime alone: see [`crate::redis::driven_by`].
+    ///
+    /// # Errors
+    /// Never where there is a runtime; it is the builder's to say.
+    pub fn redis_on(&self, runtime: &Handle) -> anyhow::Result<Pool> {
+        driven_by(runtime, &self.redis, &self.redis_switches)
     }
 
     /// How long this replica has run.

@@ -51,6 +51,8 @@ pub struct Batches {
 struct Queue {
     waiting: VecDeque<Waiting>,
     messages: usize,
+    /// Whether somebody is on the way to fetch who waits.
+    called: bool,
 }
 
 type Answers = Vec<Result<Decision, StoreError>>;
@@ -86,8 +88,10 @@ impl Batches {
                 return failed("too many ask at once");
             }
             queue.waiting.push_back(Waiting { asks, answer });
-            let begins = queue.messages < MESSAGES;
+            // Whoever is called comes when this thread has let all ask that can: theirs go together.
+            let begins = !queue.called && queue.messages < MESSAGES;
             queue.messages += usize::from(begins);
+            queue.called |= begins;
             begins
         };
         if begins {
@@ -117,7 +121,9 @@ struct Courier {
 impl Drop for Courier {
     fn drop(&mut self) {
         if !self.gone {
-            self.batches.queue().messages -= 1;
+            let mut queue = self.batches.queue();
+            queue.messages -= 1;
+            queue.called = false;
         }
     }
 }
@@ -136,6 +142,7 @@ impl Courier {
     /// Those who wait longest. Where nobody does it is gone, in the same moment: no question falls in between.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut queue = self.batches.queue();
+        queue.called = false;
         let count = queue.waiting.len().min(MOST);
         if count == 0 {
             queue.messages -= 1;

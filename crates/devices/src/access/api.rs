@@ -260,7 +260,7 @@ pub async fn find_adb_info(
     let target = target.filter(|target| user.may_see(&target.user_id));
     let target = target.ok_or(Error::NoSuchDevice { device: id })?;
     Ok(Json(AdbInfo {
-        adb_servlet_address: device::endpoint(&target.address, target.adb_port),
+        adb_servlet_address: format!("{}:{}", target.address, target.adb_port),
         adb_enabled: target.adb_enabled,
     }))
 }

@@ -17,9 +17,6 @@ pub struct Config {
     pub tunnels_per_device: i64,
     /// `DEVICE_TUNNEL_IDLE_SECONDS`: how long nothing may go through a tunnel. Default 3600.
     pub tunnel_idle: Duration,
-    /// `DEVICE_TUNNEL_UNVERIFIED_SECONDS`: how long tunnels stay open while the database does not say whether they may. Default
-    /// 15.
-    pub tunnel_unverified: Duration,
     /// `DEVICE_COMMANDS`: how many commands this replica gives to devices at a time. Default 64.
     pub commands: usize,
     /// `DEVICE_COMMANDS_PER_DEVICE`: how many of them to one device. Default 4.
@@ -35,8 +32,6 @@ impl Config {
             tunnels: env.within("DEVICE_TUNNELS", 1024, (1, 65_536)),
             tunnels_per_device: env.within("DEVICE_TUNNELS_PER_DEVICE", 16, (1, 1024)),
             tunnel_idle: env.seconds("DEVICE_TUNNEL_IDLE_SECONDS", Duration::from_secs(3600)),
-            tunnel_unverified: env
-                .seconds("DEVICE_TUNNEL_UNVERIFIED_SECONDS", Duration::from_secs(15)),
             commands: env.within("DEVICE_COMMANDS", 64, (1, 4096)),
             commands_per_device: env.within("DEVICE_COMMANDS_PER_DEVICE", 4, (1, 64)),
         }

@@ -161,13 +161,11 @@ pub async fn standing(conn: &mut PgConnection, id: i64) -> sqlx::Result<Option<S
     row.map(Standing::try_from).transpose()
 }
 
-/// Those of some tunnels whose access has ended, and why; also those of which nothing is known.
+/// Those of some tunnels whose access has ended, and why.
 pub async fn ended(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<(i64, String)>> {
     sqlx::query_as(
         "-- access::ended
-        select i.id, coalesce(a.ended, 'unknown') from unnest($1::bigint[]) as i (id)
-            left join devices.access_standing a on a.ticket_id = i.id
-        where a.ticket_id is null or a.ended is not null",
+        select ticket_id, ended from devices.access_standing where ticket_id = any($1) and ended is not null",
     )
     .bind(ids)
     .fetch_all(conn)

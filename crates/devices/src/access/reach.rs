@@ -70,7 +70,6 @@ pub async fn adb(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<T
 #[derive(Clone)]
 pub struct Commands {
     room: Arc<Semaphore>,
-    most: usize,
     per_device: usize,
     under_way: Arc<Mutex<HashMap<DeviceId, usize>>>,
 }
@@ -87,19 +86,17 @@ impl Commands {
     pub fn new(most: usize, per_device: usize) -> Self {
         Self {
             room: Arc::new(Semaphore::new(most)),
-            most,
             per_device,
             under_way: Arc::default(),
         }
     }
 
-    /// Takes the room for one, which may count as several.
+    /// Takes the room for one.
     ///
     /// # Errors
     /// [`Fault::NoRoom`], [`Fault::DeviceBusy`].
-    pub fn begin(&self, device: &DeviceId, weight: u32) -> Result<Turn, Fault> {
-        let weight = weight.min(u32::try_from(self.most).unwrap_or(u32::MAX));
-        let room = self.room.clone().try_acquire_many_owned(weight);
+    pub fn begin(&self, device: &DeviceId) -> Result<Turn, Fault> {
+        let room = self.room.clone().try_acquire_owned();
         let room = room.map_err(|_| Fault::NoRoom { what: "command" })?;
         {
             let mut under_way = self.under_way();
@@ -146,26 +143,17 @@ mod tests {
         let commands = Commands::new(3, 2);
         let (one, other) = (DeviceId::new(), DeviceId::new());
 
-        let first = commands.begin(&one, 1).unwrap();
-        let _second = commands.begin(&one, 1).unwrap();
-        let third = commands.begin(&one, 1);
-        assert!(matches!(third, Err(Fault::DeviceBusy { .. })));
-        let heavy = commands.begin(&other, 2);
-        assert!(matches!(heavy, Err(Fault::NoRoom { .. })));
-        let _third = commands.begin(&other, 1).unwrap();
-        let fourth = commands.begin(&other, 1);
-        assert!(matches!(fourth, Err(Fault::NoRoom { .. })));
+        let first = commands.begin(&one).unwrap();
+        let _second = commands.begin(&one).unwrap();
+        assert!(matches!(
+            commands.begin(&one),
+            Err(Fault::DeviceBusy { .. })
+        ));
+        let _third = commands.begin(&other).unwrap();
+        assert!(matches!(commands.begin(&other), Err(Fault::NoRoom { .. })));
 
         drop(first);
-        assert!(commands.begin(&one, 1).is_ok());
+        assert!(commands.begin(&one).is_ok());
         assert_eq!(commands.under_way().len(), 2);
-    }
-
-    #[test]
-    fn what_counts_as_more_than_there_is_room_for_has_all_of_it() {
-        let commands = Commands::new(3, 2);
-        let _all = commands.begin(&DeviceId::new(), 8).unwrap();
-        let more = commands.begin(&DeviceId::new(), 1);
-        assert!(matches!(more, Err(Fault::NoRoom { .. })));
     }
 }

@@ -82,15 +82,14 @@ impl Pace {
     }
 }
 
-/// Carries bytes both ways until one side ends, nothing moves for too long, or `stop` comes; then asks `why` it really was and
-/// in what words, and tells the client.
+/// Carries bytes both ways until one side ends, nothing moves for too long, or `stop` comes; then tells the client why.
 pub async fn carry(
     socket: WebSocket,
     device: TcpStream,
     pace: &Pace,
     idle: Duration,
     stop: impl Future<Output = Ending>,
-    why: impl AsyncFnOnce(Ending) -> (Ending, String),
+    words: impl FnOnce(Ending) -> String,
 ) -> Ending {
     let (mut to_client, mut from_client) = socket.split();
     let (mut from_device, mut to_device) = device.into_split();
@@ -102,10 +101,9 @@ pub async fn carry(
     };
     // Whatever the client still says is not for the device.
     drop((from_device, to_device));
-    let (ending, reason) = why(ending).await;
     let close = CloseFrame {
         code: ending.close_code(),
-        reason: reason.into(),
+        reason: words(ending).into(),
     };
     let farewell = async {
         to_client.send(Message::Close(Some(close))).await?;

@@ -22,9 +22,7 @@ use crate::{Devices, metrics};
 /// How much of an output is given.
 const MOST_OUTPUT: usize = 1 << 20;
 /// How large a picture of the screen may be.
-const MOST_PICTURE: usize = 16 << 20;
-/// As how many commands it counts to take one: so much more memory it needs.
-const WEIGHT_OF_PICTURE: u32 = 8;
+const MOST_PICTURE: usize = 32 << 20;
 /// How long what has no time of its own may take.
 const WITHIN: Duration = Duration::from_secs(6);
 /// What the exit code is where there is none: the command was cut off.
@@ -115,7 +113,6 @@ pub async fn run_shell(
         line: &body.command,
         most: MOST_OUTPUT,
         within: Duration::from_secs(seconds),
-        weight: 1,
     };
     let output = run(&state, &user, &id, task).await?;
     let exit_code = output.exit.map_or(NO_EXIT_CODE, i32::from);
@@ -245,11 +242,10 @@ pub async fn uninstall_app(
 async fn screenshot(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<Response> {
     let task = Task {
         most: MOST_PICTURE,
-        weight: WEIGHT_OF_PICTURE,
         ..Task::brief("screenshot", "take a picture of its screen", "screencap -p")
     };
     let tried = task.tried;
-    let picture = whole(state, user, id, task).await?.into_stdout();
+    let picture = whole(state, user, id, task).await?.stdout();
     if !picture.starts_with(PNG) {
         let (device, source) = (id.clone(), AdbError::Malformed);
         return Err(Fault::Adb {
@@ -282,8 +278,6 @@ struct Task<'a> {
     most: usize,
     /// How long it may take.
     within: Duration,
-    /// As how many commands it counts.
-    weight: u32,
 }
 
 impl<'a> Task<'a> {
@@ -295,14 +289,13 @@ impl<'a> Task<'a> {
             line,
             most: MOST_OUTPUT,
             within: WITHIN,
-            weight: 1,
         }
     }
 }
 
 /// Runs a command on a device of the caller's.
 async fn run(state: &Devices, user: &CurrentUser, id: &DeviceId, task: Task<'_>) -> Result<Output> {
-    let _turn = state.access.commands.begin(id, task.weight)?;
+    let _turn = state.access.commands.begin(id)?;
     let until = Instant::now() + task.within;
     let stream = reach::adb(state, user, id).await?;
     let output = adb::shell(stream, task.line, task.most, until).await;

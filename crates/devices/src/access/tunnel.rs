@@ -25,7 +25,7 @@ use super::{Ending, Fault, db, reach, ticket};
 use crate::error::Result;
 use crate::{Devices, metrics};
 
-/// How long asking why a tunnel was closed, or noting that it was, may take.
+/// How long noting that a tunnel was closed may take; it is forgotten by itself as well.
 const NOTE: Duration = Duration::from_secs(3);
 
 /// By what a tunnel is opened.
@@ -108,10 +108,14 @@ async fn open(
             metrics::tunnel(kind, "opened");
             let _open = metrics::OpenTunnel::new(kind);
             let idle = state.access.config.tunnel_idle;
-            let why = async |ending| why(&state, tunnel.ticket, ending).await;
+            let spread = state.platform.settings.reconnect_spread;
+            let words = |ending| match ending {
+                Ending::Leaving => format!(r#"{{"retryAfterMs":{}}}"#, return_after(spread).as_millis()),
+                ending => ending.message().to_owned(),
+            };
             let pace = Pace::begin(kind);
             info!(device.id = %tunnel.device, user.id = %tunnel.user, tunnel.kind = %kind, "user {} opened a tunnel to the {kind} port of device {}", tunnel.user, tunnel.device);
-            let ending = carry(socket, device, &pace, idle, tunnel.ended(), why).await;
+            let ending = carry(socket, device, &pace, idle, tunnel.ended(), words).await;
             tell(&tunnel, &pace, ending);
             state.access.tunnels.remove(&tunnel);
             close(&state, tunnel.ticket).await;
@@ -173,30 +177,6 @@ async fn connect(
         }) => Err(Fault::EndedTicket(ending).into()),
         _ => Err(Fault::EndedTicket(Ending::Stopped).into()),
     }
-}
-
-/// Why a tunnel really ended, and the words for its client: a device that closes a connection may do so because it stops.
-async fn why(state: &Devices, ticket: i64, ending: Ending) -> (Ending, String) {
-    let ending = match ending {
-        Ending::DeviceClosed => {
-            let looking = async {
-                let mut conn = state.platform.db.acquire().await?;
-                db::standing(&mut conn, ticket).await
-            };
-            let told = timeout(NOTE, looking).await;
-            let told = told.ok().and_then(Result::ok).flatten();
-            told.and_then(|now| now.ended).unwrap_or(ending)
-        }
-        ending => ending,
-    };
-    let words = match ending {
-        Ending::Leaving => {
-            let stay_away = return_after(state.platform.settings.reconnect_spread);
-            format!(r#"{{"retryAfterMs":{}}}"#, stay_away.as_millis())
-        }
-        ending => ending.message().to_owned(),
-    };
-    (ending, words)
 }
 
 /// Notes that there is no tunnel by a ticket.

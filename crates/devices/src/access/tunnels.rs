@@ -21,6 +21,8 @@ use crate::Devices;
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For how long tunnels stay open while the database does not say whether they may.
+const UNVERIFIED: Duration = Duration::from_secs(15);
 /// How long a tunnel of a replica that died counts as open, and how often a living one says that it is.
 pub const OPEN: Duration = Duration::from_secs(30);
 const PROLONG_EVERY: Duration = Duration::from_secs(10);
@@ -182,7 +184,7 @@ impl Tunnels {
                 }
             }
             failed => {
-                if self.watch().verified.elapsed() >= state.access.config.tunnel_unverified {
+                if self.watch().verified.elapsed() >= UNVERIFIED {
                     let why = match failed {
                         Ok(Err(error)) => error.to_string(),
                         _ => "the database did not answer in time".to_owned(),

@@ -312,7 +312,14 @@ impl Device {
 
     /// What connects Android's tools to it.
     pub fn adb_command(&self) -> String {
-        format!("adb connect {}", endpoint(&self.address, self.adb_port))
+        format!("adb connect {}", self.endpoint(self.adb_port))
+    }
+
+    fn endpoint(&self, port: i32) -> String {
+        match self.address.contains(':') {
+            true => format!("[{}]:{port}", self.address),
+            false => format!("{}:{port}", self.address),
+        }
     }
 
     /// How clients see it.
@@ -320,8 +327,8 @@ impl Device {
         DeviceView {
             access: Endpoints {
                 adb: self.adb_command(),
-                webrtc: format!("http://{}/", endpoint(&self.address, self.webrtc_port)),
-                scrcpy: format!("tcp://{}", endpoint(&self.address, self.scrcpy_port)),
+                webrtc: format!("http://{}/", self.endpoint(self.webrtc_port)),
+                scrcpy: format!("tcp://{}", self.endpoint(self.scrcpy_port)),
             },
             health_score: if self.status == Status::Error { 0 } else { 100 },
             operation: (self.status == Status::Rebooting).then_some("restarting"),
@@ -353,14 +360,6 @@ impl Device {
             created_at: self.created_at,
             updated_at: self.updated_at,
         }
-    }
-}
-
-/// An address and a port, as in `127.0.0.1:5555` and `[::1]:5555`.
-pub fn endpoint(address: &str, port: i32) -> String {
-    match address.contains(':') {
-        true => format!("[{address}]:{port}"),
-        false => format!("{address}:{port}"),
     }
 }
 

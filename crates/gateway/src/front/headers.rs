@@ -31,6 +31,9 @@ const ONE_HOP: [HeaderName; 8] = [
 /// Whatever `Connection` names, these stay: the next hop is lost without them, or they are our own word.
 const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, IDENTITY_HEADER];
 
+/// About how many fields are put on.
+pub const ADDED: usize = 16;
+
 /// The longest target of a request.
 const TARGET: usize = 8 * 1024;
 /// The most that its fields may be together. The server takes a little more, so that it is we who say no.
@@ -136,6 +139,8 @@ pub fn strip(headers: &mut HeaderMap) {
 /// Turns a client's headers into those that an instance gets.
 pub fn forward(headers: &mut HeaderMap, arrival: &Arrival, host: Option<HeaderValue>) {
     strip(headers);
+    // Once, not step by step.
+    headers.reserve(ADDED);
     // We answer the expectation ourselves, by reading the body, and pass no trailers on.
     headers.remove(header::EXPECT);
     headers.remove(header::TRAILER);

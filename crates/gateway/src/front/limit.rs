@@ -12,6 +12,7 @@
 //! | `auth-key`, `read-key`, `write-key`, `upload-key` | the key, besides its user | those of the user | those of the user |
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use coordination::{Decision, Limit, RateLimiter};
@@ -23,6 +24,7 @@ use platform::{Env, Settings};
 use crate::front::recording::Recording;
 use crate::front::refusal::Refusal;
 use crate::front::routes::{Kind, Route};
+use crate::front::workers;
 
 /// How often each may ask, over all gateways.
 #[derive(Clone, Copy, Debug)]
@@ -139,14 +141,29 @@ fn changes_auth(method: &Method, route: &Route) -> bool {
 /// Asked before every request that is not a probe.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    limiter: RateLimiter,
+    limiters: Limiters,
     limits: RateLimits,
+}
+
+/// By what each thread asks Redis: one for those that are no workers of the door, and then one for each worker.
+#[derive(Clone, Debug)]
+pub struct Limiters(Arc<[RateLimiter]>);
+
+impl Limiters {
+    /// A worker that has none of its own takes that of the others.
+    pub fn new(of_others: RateLimiter, of_workers: Vec<RateLimiter>) -> Self {
+        Self(std::iter::once(of_others).chain(of_workers).collect())
+    }
+
+    fn here(&self) -> &RateLimiter {
+        self.0.get(workers::number()).unwrap_or(&self.0[0])
+    }
 }
 
 impl Limits {
     /// Limits every address and user alike.
-    pub fn new(limiter: RateLimiter, limits: RateLimits) -> Self {
-        Self { limiter, limits }
+    pub fn new(limiters: Limiters, limits: RateLimits) -> Self {
+        Self { limiters, limits }
     }
 
     /// Where the request stands as one of its address and, where they are known, of its user and key: by one question to Redis. Nothing
@@ -168,14 +185,14 @@ impl Limits {
         if let Some(subject) = subject {
             asks.extend(self.limits.of_subject(Cost::of(method, route), subject));
         }
-        Standing(ask_limits(&self.limiter, &asks).await)
+        Standing(ask_limits(self.limiters.here(), &asks).await)
     }
 
     /// Where a request of which the address was asked about stands as one of its user and key.
     pub async fn ask_of(&self, method: &Method, route: &Route, subject: Subject<'_>) -> Standing {
         let cost = Cost::of(method, route);
         let asks: Vec<_> = self.limits.of_subject(cost, subject).collect();
-        Standing(ask_limits(&self.limiter, &asks).await)
+        Standing(ask_limits(self.limiters.here(), &asks).await)
     }
 }
 

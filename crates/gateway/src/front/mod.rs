@@ -45,7 +45,6 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use coordination::RateLimiter;
 use fred::clients::Pool;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Limited;
@@ -69,7 +68,7 @@ pub use gate::GateReport;
 pub use group::{GroupReport, Stats};
 pub use identity::Identities;
 pub use instance::InstanceReport;
-pub use limit::RateLimits;
+pub use limit::{Limiters, RateLimits};
 pub use locality::{Locality, hostname};
 pub use recording::Recorded;
 pub use repeat::Keyed;
@@ -84,6 +83,9 @@ use recording::{Recorder, Recording};
 use refusal::Refusal;
 use routes::{Kind, Route, Target};
 use sticky::Sessions;
+
+// The future of a request is made and moved for each of them: what few requests come to, and what is large in it because a
+// store is asked there, is kept out of it in a box.
 
 /// The front door. Clones are the same one.
 #[derive(Clone)]
@@ -105,21 +107,20 @@ struct Inner {
 
 impl Front {
     /// A front door before these services. `local` serves the gateway's own paths; `drain` says that the process
-    /// leaves. Without Redis nothing is limited, and polling sessions are known to this process alone; without
-    /// identities every token is left to the services.
+    /// leaves. Without Redis and limiters nothing is limited, and polling sessions are known to this process alone;
+    /// without identities every token is left to the services.
     pub fn new(
         config: FrontConfig,
         upstreams: Upstreams,
-        redis: Option<Pool>,
+        redis: Option<(Pool, Limiters)>,
         identities: Option<Identities>,
         local: Router,
         decisions: Decisions,
         drain: CancellationToken,
     ) -> Self {
-        let limits = config.limits.zip(redis.clone());
-        let limits = limits.map(|(limits, redis)| {
-            Limits::new(RateLimiter::new(redis, config.keys.clone()), limits)
-        });
+        let (redis, limiters) = redis.unzip();
+        let limits = config.limits.zip(limiters);
+        let limits = limits.map(|(limits, limiters)| Limits::new(limiters, limits));
         let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
         let recorder = Recorder::new(config.access, decisions);
         let (tunnels, clock) = (TaskTracker::new(), Clock::system());
@@ -194,6 +195,7 @@ impl Inner {
                 })
             }
         };
+        response.headers_mut().reserve(headers::ADDED);
         standing.tell(response.headers_mut());
         cors::finish(response.headers_mut(), origin);
         security::finish(response.headers_mut(), only_by_tls);
@@ -259,7 +261,7 @@ impl Inner {
                 Some(presented) => presented,
                 // It takes work to say who this is, and only now that is known to be worth it.
                 None => {
-                    let presented = identities.present(&request).await;
+                    let presented = Box::pin(identities.present(&request)).await;
                     if let Some((limits, subject)) = self.limits.as_ref().zip(presented.subject())
                         && !is_own(&route)
                     {
@@ -276,7 +278,7 @@ impl Inner {
         }
         match route.target {
             Target::Nowhere => Err(Refusal::NotFound),
-            Target::Local => self.local(request, route, arrival, recording).await,
+            Target::Local => Box::pin(self.local(request, route, arrival, recording)).await,
             Target::Service(service) => {
                 self.proxy(service, route, request, arrival, recording)
                     .await

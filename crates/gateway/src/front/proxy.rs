@@ -59,7 +59,7 @@ impl Inner {
             headers::upgrade(response.headers_mut());
             Ok(response)
         } else if opens && response.status() == StatusCode::OK {
-            self.open_session(response, held).await
+            Box::pin(self.open_session(response, held)).await
         } else {
             Ok(self.stream(response, held))
         }
@@ -82,8 +82,7 @@ impl Inner {
         };
         let home = match session {
             Some(sid) => Some(
-                self.sessions
-                    .find(sid, group)
+                Box::pin(self.sessions.find(sid, group))
                     .await
                     .ok_or(Refusal::UnknownSession)?,
             ),

@@ -30,6 +30,11 @@ impl Workers {
         (1..=count).map(start).collect::<io::Result<_>>().map(Self)
     }
 
+    /// Each of them, in the order of their numbers.
+    pub fn each(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter()
+    }
+
     /// The one that has the least to look after.
     ///
     /// # Panics

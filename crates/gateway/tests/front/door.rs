@@ -8,10 +8,12 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use contracts::Service;
-use coordination::Keys;
+use coordination::{Keys, RateLimiter};
 use fred::clients::Pool;
 use fred::interfaces::ClientLike;
-use gateway::front::{Decisions, Directory, Front, FrontConfig, Identities, Upstream, Upstreams};
+use gateway::front::{
+    Decisions, Directory, Front, FrontConfig, Identities, Limiters, Upstream, Upstreams,
+};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
@@ -95,12 +97,15 @@ impl Door {
         let (registry, watched) = watch::channel(Arc::new(directory));
         let upstreams = Upstreams::follow(watched, Directory::clone, &config);
         let drain = CancellationToken::new();
-        let stall = config.stream_idle;
+        let (stall, keys) = (config.stream_idle, config.keys.clone());
         let decisions = Decisions::new(config.decisions, config.remember);
         let front = Front::new(
             config,
             upstreams.clone(),
-            redis,
+            redis.map(|redis| {
+                let limiter = RateLimiter::new(redis.clone(), keys);
+                (redis, Limiters::new(limiter, Vec::new()))
+            }),
             identities,
             local,
             decisions.clone(),

@@ -11,6 +11,8 @@ use anyhow::Context;
 use fred::prelude::*;
 use fred::types::RespVersion;
 use fred::types::config::UnresponsiveConfig;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 pub use switches::Switches;
 use url::place;
@@ -108,6 +110,24 @@ pub async fn short_lived(url: &str) -> anyhow::Result<Client> {
     })
     .await?;
     Ok(client)
+}
+
+/// A client of its own for the same Redis, whose connection is driven by the given runtime: what its threads ask wakes no
+/// other. It connects in the background; commands wait for that as for an answer.
+pub fn driven_by(runtime: &Handle, like: &Pool, switches: &Switches) -> anyhow::Result<Pool> {
+    // Whatever this starts belongs to that runtime.
+    let _entered = runtime.enter();
+    let client = like.next().clone_new();
+    speak_after_reconnect(&client);
+    switches.follow(client.clone());
+    client.connect();
+    let first = client.clone();
+    TaskTracker::new().spawn(async move {
+        // The same at first: see there.
+        let _ = first.wait_for_connect().await;
+        let _ = first.ping::<()>(None).await;
+    });
+    Pool::from_clients(vec![client]).context("building a Redis client")
 }
 
 async fn answered(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use device_stub::{Message, command};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use output::{Cut, Output};
 
@@ -57,8 +57,7 @@ pub async fn shell(
     until: Instant,
 ) -> Result<Output, AdbError> {
     let mut stream = BufReader::new(stream);
-    let greeted_until = until.min(Instant::now() + GREETING);
-    let begun = timeout_at(greeted_until, begin(&mut stream, line)).await;
+    let begun = timeout(GREETING, begin(&mut stream, line)).await;
     let theirs = begun.map_err(|_| AdbError::Late)??;
     let mut output = Output::new(most);
     let whole = timeout_at(until, read(&mut stream, theirs, &mut output)).await;
@@ -143,66 +142,7 @@ pub fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
     use super::*;
-
-    /// What comes of a command where these bytes are the answer.
-    async fn answered(answer: &[u8]) -> Result<Output, AdbError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let device = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(answer).await.unwrap();
-            // Until the host is gone, so that nothing is lost to a reset.
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        };
-        let host = async {
-            let stream = TcpStream::connect(address).await.unwrap();
-            let until = Instant::now() + Duration::from_secs(60);
-            shell(stream, "id", 100, until).await
-        };
-        tokio::join!(host, device).0
-    }
-
-    async fn said(messages: &[Message]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for message in messages {
-            message.write(&mut bytes).await.unwrap();
-        }
-        bytes
-    }
-
-    #[tokio::test]
-    async fn whoever_wants_a_key_refuses_or_speaks_otherwise_is_told_apart() {
-        let greeting = Message::new(command::CNXN, VERSION, 4096, *b"device::features=shell_v2");
-        let old = Message::new(command::CNXN, VERSION, 4096, *b"device::features=cmd");
-        let auth = Message::new(command::AUTH, 1, 0, [7; 20]);
-        let refusal = Message::new(command::CLSE, 0, OURS, []);
-        let opened = Message::new(command::OKAY, 5, OURS, []);
-        let rubbish = Message::new(command::WRTE, 5, OURS, [3, 2, 0, 0, 0, 1, 1]);
-
-        assert!(matches!(
-            answered(&said(&[auth]).await).await,
-            Err(AdbError::WantsKey)
-        ));
-        assert!(matches!(
-            answered(&said(&[old]).await).await,
-            Err(AdbError::NotAdb)
-        ));
-        let http = b"HTTP/1.1 400 Bad Request\r\n\r\n";
-        assert!(matches!(answered(http).await, Err(AdbError::NotAdb)));
-        let refused = said(&[greeting.clone(), refusal]).await;
-        assert!(matches!(answered(&refused).await, Err(AdbError::Refused)));
-        let malformed = said(&[greeting, opened, rubbish]).await;
-        assert!(matches!(
-            answered(&malformed).await,
-            Err(AdbError::Malformed)
-        ));
-    }
 
     #[test]
     fn banners_tell_whether_exit_codes_come() {
