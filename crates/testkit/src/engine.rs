@@ -187,6 +187,13 @@ impl Drop for Engine {
         for pid in self.processes() {
             let _ = kill(pid, Signal::SIGKILL);
         }
+        // A folder in which something is mounted does not go.
+        let folder = self.folder.path().display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for place in places.filter(|place| place.starts_with(&folder)) {
+            let _ = run("umount", &["--lazy", place]);
+        }
         let _ = run("ip", &["link", "delete", &self.bridge]);
     }
 }
