@@ -64,7 +64,7 @@ impl Devices {
     /// # Errors
     /// Where the database does not answer, or docker is demanded and cannot be used.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let runtimes = Runtimes::new(platform, &config);
+        let runtimes = Runtimes::new(platform, &config).await?;
         node::health::announce(platform, &config, &runtimes).await?;
         Ok(Self {
             ports: Ports::new(platform, &config),

@@ -1,6 +1,5 @@
 //! Statements about tickets, and about the tunnels that were opened by them.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use contracts::{DeviceId, Timestamp, UserId};
@@ -14,8 +13,8 @@ use crate::device::port_set;
 /// Where a device is reached, and whether it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The address of its node.
-    pub address: IpAddr,
+    /// The address of its node: a host name or an IP address.
+    pub address: String,
     /// Its ports.
     pub ports: PortSet,
     /// Why access has ended.
@@ -31,16 +30,13 @@ struct StandingRow {
     ended: Option<String>,
 }
 
-impl TryFrom<StandingRow> for Standing {
-    type Error = sqlx::Error;
-
-    fn try_from(row: StandingRow) -> Result<Self, sqlx::Error> {
-        let address = row.address.parse();
-        Ok(Self {
-            address: address.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+impl From<StandingRow> for Standing {
+    fn from(row: StandingRow) -> Self {
+        Self {
             ports: port_set(row.adb_port, row.webrtc_port, row.scrcpy_port),
             ended: row.ended.as_deref().map(Ending::told),
-        })
+            address: row.address,
+        }
     }
 }
 
@@ -158,7 +154,7 @@ pub async fn standing(conn: &mut PgConnection, id: i64) -> sqlx::Result<Option<S
     .bind(id)
     .fetch_optional(conn)
     .await?;
-    row.map(Standing::try_from).transpose()
+    Ok(row.map(Standing::from))
 }
 
 /// Those of some tunnels whose access has ended, and why.

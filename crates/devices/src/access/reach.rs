@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// [`Fault::Unreachable`].
-pub async fn dial(device: &DeviceId, address: IpAddr, port: u16) -> Result<TcpStream, Fault> {
+pub async fn dial(device: &DeviceId, address: &str, port: u16) -> Result<TcpStream, Fault> {
     let unreachable = |source| Fault::Unreachable {
         device: device.clone(),
         source,
@@ -56,10 +55,8 @@ pub async fn adb(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<T
         }
     };
     let before = target().await?;
-    let unreadable = |_| sqlx::Error::Decode("a node's address is no address".into());
-    let address = before.address.parse().map_err(unreadable)?;
     let port = u16::try_from(before.adb_port).unwrap_or_default();
-    let stream = dial(id, address, port).await?;
+    let stream = dial(id, &before.address, port).await?;
     if target().await? != before {
         return Err(Fault::NotRunning { device: id.clone() }.into());
     }

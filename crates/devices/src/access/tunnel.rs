@@ -166,7 +166,7 @@ async fn connect(
     kind: PortKind,
     standing: &Standing,
 ) -> Result<TcpStream> {
-    let stream = reach::dial(id, standing.address, standing.ports.of(kind)).await?;
+    let stream = reach::dial(id, &standing.address, standing.ports.of(kind)).await?;
     let mut conn = state.platform.db.acquire().await?;
     let now = db::standing(&mut conn, ticket).await?;
     match now {

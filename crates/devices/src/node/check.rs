@@ -12,6 +12,7 @@ use sqlx::PgPool;
 
 use super::{Node, db};
 use crate::device::RuntimeKind;
+use crate::runtime;
 use crate::runtime::docker::{Docker, Recipe};
 use crate::{Config, Devices, Error, error::Result};
 
@@ -97,19 +98,17 @@ pub async fn check_node(
     Ok(Json(report(&node, engine.as_deref()).await))
 }
 
-/// The reports on all nodes, or on one, seen from this machine; a replica need not run here. `cluster` is the prefix of its
-/// keys.
+/// The reports on all nodes, or on one, seen from this machine; a replica need not run here.
 ///
 /// # Errors
 /// Where the nodes cannot be read.
 pub async fn check_nodes(
     db: &PgPool,
-    cluster: &str,
     config: &Config,
     name: Option<&str>,
 ) -> sqlx::Result<Vec<Report>> {
     let nodes = super::db::all(&mut *db.acquire().await?).await?;
-    let recipe = Recipe::new(cluster, config);
+    let recipe = Recipe::new(&runtime::cluster(db).await?, config);
     let mut reports = Vec::new();
     for node in nodes
         .iter()

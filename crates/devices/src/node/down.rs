@@ -16,6 +16,8 @@ use crate::{Devices, error::Result, port};
 
 /// How many devices one look deals with.
 const BATCH: i64 = 200;
+/// How many containers one look removes: each may take long.
+const LEFTOVERS: i64 = 8;
 
 /// Notes that an engine answered.
 pub async fn seen(conn: &mut PgConnection, node: &str) -> sqlx::Result<()> {
@@ -107,14 +109,21 @@ async fn lose(state: &Devices, node: &Node, id: &DeviceId, elsewhere: bool) -> R
 /// Takes a node back whose engine answers again: first what was made anew elsewhere is removed from it, then it is no longer
 /// down, then each device that was lost is looked at.
 pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
-    remove_leftovers(state, node).await?;
-    let mut conn = state.platform.db.acquire().await?;
+    if remove_leftovers(state, node).await? > 0 {
+        // Their ports rest: whoever was connected to one must not meet the next tenant there.
+        state.ports.of(node).reconcile().await?;
+    }
+    let mut tx = state.platform.db.begin().await?;
+    // Whoever takes a device from here holds the row meanwhile, and what he left behind shows to a statement after that.
+    let select = sqlx::query("select from devices.nodes where name = $1 for update");
+    select.bind(&node.name).execute(&mut *tx).await?;
     let update = sqlx::query(
         "-- nodes::come_back
         update devices.nodes set down_since = null, down_reason = null, seen_at = clock_timestamp()
         where name = $1 and down_since is not null and not exists (select 1 from devices.leftovers where node = $1)",
     );
-    let done = update.bind(&node.name).execute(&mut *conn).await?;
+    let done = update.bind(&node.name).execute(&mut *tx).await?;
+    tx.commit().await?;
     if done.rows_affected() == 1 {
         info!("node {} is back", node.name);
     }
@@ -155,6 +164,15 @@ pub async fn find_again(state: &Devices, node: &Node) -> Result<u64> {
     Ok(done.rows_affected())
 }
 
+/// Whether a node is down, which it stays until the transaction ends.
+pub async fn stays_down(tx: &mut PgConnection, node: &str) -> sqlx::Result<bool> {
+    let select = sqlx::query(
+        "select from devices.nodes where name = $1 and down_since is not null for share",
+    );
+    let done = select.bind(node).execute(tx).await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Notes what stays behind on a node from which a device is taken, in the transaction that does it.
 pub async fn leave_behind(
     tx: &mut PgConnection,
@@ -178,7 +196,8 @@ pub async fn leave_behind(
     Ok(())
 }
 
-async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
+/// Removes what was left on a node, some of it; how many.
+async fn remove_leftovers(state: &Devices, node: &Node) -> Result<usize> {
     let left: Vec<(DeviceId, i32, i32, i32)> = {
         let mut conn = state.platform.db.acquire().await?;
         let select = sqlx::query_as(
@@ -186,10 +205,11 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
         );
         select
             .bind(&node.name)
-            .bind(BATCH)
+            .bind(LEFTOVERS)
             .fetch_all(&mut *conn)
             .await?
     };
+    let count = left.len();
     for (id, adb, webrtc, scrcpy) in left {
         // The node gets no devices until the last leftover is gone: what bears this name is what was left.
         let runtime = state.runtimes.of(device::RuntimeKind::Docker, &node.name)?;
@@ -207,5 +227,5 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
         tx.commit().await?;
         info!(device.id = %id, "removed from node {} what was left there of device {id}", node.name);
     }
-    Ok(())
+    Ok(count)
 }

@@ -1,10 +1,14 @@
 //! Knowing the nodes, and whether their engines answer.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use contracts::Timestamp;
+use futures::future::join_all;
 use platform::Platform;
 use platform::lifecycle::Tick;
 use platform::problem::causes;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::settings::NodeSettings;
@@ -13,6 +17,9 @@ use crate::config::{Failover, RuntimeChoice};
 use crate::device::RuntimeKind;
 use crate::runtime::{RuntimeError, Runtimes};
 use crate::{Config, Devices, error::Result, metrics};
+
+/// How long one look at a node may take; the others wait for it.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Makes the nodes of the settings known, and their engines to this replica.
 ///
@@ -83,36 +90,48 @@ pub async fn tend(state: &Devices) -> Result<Tick> {
     };
     state.runtimes.engines.learn(&nodes);
     let answers = state.runtimes.engines.ask_all().await;
-    for (name, answer) in answers {
-        let Some(node) = nodes.iter().find(|node| node.name == name) else {
-            continue;
-        };
-        match answer {
-            Ok(()) => greet(state, node).await?,
-            Err(error) => miss(state, node, &error).await?,
+    // First for all: nothing that one of them needs may make another look as if nobody reached it.
+    for (name, answer) in &answers {
+        if answer.is_ok() {
+            let mut conn = state.platform.db.acquire().await?;
+            down::seen(&mut conn, name).await?;
         }
     }
+    let known = |name: &str| nodes.iter().find(|node| node.name == name);
+    let looked = answers.into_iter().filter_map(|(name, answer)| {
+        let node = known(&name)?;
+        Some(async move {
+            let looked = async {
+                match answer {
+                    Ok(()) => greet(state, node).await,
+                    Err(error) => miss(state, node, &error).await,
+                }
+            };
+            // What is not done by then goes on with the next look.
+            if let Ok(Err(error)) = timeout(LOOK, looked).await {
+                warn!("looking after node {name}: {}", causes(&error));
+            }
+        })
+    });
+    join_all(looked).await;
     Ok(Tick::Idle)
 }
 
 async fn greet(state: &Devices, node: &Node) -> Result<()> {
     if node.down_since.is_some() {
         down::come_back(state, node).await?;
-    } else {
-        let mut conn = state.platform.db.acquire().await?;
-        down::seen(&mut conn, &node.name).await?;
     }
     down::find_again(state, node).await?;
     Ok(())
 }
 
-/// What no replica has reached for long enough is down. A replica that has not known the engine for as long itself leaves
-/// the others the time to say that they reach it.
+/// What no replica has reached for long enough is down. A replica must have looked for as long itself, and found that no
+/// other one reached it: after a pause of the database, or of this replica, they first have the time to say that they do.
 async fn miss(state: &Devices, node: &Node, error: &RuntimeError) -> Result<()> {
     let after = state.config.node_down_after;
     let engine = state.runtimes.engines.of(&node.name);
     if node.down_since.is_none() {
-        if !engine.is_ok_and(|engine| engine.known_for() >= after) {
+        if !engine.is_ok_and(|engine| engine.unseen_for(node.seen_at) >= after) {
             return Ok(());
         }
         let mut conn = state.platform.db.acquire().await?;

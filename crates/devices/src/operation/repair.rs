@@ -1,6 +1,7 @@
 //! Putting a device right: what became of it is looked at, and it is made what it shall be, where it is or, where its node
 //! is down and the policy says so, on another one.
 
+use contracts::DeviceId;
 use coordination::PortError;
 use tracing::{info, warn};
 
@@ -109,6 +110,12 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
         if !db::advance(&mut tx, claimed, "relocate").await? {
             return Err(Interrupted::Lost);
         }
+        if !down::stays_down(&mut tx, &before.node).await? {
+            tx.rollback().await?;
+            ports.give_up(leased).await;
+            // It came back meanwhile: the device stays where it is.
+            return device_there(state, &device.id).await;
+        }
         down::leave_behind(&mut tx, &device.id, &before.node, before.ports()).await?;
         let place = (node.name.as_str(), runtime, leased.ports);
         match device::db::set_place(&mut tx, &device.id, place, now).await {
@@ -130,9 +137,13 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
         leased.keep();
         tx.commit().await?;
         warn!(device.id = %device.id, "device {} is made anew on node {}: node {} is down", device.id, node.name, before.node);
-        let mut conn = state.platform.db.acquire().await?;
-        let moved = device::db::find(&mut conn, &device.id).await?;
-        return moved.ok_or(Interrupted::Deleted);
+        return device_there(state, &device.id).await;
     }
     Err(Interrupted::no_room(tried))
+}
+
+async fn device_there(state: &Devices, id: &DeviceId) -> Step<Device> {
+    let mut conn = state.platform.db.acquire().await?;
+    let device = device::db::find(&mut conn, id).await?;
+    device.ok_or(Interrupted::Deleted)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,7 +16,7 @@ use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
-use contracts::DeviceId;
+use contracts::{DeviceId, Timestamp};
 use coordination::PortSet;
 use futures::future::BoxFuture;
 
@@ -34,6 +34,8 @@ const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
+/// Looks at an engine that lie further apart do not count together.
+const LOOKS: Duration = Duration::from_secs(8);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -53,7 +55,7 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// What the settings say, for the cluster of a name.
+    /// What the settings say, for the cluster of an id.
     pub fn new(cluster: &str, config: &Config) -> Self {
         Self {
             image: config.image.clone(),
@@ -70,12 +72,16 @@ pub struct Docker {
     tls: Option<Tls>,
     recipe: Recipe,
     connected: RwLock<Option<bollard::Docker>>,
-    known_since: Instant,
+    unseen: Mutex<Unseen>,
     /// Whether it answered when it was last asked.
     answers: AtomicBool,
     /// Whether it ever did.
     ever: AtomicBool,
 }
+
+/// When an engine was last seen by anybody, since when this replica has read that, and when it did so last.
+#[derive(Default)]
+struct Unseen(Option<(Option<Timestamp>, Instant, Instant)>);
 
 impl Docker {
     /// The engine of a node that has one.
@@ -97,7 +103,7 @@ impl Docker {
             tls,
             recipe: recipe.clone(),
             connected: RwLock::default(),
-            known_since: Instant::now(),
+            unseen: Mutex::default(),
             answers: AtomicBool::default(),
             ever: AtomicBool::default(),
         }
@@ -114,9 +120,18 @@ impl Docker {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// For how long this replica has known it.
-    pub fn known_for(&self) -> Duration {
-        self.known_since.elapsed()
+    /// For how long this replica has found, look by look, that no other one reached it since the given moment.
+    pub fn unseen_for(&self, seen_at: Option<Timestamp>) -> Duration {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, looked) = match unseen.0 {
+            Some((seen, since, looked)) if seen == seen_at => (since, looked),
+            _ => (now, now),
+        };
+        // Who did not look for a while knows nothing of it.
+        let since = if now - looked > LOOKS { now } else { since };
+        unseen.0 = Some((seen_at, since, now));
+        now - since
     }
 
     /// Whether it ever answered this replica: where it never did, others may know better.

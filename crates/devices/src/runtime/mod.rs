@@ -14,6 +14,7 @@ use contracts::DeviceId;
 use coordination::PortSet;
 use futures::future::BoxFuture;
 use platform::Platform;
+use sqlx::PgPool;
 
 use crate::Config;
 use crate::device::{Device, RuntimeKind, pixels};
@@ -152,6 +153,16 @@ pub trait Runtime: Send + Sync {
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>>;
 }
 
+/// What the containers of this cluster bear, and those of no other on the same engine.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn cluster(db: &PgPool) -> sqlx::Result<String> {
+    sqlx::query_scalar("select id from platform.cluster")
+        .fetch_one(db)
+        .await
+}
+
 /// The runtimes of this replica.
 #[derive(Clone)]
 pub struct Runtimes {
@@ -163,11 +174,15 @@ pub struct Runtimes {
 
 impl Runtimes {
     /// Knows no engine yet.
-    pub fn new(platform: &Platform, config: &Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn new(platform: &Platform, config: &Config) -> sqlx::Result<Self> {
+        let cluster = cluster(&platform.db).await?;
+        Ok(Self {
             simulated: Simulated::new(platform, config.host_lease),
-            engines: Engines::new(Recipe::new(&platform.settings.key_prefix, config)),
-        }
+            engines: Engines::new(Recipe::new(&cluster, config)),
+        })
     }
 
     /// The runtime of a device on a node.

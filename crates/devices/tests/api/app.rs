@@ -85,6 +85,14 @@ impl TestApp {
         Self::on(&platform, self.config.clone()).await
     }
 
+    /// What its containers bear.
+    pub async fn cluster(&self) -> String {
+        sqlx::query_scalar("select id from platform.cluster")
+            .fetch_one(&self.platform.db)
+            .await
+            .unwrap()
+    }
+
     /// A replica on the stores of a platform, with these settings.
     pub async fn on(platform: &Platform, config: Config) -> Self {
         let devices = Devices::new(platform, config.clone()).await.unwrap();

@@ -75,10 +75,7 @@ async fn a_device_lives_and_dies_in_a_container(db: PgPool) {
         .unwrap();
     let labels = seen.config.unwrap().labels.unwrap();
     assert_eq!(labels["cloudphone.device"], id.to_string());
-    assert_eq!(
-        labels["cloudphone.cluster"],
-        app.platform.settings.key_prefix
-    );
+    assert_eq!(labels["cloudphone.cluster"], app.cluster().await);
     assert!(labels["cloudphone.fence"].parse::<i64>().unwrap() > 0);
     let limits = seen.host_config.unwrap();
     assert_eq!(

@@ -101,7 +101,7 @@ async fn only_containers_of_this_cluster_that_no_device_has_are_removed(db: PgPo
     let alice = app.user("alice", &[]).await;
     let device = alice.create(small()).await;
     app.run_operations().await;
-    let cluster = format!("cloudphone.cluster={}", app.platform.settings.key_prefix);
+    let cluster = format!("cloudphone.cluster={}", app.cluster().await);
     let run = |name: &str, labels: &[&str]| {
         let mut arguments = vec!["run", "-d", "--name", name];
         for label in labels {

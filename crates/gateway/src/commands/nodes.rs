@@ -14,8 +14,7 @@ pub async fn nodes(env: Env, command: NodesCommand) -> anyhow::Result<i32> {
     let NodesCommand::Check { node, json } = command;
     let config = Config::from_env(env)?;
     let db = db::connect(&addresses(&config.settings)?.database, (0, 1)).await?;
-    let prefix = &config.settings.key_prefix;
-    let reports = devices::check_nodes(&db, prefix, &config.devices, node.as_deref()).await;
+    let reports = devices::check_nodes(&db, &config.devices, node.as_deref()).await;
     db.close().await;
     let reports = reports?;
     if let (Some(node), true) = (node, reports.is_empty()) {

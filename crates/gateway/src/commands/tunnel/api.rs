@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use http::{HeaderName, StatusCode, header};
 use platform::Env;
 use platform::auth::API_KEY_HEADER;
+use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -142,7 +143,8 @@ impl Api {
         let is_local = matches!(base.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"))
             || base.host_str().is_some_and(|host| host.starts_with("127."));
         // A WebSocket is asked for by HTTP/1.1.
-        let client = Client::builder().http1_only();
+        // A redirect would take the key along, to whomever it names.
+        let client = Client::builder().http1_only().redirect(Policy::none());
         let client = if is_local { client.no_proxy() } else { client };
         Ok(Self {
             client: client.build()?,
