@@ -62,7 +62,12 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
     };
     eprintln!("FAULTS_SEED={seed} repeats the moments of this run");
 
-    let clients = (0..CLIENTS).map(|number| rent(&cluster, number));
+    // Signing in may not be repeated, so that it is not for the time of the kills.
+    let mut tokens = Vec::new();
+    for number in 0..CLIENTS {
+        tokens.push(register(&cluster, &format!("renter{number}")).await?);
+    }
+    let clients = (tokens.iter().enumerate()).map(|(number, token)| rent(&cluster, number, token));
     let (clients, killed) = tokio::join!(
         futures::future::join_all(clients),
         kill_often(&cluster, seed)
@@ -120,9 +125,8 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
 
 /// Creates devices, waits until they run, and stops, starts and deletes them, whatever the answers: each wish is uttered
 /// until it is fulfilled.
-async fn rent(cluster: &Cluster, number: usize) -> anyhow::Result<()> {
-    let token = register(cluster, &format!("renter{number}")).await?;
-    let client = &bearing(&token)?;
+async fn rent(cluster: &Cluster, number: usize, token: &str) -> anyhow::Result<()> {
+    let client = &bearing(token)?;
     let devices = futures::stream::iter(0..DEVICES).map(|device| async move {
         let key = format!("device-{number}-{device}");
         let ask = json!({ "name": key, "cpuCores": 1, "memoryMB": 512 });
