@@ -437,6 +437,8 @@ async fn many_who_ask_for_the_same_key_at_once_look_it_up_few_times(db: PgPool) 
     // Nothing follows what changes here: nothing that was looked up before they asked counts.
     let key = Key::of(&platform, &account(&platform).await, &["*"]).await;
     let mut silence = db.begin().await.unwrap();
+    // Those who wait may have all connections that are left.
+    let mut looking = db.acquire().await.unwrap();
     sqlx::query("lock table users.api_keys")
         .execute(&mut *silence)
         .await
@@ -450,7 +452,7 @@ async fn many_who_ask_for_the_same_key_at_once_look_it_up_few_times(db: PgPool) 
                 where datname = current_database() and wait_event_type = 'Lock'
                   and query like '-- api_keys::find%'",
             );
-            waiting.fetch_one(&db).await.unwrap()
+            waiting.fetch_one(&mut *looking).await.unwrap()
         })
         .await;
         silence.rollback().await.unwrap();
