@@ -109,10 +109,10 @@ async fn lose(state: &Devices, node: &Node, id: &DeviceId, elsewhere: bool) -> R
 /// Takes a node back whose engine answers again: first what was made anew elsewhere is removed from it, then it is no longer
 /// down, then each device that was lost is looked at.
 pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
-    if remove_leftovers(state, node).await? > 0 {
-        // Their ports rest: whoever was connected to one must not meet the next tenant there.
-        state.ports.of(node).reconcile().await?;
-    }
+    remove_leftovers(state, node).await?;
+    // Their ports rest: whoever was connected to one must not meet the next tenant there. Whoever removed them may have died
+    // since, and another may take the node back.
+    state.ports.of(node).reconcile().await?;
     let mut tx = state.platform.db.begin().await?;
     // Whoever takes a device from here holds the row meanwhile, and what he left behind shows to a statement after that.
     let select = sqlx::query("select from devices.nodes where name = $1 for update");
@@ -196,8 +196,8 @@ pub async fn leave_behind(
     Ok(())
 }
 
-/// Removes what was left on a node, some of it; how many.
-async fn remove_leftovers(state: &Devices, node: &Node) -> Result<usize> {
+/// Removes what was left on a node, some of it.
+async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
     let left: Vec<(DeviceId, i32, i32, i32)> = {
         let mut conn = state.platform.db.acquire().await?;
         let select = sqlx::query_as(
@@ -209,7 +209,6 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<usize> {
             .fetch_all(&mut *conn)
             .await?
     };
-    let count = left.len();
     for (id, adb, webrtc, scrcpy) in left {
         // The node gets no devices until the last leftover is gone: what bears this name is what was left.
         let runtime = state.runtimes.of(device::RuntimeKind::Docker, &node.name)?;
@@ -227,5 +226,5 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<usize> {
         tx.commit().await?;
         info!(device.id = %id, "removed from node {} what was left there of device {id}", node.name);
     }
-    Ok(count)
+    Ok(())
 }
