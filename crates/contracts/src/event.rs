@@ -34,6 +34,28 @@ impl Event {
     }
 }
 
+/// What a paid plan allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanTerms {
+    /// What it is called.
+    pub name: String,
+    /// For how long, in days.
+    pub days: i64,
+    /// How many devices.
+    pub max_devices: i64,
+    /// Processor cores of one device.
+    pub cpu_cores: i64,
+    /// Memory of one device.
+    pub memory_mb: i64,
+    /// Storage of one device.
+    pub storage_mb: i64,
+    /// Storage of all devices.
+    pub storage_quota_gb: i64,
+    /// Traffic of a month.
+    pub traffic_quota_gb: i64,
+}
+
 /// What happened, with the facts that others need.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
@@ -67,6 +89,24 @@ pub enum EventBody {
     #[serde(rename = "device.deleted")]
     DeviceDeleted { device_id: DeviceId, name: String },
 
+    /// A device ran for so many minutes of an hour: told once for each device and hour.
+    #[serde(rename = "device.used")]
+    DeviceUsed {
+        device_id: DeviceId,
+        began_at: Timestamp,
+        ended_at: Timestamp,
+        minutes: i32,
+    },
+    /// So many devices of a batch are done; how many of them failed.
+    #[serde(rename = "device.batch_progressed")]
+    BatchProgressed {
+        batch_id: TaskId,
+        operation: String,
+        total: usize,
+        done: usize,
+        failed: usize,
+    },
+
     /// A package was stored.
     #[serde(rename = "app.uploaded")]
     AppUploaded {
@@ -91,6 +131,16 @@ pub enum EventBody {
         plan_id: PlanId,
         amount: Money,
         payment_no: Option<String>,
+        /// What the plan allows; absent from older replicas.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<PlanTerms>,
+    },
+    /// A paid order was given back as a whole; what it granted ends.
+    #[serde(rename = "order.refunded")]
+    OrderRefunded {
+        order_id: OrderId,
+        order_no: String,
+        amount: Money,
     },
     /// An order was cancelled by its user or an admin.
     #[serde(rename = "order.cancelled")]
@@ -159,9 +209,12 @@ impl EventBody {
             Self::DeviceCreated { .. } => "device.created",
             Self::DeviceStatusChanged { .. } => "device.status_changed",
             Self::DeviceDeleted { .. } => "device.deleted",
+            Self::DeviceUsed { .. } => "device.used",
+            Self::BatchProgressed { .. } => "device.batch_progressed",
             Self::AppUploaded { .. } => "app.uploaded",
             Self::OrderCreated { .. } => "order.created",
             Self::OrderPaid { .. } => "order.paid",
+            Self::OrderRefunded { .. } => "order.refunded",
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::OrderExpired { .. } => "order.expired",
             Self::PaymentRefunded { .. } => "payment.refunded",
@@ -186,6 +239,7 @@ mod tests {
             plan_id: "basic".parse().unwrap(),
             amount: Money::yuan(99),
             payment_no: None,
+            plan: None,
         };
 
         let wire = serde_json::to_value(&body).unwrap();

@@ -95,6 +95,8 @@ ids! {
     ApiKeyId,
     /// A rented Android device.
     DeviceId,
+    /// What was on a device at a moment.
+    SnapshotId,
     /// An uploaded application package.
     AppId,
     /// A billing plan: a slug such as `basic`.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{BindError, Bound, Ports};
@@ -49,15 +52,16 @@ impl Default for DeviceProfile {
 }
 
 /// An installed app.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Package {
     /// How large its file was.
     pub bytes: u64,
 }
 
 /// A file on the device, of which only the size is kept.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Pushed {
+    /// How large it is.
     pub bytes: u64,
     /// It began as every APK does, which is a ZIP archive.
     pub is_archive: bool,
@@ -82,27 +86,123 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     profile: DeviceProfile,
     state: Mutex<State>,
+    received: AtomicU64,
+    sent: AtomicU64,
+    busy_nanos: AtomicU64,
 }
+
+/// What a device has used since it was made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Vitals {
+    /// Time spent on answers.
+    pub cpu: Duration,
+    /// Bytes in memory, roughly.
+    pub memory: u64,
+    /// Bytes of the files and apps on it.
+    pub storage: u64,
+    /// Bytes that clients sent.
+    pub received: u64,
+    /// Bytes that clients were sent.
+    pub sent: u64,
+}
+
+/// Roughly what the memory of an entry of a map takes.
+const ENTRY: u64 = 256;
 
 #[derive(Debug, Default)]
 struct State {
+    contents: Contents,
+    /// Grows with each change of the contents.
+    version: u64,
+    log: VecDeque<String>,
+}
+
+/// What is on a device, and outlives its end where somebody keeps it.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Contents {
     packages: BTreeMap<String, Package>,
     files: BTreeMap<String, Pushed>,
-    log: VecDeque<String>,
+}
+
+impl State {
+    /// The contents, to be changed.
+    fn change(&mut self) -> &mut Contents {
+        self.version += 1;
+        &mut self.contents
+    }
 }
 
 impl Device {
     /// Makes a device with nothing installed.
     pub fn new(profile: DeviceProfile) -> Self {
+        Self::with(profile, Contents::default())
+    }
+
+    /// Makes a device on which this is.
+    pub fn with(profile: DeviceProfile, contents: Contents) -> Self {
+        let state = State {
+            contents,
+            ..State::default()
+        };
         let device = Self(Arc::new(Inner {
             profile,
-            state: Mutex::default(),
+            state: Mutex::new(state),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            busy_nanos: AtomicU64::new(0),
         }));
         device.write_log(format!(
             "I/Stub    (    1): {} is up",
             device.profile().name
         ));
         device
+    }
+
+    /// What is on it, and how often that has changed since it was made.
+    pub fn contents(&self) -> (Contents, u64) {
+        let state = self.state();
+        (state.contents.clone(), state.version)
+    }
+
+    /// What it has used since it was made.
+    pub fn vitals(&self) -> Vitals {
+        let inner = &self.0;
+        let (entries, storage) = {
+            let contents = &self.state().contents;
+            let files = contents.files.values().map(|file| file.bytes);
+            let packages = contents.packages.values().map(|package| package.bytes);
+            let entries = contents.files.len() + contents.packages.len();
+            (entries as u64, files.chain(packages).sum())
+        };
+        Vitals {
+            cpu: Duration::from_nanos(inner.busy_nanos.load(Ordering::Relaxed)),
+            memory: size_of::<Inner>() as u64 + entries * ENTRY,
+            storage,
+            received: inner.received.load(Ordering::Relaxed),
+            sent: inner.sent.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Does a piece of work for a client who sent so many bytes, and counts it.
+    pub fn work<T>(&self, received: usize, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = work();
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.0
+            .received
+            .fetch_add(received as u64, Ordering::Relaxed);
+        done
+    }
+
+    /// Counts bytes that go to a client.
+    pub fn sends(&self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How often its contents have changed since it was made.
+    pub fn version(&self) -> u64 {
+        self.state().version
     }
 
     /// What it says of itself.
@@ -112,7 +212,7 @@ impl Device {
 
     /// The apps that are installed, by package name.
     pub fn packages(&self) -> BTreeMap<String, Package> {
-        self.state().packages.clone()
+        self.state().contents.packages.clone()
     }
 
     /// Takes the three ports of a device, or none.
@@ -145,22 +245,23 @@ impl Device {
 
     /// Remembers that a file was pushed; `false` where there is no room.
     pub fn push(&self, path: String, file: Pushed) -> bool {
-        let files = &mut self.state().files;
+        let mut state = self.state();
+        let files = &state.contents.files;
         let fits = files.len() < MOST || files.contains_key(&path);
         if fits {
-            files.insert(path, file);
+            state.change().files.insert(path, file);
         }
         fits
     }
 
     /// A file that was pushed.
     pub fn file(&self, path: &str) -> Option<Pushed> {
-        self.state().files.get(path).cloned()
+        self.state().contents.files.get(path).cloned()
     }
 
     /// Forgets a file; `false` where there was none.
     pub fn remove_file(&self, path: &str) -> bool {
-        self.state().files.remove(path).is_some()
+        self.state().change().files.remove(path).is_some()
     }
 
     /// The lines of its log, oldest first.
@@ -188,17 +289,19 @@ impl Device {
         if !file.is_archive {
             return Err("INSTALL_PARSE_FAILED_NOT_APK: it is no ZIP archive");
         }
-        let packages = &mut self.state().packages;
+        let mut state = self.state();
+        let packages = &state.contents.packages;
         if packages.len() >= MOST && !packages.contains_key(name) {
             return Err("INSTALL_FAILED_INSUFFICIENT_STORAGE");
         }
-        packages.insert(name.to_owned(), Package { bytes: file.bytes });
+        let package = Package { bytes: file.bytes };
+        state.change().packages.insert(name.to_owned(), package);
         Ok(())
     }
 
     /// Removes an app; `false` where it was not installed.
     pub fn uninstall(&self, name: &str) -> bool {
-        self.state().packages.remove(name).is_some()
+        self.state().change().packages.remove(name).is_some()
     }
 
     // No code that holds the lock can panic half way.

@@ -10,5 +10,5 @@ mod screen;
 mod shell;
 
 pub use adb::{MAX_DATA, Message, command};
-pub use device::{Device, DeviceProfile, Package};
+pub use device::{Contents, Device, DeviceProfile, Package, Vitals};
 pub use listen::{BindError, Bound, PortKind, Ports};

@@ -19,7 +19,8 @@ pub async fn serve(device: Device, stream: TcpStream) -> io::Result<()> {
     loop {
         let head = timeout(IDLE, head(&mut stream)).await??;
         let Some(head) = head else { return Ok(()) };
-        let (answer, stays) = respond(&device, &head);
+        let (answer, stays) = device.work(head.len(), || respond(&device, &head));
+        device.sends(answer.len());
         timeout(IDLE, stream.get_mut().write_all(&answer)).await??;
         if !stays {
             return stream.get_mut().shutdown().await;

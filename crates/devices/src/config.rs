@@ -1,18 +1,18 @@
 //! The settings of the devices service.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use coordination::PortRanges;
-use platform::Env;
+use platform::{Env, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::access;
 use crate::node::placement::Policy;
 use crate::node::settings::{self, NodeSettings};
+use crate::quota::{Limit, Limits, UNLIMITED};
 use crate::runtime::android::Android;
 
 /// The settings of the devices service.
@@ -61,6 +61,19 @@ pub struct Config {
     pub operation_deadline: Duration,
     /// `DEVICE_OPERATIONS_AT_ONCE`: how many operations this replica works on at a time. Default 16.
     pub operations_at_once: usize,
+    /// `DEVICE_METRICS_SECONDS`: how often each device is measured, 5 to 300. Default 15.
+    pub measure_every: Duration,
+    /// `DEVICE_OPERATION_DAYS`: for how many days it can be asked how an operation went. Default 7.
+    pub operation_days: i64,
+    /// `QUOTA_LIMITS`, as in `maxDevices=50,totalCpuCores=200`: what a user without a plan has, where it differs from the
+    /// defaults of the profile; -1 is no limit.
+    pub quota: Limits,
+    /// `DEVICE_SNAPSHOTS_PER_DEVICE`: how many snapshots a device may have. Default 10.
+    pub snapshots_per_device: i64,
+    /// `DEVICE_SNAPSHOTS_PER_USER`: how many snapshots all devices of a user may have. Default 200.
+    pub snapshots_per_user: i64,
+    /// `DEVICE_SNAPSHOT_DAYS`: after how many days a snapshot is deleted; 0, the default, keeps them all.
+    pub snapshot_days: i64,
     /// `DEVICE_HOST_LEASE_SECONDS`: how long a silent replica keeps the simulated devices it hosts. Default 4.
     pub host_lease: Duration,
     /// Remote access.
@@ -157,10 +170,42 @@ impl Config {
             ),
             operation_attempts: env.within("DEVICE_OPERATION_ATTEMPTS", 5, (1, 100)),
             operations_at_once: env.within("DEVICE_OPERATIONS_AT_ONCE", 16, (1, 256)),
+            measure_every: Duration::from_secs(env.within("DEVICE_METRICS_SECONDS", 15, (5, 300))),
+            operation_days: env.within("DEVICE_OPERATION_DAYS", 7, (1, 3_650)),
+            quota: quota_limits(env),
+            snapshots_per_device: env.within("DEVICE_SNAPSHOTS_PER_DEVICE", 10, (1, 1_000)),
+            snapshots_per_user: env.within("DEVICE_SNAPSHOTS_PER_USER", 200, (1, 100_000)),
+            snapshot_days: env.within("DEVICE_SNAPSHOT_DAYS", 0, (0, 36_500)),
             host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),
             access: access::Config::from_env(env),
         }
     }
+}
+
+fn quota_limits(env: &mut Env) -> Limits {
+    let production = env.value("PROFILE", Profile::Development) == Profile::Production;
+    let mut limits = Limits::defaults(production);
+    for pair in env.list("QUOTA_LIMITS") {
+        let read = pair.split_once('=').and_then(|(name, value)| {
+            let limit = Limit::ALL
+                .into_iter()
+                .find(|limit| limit.key() == name.trim())?;
+            let value = value
+                .trim()
+                .parse()
+                .ok()
+                .filter(|value| *value >= UNLIMITED)?;
+            Some((limit, value))
+        });
+        match read {
+            Some((limit, value)) => _ = limits.0.insert(limit, value),
+            None => env.fault(
+                "QUOTA_LIMITS",
+                format!("`{pair}` is no limit: it looks like maxDevices=50, and -1 is no limit"),
+            ),
+        }
+    }
+    limits
 }
 
 fn port_ranges(env: &mut Env) -> PortRanges {
@@ -242,6 +287,7 @@ mod tests {
             ("DEVICE_NODE_ADDRESS", "here"),
             ("DEVICE_NODES", "[{}]"),
             ("DEVICE_PLACEMENT", "anywhere"),
+            ("QUOTA_LIMITS", "maxDevices=5,maxPhones=7"),
         ]);
 
         Config::from_env(&mut env);
@@ -254,6 +300,7 @@ mod tests {
             "DEVICE_NODE_ADDRESS",
             "DEVICE_NODES:",
             "DEVICE_PLACEMENT",
+            "QUOTA_LIMITS",
         ] {
             assert!(text.contains(name), "{name} is not told in {text}");
         }

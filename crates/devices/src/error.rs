@@ -1,7 +1,7 @@
 //! What can go wrong in the devices service, and what clients are told.
 
 use axum::response::{IntoResponse, Response};
-use contracts::DeviceId;
+use contracts::{DeviceId, SnapshotId};
 use coordination::PortError;
 use http::StatusCode;
 use platform::Problem;
@@ -91,6 +91,28 @@ pub enum Error {
     /// What runs devices failed.
     #[error("could not do it on the node")]
     Runtime(#[from] RuntimeError),
+    /// There is no such snapshot for this caller.
+    #[error("there is no snapshot {snapshot} for the caller")]
+    NoSuchSnapshot {
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// The snapshot could not be taken, so there is nothing to restore.
+    #[error("snapshot {snapshot} is in the error state")]
+    SnapshotInError {
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// More than the owner may have.
+    #[error("the quota of {quota} does not allow it: {current} used, {limit} allowed")]
+    QuotaExceeded {
+        /// Of what.
+        quota: &'static str,
+        /// How much is used, in the unit that the name tells.
+        current: i64,
+        /// How much is allowed.
+        limit: i64,
+    },
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -105,9 +127,10 @@ impl From<Problem> for Error {
     }
 }
 
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let problem = match &self {
+impl Error {
+    /// What clients are told.
+    pub fn problem(&self) -> Problem {
+        match self {
             Self::NoSuchDevice { .. } => Problem::not_found("device"),
             Self::NoSuchNode { .. } => Problem::not_found("node"),
             Self::NodeExists { .. } => {
@@ -149,9 +172,30 @@ impl IntoResponse for Error {
             ),
             Self::Access(fault) => fault.problem(),
             Self::Runtime(_) => Problem::not_ready("the engine of a node failed; try again"),
+            Self::NoSuchSnapshot { .. } => Problem::not_found("snapshot"),
+            Self::SnapshotInError { .. } => Problem::conflict(
+                "CONFLICT",
+                "the snapshot is in the error state: it was not taken, and cannot be restored",
+            ),
+            Self::QuotaExceeded {
+                quota,
+                current,
+                limit,
+            } => quota_exceeded(quota, *current, *limit),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
-        };
-        problem.respond(&self)
+        }
     }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.problem().respond(&self)
+    }
+}
+
+fn quota_exceeded(quota: &str, current: i64, limit: i64) -> Problem {
+    let used = format!("{current} used, {limit} allowed");
+    let message = format!("the quota of {quota} is exceeded: {used}");
+    Problem::new(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED", message).with_field(quota, used)
 }

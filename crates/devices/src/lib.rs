@@ -6,20 +6,27 @@
 #[macro_use]
 pub mod device;
 pub mod access;
+pub mod batch;
 pub mod config;
 pub mod error;
+pub mod group;
+pub mod measure;
 mod metrics;
 pub mod node;
 pub mod operation;
 pub mod port;
+pub mod quota;
 pub mod reconcile;
 mod routes;
 pub mod runtime;
+pub mod snapshot;
+pub mod template;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use coordination::cron::{CatchUp, Job, Overlap};
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
@@ -28,7 +35,8 @@ use tokio::sync::Notify;
 pub use config::Config;
 pub use error::Error;
 pub use node::check::check_nodes;
-pub use routes::{openapi, router};
+pub use quota::Quotas;
+pub use routes::{openapi, quota_openapi, quota_router, router};
 
 use access::Access;
 use device::Status;
@@ -41,6 +49,8 @@ const LOOK_AT_NODES: Duration = Duration::from_secs(2);
 const LOOK_AT_DEADLINES: Duration = Duration::from_secs(5);
 /// Parts the reconciler from what else runs at the full minute.
 const RECONCILE_JITTER: Duration = Duration::from_secs(10);
+/// How often each replica looks for images of snapshots that there are not.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often tickets are forgotten of which nothing can come any more.
@@ -54,6 +64,7 @@ pub struct Devices {
     ports: Ports,
     runtimes: Runtimes,
     access: Access,
+    quotas: Quotas,
     /// Wakes the worker of this replica; the others look by themselves.
     operations_due: Arc<Notify>,
 }
@@ -70,21 +81,19 @@ impl Devices {
             ports: Ports::new(platform, &config),
             access: Access::new(&config.access),
             runtimes,
+            quotas: Quotas::new(platform, &config),
             platform: platform.clone(),
             config: Arc::new(config),
             operations_due: Arc::default(),
         })
     }
 
-    /// Starts the worker, the hosting of simulated devices, and the renewal of port leases.
+    /// Starts the worker, the hosting of simulated devices, the renewal of port leases, and the handling of paid orders.
     ///
     /// # Errors
-    /// None at present.
-    #[expect(
-        clippy::unused_async,
-        reason = "all services start their jobs by the same call"
-    )]
+    /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        platform::events::spawn_consumer(&self.platform, tasks, quota::grant::Grants).await?;
         operation::worker::spawn(self.clone(), tasks);
         self.runtimes.simulated.spawn(tasks);
         let state = self.clone();
@@ -115,6 +124,20 @@ impl Devices {
             async move { access::purge::purge(&state).await }
         });
         let state = self.clone();
+        tasks.every("devices.snapshot_images", SWEEP_EVERY, move || {
+            let state = state.clone();
+            async move { snapshot::jobs::sweep(&state).await }
+        });
+        let state = self.clone();
+        tasks.every(
+            "devices.measure",
+            self.config.measure_every / 3,
+            move || {
+                let state = state.clone();
+                async move { measure::collect::step(&state).await }
+            },
+        );
+        let state = self.clone();
         tasks.every("devices.count", COUNT_EVERY, move || {
             let state = state.clone();
             async move { state.count().await }
@@ -122,16 +145,42 @@ impl Devices {
         Ok(())
     }
 
-    /// The jobs that one replica at a time runs.
+    /// The jobs that one replica at a time runs. They need not guard their runs: each of their transactions locks the rows
+    /// that it changes, and finds done what another one did.
     pub fn cron_jobs(&self) -> Vec<Job> {
+        let state = self.clone();
+        let retention = Job::new("devices-snapshot-retention", "17 * * * *", move |run| {
+            let state = state.clone();
+            async move { snapshot::jobs::retire_aged(&state, &run.cancelled).await }
+        });
+        let state = self.clone();
+        let measurements = Job::new("devices-metrics", "* * * * *", move |run| {
+            let state = state.clone();
+            async move { measure::jobs::tidy(&state, &run.cancelled).await }
+        });
+        let state = self.clone();
+        let usage = Job::new("devices-usage", "7 * * * *", move |run| {
+            let state = state.clone();
+            async move { device::usage::tell(&state, run.slot, &run.cancelled).await }
+        });
+        let state = self.clone();
+        let clearing = Job::new("devices-clearing", "31 * * * *", move |run| {
+            let state = state.clone();
+            async move { device::clearing::clear(&state, &run.cancelled).await }
+        });
         let state = self.clone();
         let schedule = self.config.reconcile_schedule.clone();
         let reconciler = Job::new("device-reconciler", schedule, move |run| {
             let state = state.clone();
             async move { reconcile::job::run(&state, &run.cancelled).await }
         });
-        // What a round missed the next one finds.
         vec![
+            retention,
+            measurements,
+            // An hour that nobody was told of is made good for two days.
+            usage.catch_up(CatchUp::All(TimeDelta::days(2))),
+            clearing,
+            // What a round missed the next one finds.
             reconciler
                 .catch_up(CatchUp::None)
                 .overlap(Overlap::Skip)
@@ -147,6 +196,11 @@ impl Devices {
     /// The ports of the nodes.
     pub fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// The quotas of users.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// What runs devices on this replica.
@@ -209,6 +263,8 @@ impl Devices {
             let count = counts.iter().find(|(name, _)| name == status.as_str());
             metrics::devices(status.as_str(), count.map_or(0, |(_, count)| *count));
         }
+        let (cores, memory) = measure::db::totals(&mut conn).await?;
+        metrics::used(cores, memory);
         let held = port::db::count_held(&mut conn).await?;
         for kind in coordination::PortKind::ALL {
             metrics::ports_allocated(kind, held);

@@ -92,3 +92,21 @@ pub fn command(name: &'static str, result: &'static str) {
     counter!("cloudphone_device_commands_total", "command" => name, "result" => result)
         .increment(1);
 }
+
+/// Devices that this replica measured, and those that did not answer.
+pub fn measured(answered: usize, silent: usize) {
+    counter!("cloudphone_devices_measured_total", "result" => "measured")
+        .increment(answered as u64);
+    counter!("cloudphone_devices_measured_total", "result" => "silent").increment(silent as u64);
+}
+
+/// What all running devices use together.
+pub fn used(cpu_cores: f64, memory_mb: f64) {
+    gauge!("cloudphone_devices_cpu_cores_used").set(cpu_cores);
+    gauge!("cloudphone_devices_memory_megabytes_used").set(memory_mb);
+}
+
+/// What was kept of a snapshot that there is not, and was removed.
+pub fn snapshot_swept() {
+    counter!("cloudphone_snapshots_swept_total").increment(1);
+}

@@ -4,10 +4,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::{api as access, remote, tunnel};
-use crate::device::{api, create, list};
+use crate::batch::{api as batch, create as batch_create};
+use crate::device::{api, browse, create, list};
+use crate::group::api as group;
+use crate::measure::api as measure;
 use crate::node::{api as node, check};
 use crate::operation::api as operation;
-use crate::{Devices, port, reconcile};
+use crate::quota::{api as quota, book};
+use crate::snapshot::api as snapshot;
+use crate::template::{api as template, make};
+use crate::{Devices, Quotas, port, reconcile};
 
 /// The routes of the service.
 pub fn router(state: Devices) -> OpenApiRouter {
@@ -19,6 +25,33 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
+/// The routes of quotas. Clients find them at the service of users, which they are about; their rows are this service's, since
+/// the transaction that makes a device charges them.
+pub fn quota_router(quotas: Quotas) -> OpenApiRouter {
+    quota_routes().with_state(quotas)
+}
+
+/// What the routes of quotas say of themselves.
+pub fn quota_openapi() -> utoipa::openapi::OpenApi {
+    quota_routes().into_openapi()
+}
+
+fn quota_routes() -> OpenApiRouter<Quotas> {
+    OpenApiRouter::new()
+        .routes(routes!(quota::list_quotas, quota::set_quota))
+        .routes(routes!(quota::find_quota))
+        .routes(routes!(quota::quota_usage_stats))
+        .routes(routes!(quota::check_quota))
+        .routes(routes!(quota::check_quotas))
+        .routes(routes!(quota::list_quota_alerts))
+        .routes(routes!(quota::summarize_quotas))
+        .routes(routes!(quota::change_quota, quota::reset_quota))
+        .routes(routes!(quota::renew_quota))
+        .routes(routes!(book::deduct_quota))
+        .routes(routes!(book::restore_quota))
+        .routes(routes!(book::book_device))
+}
+
 fn routes() -> OpenApiRouter<Devices> {
     OpenApiRouter::new()
         .routes(routes!(create::create_device, list::list_devices))
@@ -26,6 +59,10 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(list::my_device_stats))
         .routes(routes!(list::device_stats))
         .routes(routes!(list::count_devices))
+        .routes(routes!(browse::list_devices_by_cursor))
+        .routes(routes!(browse::quick_list_devices))
+        .routes(routes!(browse::list_available_devices))
+        .routes(routes!(browse::find_devices))
         .routes(routes!(operation::find_saga))
         .routes(routes!(
             list::find_device,
@@ -54,6 +91,10 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(remote::find_screenshot, remote::take_screenshot))
         .routes(routes!(remote::uninstall_app))
         .routes(routes!(port::api::find_device_ports))
+        .merge(snapshots())
+        .merge(measurements())
+        .merge(batches())
+        .merge(templates())
         .routes(routes!(port::api::port_stats))
         .routes(routes!(port::api::port_leases))
         .routes(routes!(port::api::resting_ports))
@@ -68,4 +109,63 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(node::drain_node))
         .routes(routes!(check::check_node))
         .routes(routes!(reconcile::api::list_reconciliations))
+}
+
+fn snapshots() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(
+            snapshot::create_snapshot,
+            snapshot::list_device_snapshots
+        ))
+        .routes(routes!(
+            snapshot::create_snapshot_of_device,
+            snapshot::list_snapshots_of_device
+        ))
+        .routes(routes!(snapshot::restore_named_snapshot))
+        .routes(routes!(snapshot::restore_device_snapshot))
+        .routes(routes!(snapshot::delete_device_snapshot))
+        .routes(routes!(snapshot::list_snapshots))
+        .routes(routes!(snapshot::summarize_snapshots))
+        .routes(routes!(snapshot::delete_snapshots))
+        .routes(routes!(snapshot::find_snapshot, snapshot::delete_snapshot))
+        .routes(routes!(snapshot::restore_snapshot))
+}
+
+fn batches() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(batch::start_devices))
+        .routes(routes!(batch::stop_devices))
+        .routes(routes!(batch::restart_devices))
+        .routes(routes!(batch::reboot_devices))
+        .routes(routes!(batch::delete_devices))
+        .routes(routes!(batch::operate_devices))
+        .routes(routes!(batch::device_statuses))
+        .routes(routes!(batch::group_devices))
+        .routes(routes!(batch_create::create_devices))
+        .routes(routes!(group::list_groups, group::create_group))
+        .routes(routes!(group::patch_group, group::delete_group))
+}
+
+fn templates() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(template::list_templates, template::create_template))
+        .routes(routes!(template::search_templates))
+        .routes(routes!(template::popular_templates))
+        .routes(routes!(template::template_stats))
+        .routes(routes!(
+            template::find_template,
+            template::patch_template,
+            template::delete_template
+        ))
+        .routes(routes!(template::create_template_of_device))
+        .routes(routes!(make::create_device_of_template))
+        .routes(routes!(make::create_devices_of_template))
+}
+
+fn measurements() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(measure::device_metrics))
+        .routes(routes!(measure::device_usage))
+        .routes(routes!(measure::device_metrics_history))
+        .routes(routes!(measure::devices_metrics))
 }

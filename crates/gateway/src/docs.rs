@@ -100,7 +100,10 @@ fn routes(wanted: impl Fn(&Operation) -> bool) -> Vec<(Service, Method, String)>
 fn parts() -> [(Service, Document); 7] {
     [
         (Service::Gateway, local::openapi()),
-        (Service::Users, users::openapi()),
+        (
+            Service::Users,
+            users::openapi().merge_from(devices::quota_openapi()),
+        ),
         (Service::Devices, devices::openapi()),
         (Service::Apps, apps::openapi()),
         (Service::Media, media::openapi()),
@@ -403,6 +406,7 @@ mod tests {
             "/billing/orders/{id}/confirm",
             "/billing/orders/{id}/refund",
             "/devices",
+            "/devices/{id}/snapshots",
             "/media/tasks",
             "/notifications",
             "/notifications/send",
@@ -410,6 +414,8 @@ mod tests {
             "/orders/{id}/confirm",
             "/orders/{id}/refund",
             "/payments",
+            "/snapshots/device/{id}",
+            "/templates/{id}/create-device",
         ];
         assert_eq!(keyed, expected.map(|path| ("POST", path)));
     }

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 74] = [
+const HELP: [(&str, &str); 78] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -21,6 +21,18 @@ const HELP: [(&str, &str); 74] = [
     (
         "cloudphone_devices_by_status",
         "Cluster: devices in a status",
+    ),
+    (
+        "cloudphone_devices_cpu_cores_used",
+        "Cluster: processor cores that running devices use together",
+    ),
+    (
+        "cloudphone_devices_measured_total",
+        "Measurements of devices by this replica, by whether the device answered",
+    ),
+    (
+        "cloudphone_devices_memory_megabytes_used",
+        "Cluster: memory that running devices use together",
     ),
     (
         "cloudphone_devices_hosted",
@@ -58,6 +70,10 @@ const HELP: [(&str, &str); 74] = [
     (
         "cloudphone_ports_contended_total",
         "Sets of ports that were given up, by reason",
+    ),
+    (
+        "cloudphone_snapshots_swept_total",
+        "Images found of snapshots that there are not, and removed",
     ),
     (
         "cloudphone_sockets_cut_total",

@@ -37,7 +37,10 @@ impl Services {
         let news = notifications::Config::from_env(&mut env);
         let news = notifications::Notifications::new(platform, news);
         let routes: [(Service, OpenApiRouter); 6] = [
-            (Service::Users, users::router(users)),
+            (
+                Service::Users,
+                users::router(users).merge(devices::quota_router(devices.quotas().clone())),
+            ),
             (Service::Devices, devices::router(devices)),
             (Service::Apps, apps::router(apps)),
             (Service::Media, media::router(media)),

@@ -184,7 +184,9 @@ async fn start(
         let users = users::Users::new(platform, config.users).await?;
         users.spawn_jobs(&tasks).await?;
         crons.extend(users.cron_jobs());
-        routed(Service::Users, users::router(users));
+        let quotas = devices::Quotas::new(platform, &config.devices);
+        let routes = users::router(users).merge(devices::quota_router(quotas));
+        routed(Service::Users, routes);
     }
     let mut devices_here = None;
     if has(Service::Devices) {

@@ -36,10 +36,12 @@ impl Consumer for Teller {
         "device.created",
         "device.status_changed",
         "device.deleted",
+        "device.batch_progressed",
         "app.uploaded",
         "order.paid",
         "order.cancelled",
         "order.expired",
+        "order.refunded",
         "payment.refunded",
         "payment.failed",
         "task.finished",
@@ -184,6 +186,12 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "Order cancelled",
             format!("Order {order_no} was cancelled"),
         ),
+        EventBody::OrderRefunded { order_no, .. } => (
+            Kind::Billing,
+            body.kind(),
+            "Order refunded",
+            format!("Order {order_no} was given back, and what it granted has ended"),
+        ),
         EventBody::OrderExpired { order_no, .. } => (
             Kind::Billing,
             body.kind(),
@@ -213,6 +221,8 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             format!("The task {kind} ended as {status}"),
         ),
         EventBody::SessionEnded { .. }
+        | EventBody::BatchProgressed { .. }
+        | EventBody::DeviceUsed { .. }
         | EventBody::OrderCreated { .. }
         | EventBody::BalanceChanged { .. }
         | EventBody::CreditHoldRequested { .. }
@@ -274,6 +284,11 @@ fn pushes(event: &Event) -> Vec<Push> {
             order_no,
             amount,
         } => vec![changed(order_id, order_no, "expired", amount)],
+        EventBody::OrderRefunded {
+            order_id,
+            order_no,
+            amount,
+        } => vec![changed(order_id, order_no, "refunded", amount)],
         _ => device_push(event).into_iter().collect(),
     }
 }
@@ -295,6 +310,14 @@ fn order_push(
 }
 
 fn device_push(event: &Event) -> Option<Push> {
+    if let EventBody::BatchProgressed { .. } = &event.body {
+        let mut data = facts(&event.body);
+        data.insert("timestamp".to_owned(), json!(event.occurred_at));
+        return Some(Push {
+            event: "batch-progress".to_owned(),
+            data: Value::Object(data),
+        });
+    }
     let EventBody::DeviceStatusChanged {
         device_id,
         name,
@@ -334,6 +357,7 @@ mod tests {
             plan_id: "basic".parse::<PlanId>().unwrap(),
             amount: Money::yuan(99),
             payment_no: None,
+            plan: None,
         });
 
         let draft = draft(&paid).unwrap();

@@ -88,6 +88,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
 }
 
 impl IdempotencyKey {
+    /// No key: every time is the first.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
     /// Claims the key for a caller, in the transaction of the effect.
     ///
     /// # Errors

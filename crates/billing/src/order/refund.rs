@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use contracts::{Money, OrderId, Timestamp, TransactionId};
+use contracts::{Event, EventBody, Money, OrderId, Timestamp, TransactionId};
 use garde::Validate;
 use http::StatusCode;
 use platform::Admin;
@@ -93,6 +93,14 @@ pub async fn refund_order(
     )
     .await?;
     let state_reached = order.state;
+    if state_reached == OrderState::Refunded {
+        let body = EventBody::OrderRefunded {
+            order_id: id.clone(),
+            order_no: order.order_no.clone(),
+            amount: order.final_amount,
+        };
+        platform::events::emit(&mut tx, &Event::new(order.user_id.clone(), now, body)).await?;
+    }
     let reply = Refunded {
         order: OrderReply::load(&mut tx, order, family).await?,
         refund,

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod db;
 
+use contracts::event::PlanTerms;
 use contracts::{Money, PlanId, Timestamp};
 use serde::Serialize;
 
@@ -32,6 +33,22 @@ pub struct Plan {
     pub is_public: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+impl Plan {
+    /// What it allows.
+    pub fn terms(self) -> PlanTerms {
+        PlanTerms {
+            name: self.name,
+            days: self.duration.into(),
+            max_devices: self.max_devices.into(),
+            cpu_cores: self.cpu_cores.into(),
+            memory_mb: self.memory_mb.into(),
+            storage_mb: self.storage_mb.into(),
+            storage_quota_gb: self.storage_quota_gb.into(),
+            traffic_quota_gb: self.traffic_quota_gb.into(),
+        }
+    }
 }
 
 /// A plan, as clients read it.

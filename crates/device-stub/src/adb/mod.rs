@@ -23,13 +23,19 @@ const STREAMS: usize = 64;
 /// Pieces that may wait for the other side; one that asks for more without taking them is cut off.
 const PIECES: usize = 1024;
 
+/// The bytes of a message before its data.
+const HEAD: usize = 24;
+
 /// Serves one connection.
 pub async fn serve(device: Device, stream: TcpStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let mut connection = Connection::new(device);
+    let mut connection = Connection::new(device.clone());
     loop {
         let message = timeout(IDLE, Message::read(&mut stream)).await??;
-        for answer in connection.hear(message)? {
+        let length = message.data.len();
+        let answers = device.work(HEAD + length, || connection.hear(message))?;
+        for answer in answers {
+            device.sends(HEAD + answer.data.len());
             timeout(IDLE, answer.write(stream.get_mut())).await??;
         }
     }

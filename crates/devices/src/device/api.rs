@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::{Device, DeviceReply, Status, create, db};
 use crate::node::placement;
 use crate::operation::{self, Kind};
-use crate::{Devices, Error, error::Result};
+use crate::{Devices, Error, error::Result, quota, snapshot};
 
 /// What shall be different. What is left out stays; a status is not among it.
 #[derive(Clone, Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
@@ -70,7 +70,7 @@ pub async fn lock_visible(
 
 /// Changes a device.
 #[utoipa::path(patch, path = "/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = PatchDevice,
-    responses((status = 200, body = DeviceReply), (status = 400), (status = 404), (status = 503, description = "Its node has no room for it to grow")))]
+    responses((status = 200, body = DeviceReply), (status = 400), (status = 403, description = "The quota does not allow the growth"), (status = 404), (status = 503, description = "Its node has no room for it to grow")))]
 pub async fn patch_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -79,7 +79,13 @@ pub async fn patch_device(
 ) -> Result<Json<DeviceReply>> {
     let mut tx = state.platform.db.begin().await?;
     let before = lock_visible(&mut tx, &user, &id).await?;
-    db::patch(&mut tx, &id, &body, state.platform.clock.now()).await?;
+    let now = state.platform.clock.now();
+    let (from, mut to) = (before.sizes(), before.sizes());
+    to.cpu_cores = body.cpu_cores.unwrap_or(to.cpu_cores);
+    to.memory_mb = body.memory_m_b.unwrap_or(to.memory_mb);
+    to.storage_mb = body.storage_m_b.unwrap_or(to.storage_mb);
+    quota::charge_growth(&mut tx, &state.quotas, &before.user_id, (from, to), now).await?;
+    db::patch(&mut tx, &id, &body, now).await?;
     let device = db::find(&mut tx, &id).await?;
     let after = device.as_ref().map_or(before.size(), Device::size);
     if after != before.size()
@@ -102,16 +108,25 @@ pub async fn delete_device(
     user: CurrentUser,
     Path(id): Path<DeviceId>,
 ) -> Result<Json<Deleted>> {
+    Ok(Json(Deleted {
+        saga_id: delete(&state, &user, &id).await?,
+        message: "the device is being deleted".into(),
+    }))
+}
+
+/// Deletes a device; the name of its deletion.
+///
+/// # Errors
+/// [`Error::NoSuchDevice`] where it is not the caller's or deleted already.
+pub async fn delete(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<String> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
-    lock_visible(&mut tx, &user, &id).await?;
-    operation::db::cancel_queued(&mut tx, &id, "the device was deleted", now).await?;
-    let saga_id = operation::db::insert(&mut tx, &id, Kind::Delete, true, now).await?;
-    db::set_status(&mut tx, &id, Status::Deleting, None, now).await?;
+    lock_visible(&mut tx, user, id).await?;
+    operation::db::cancel_queued(&mut tx, id, "the device was deleted", now).await?;
+    let saga_id = operation::db::insert(&mut tx, id, Kind::Delete, true, now).await?;
+    db::set_status(&mut tx, id, Status::Deleting, None, now).await?;
+    snapshot::db::give_up_all(&mut tx, id, now).await?;
     tx.commit().await?;
     state.operations_due.notify_one();
-    Ok(Json(Deleted {
-        message: "the device is being deleted".into(),
-        saga_id,
-    }))
+    Ok(saga_id)
 }

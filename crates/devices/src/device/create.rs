@@ -19,7 +19,7 @@ use crate::node::placement::{self, Demand, Refusal};
 use crate::node::{self, Labels, Node};
 use crate::operation::{self, Kind};
 use crate::port::{self, Leased};
-use crate::{Devices, Error, error::Result, metrics};
+use crate::{Devices, Error, error::Result, metrics, quota};
 
 /// How often one creation tries again when others turn out to hold its ports, or to have taken the last room.
 const ATTEMPTS: u32 = 16;
@@ -27,7 +27,7 @@ const ATTEMPTS: u32 = 16;
 const METADATA_BYTES: usize = 16 * 1024;
 
 /// What a device shall be.
-#[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateDevice {
     /// What its owner calls it.
@@ -91,7 +91,7 @@ pub struct Created {
 }
 
 /// Checks `N` or `N.N`.
-fn check_android_version(text: &str, _: &()) -> garde::Result {
+pub fn check_android_version(text: &str, _: &()) -> garde::Result {
     if super::is_android_version(text) {
         Ok(())
     } else {
@@ -99,7 +99,8 @@ fn check_android_version(text: &str, _: &()) -> garde::Result {
     }
 }
 
-fn check_resolution(text: &str, _: &()) -> garde::Result {
+/// Checks `NNNxNNN`.
+pub fn check_resolution(text: &str, _: &()) -> garde::Result {
     if super::pixels(text).is_some() {
         Ok(())
     } else {
@@ -156,7 +157,7 @@ impl CreateDevice {
 /// and `GET /devices/{id}` names them. A repeated request gets the first answer, with the first ports.
 #[utoipa::path(post, path = "/devices", tag = "devices", request_body = CreateDevice,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = Created, description = "The device is being created; its ports are final once it runs"), (status = 400), (status = 409), (status = 422), (status = 503, description = "No node has room, no port is free, or none can be leased")))]
+    responses((status = 201, body = Created, description = "The device is being created; its ports are final once it runs"), (status = 400), (status = 403, description = "The quota does not allow it"), (status = 409), (status = 422), (status = 503, description = "No node has room, no port is free, or none can be leased")))]
 pub async fn create_device(
     State(state): State<Devices>,
     caller: Caller,
@@ -175,12 +176,47 @@ pub async fn create_device(
         }
         tx.rollback().await?;
     }
+    Ok(reply(&state, owner, body, key, &scope).await?.0)
+}
+
+/// Creates a device; the reply, and whether it is one of now and not of an earlier request with the key.
+///
+/// # Errors
+/// As for [`create_device`].
+pub async fn reply(
+    state: &Devices,
+    owner: UserId,
+    body: CreateDevice,
+    key: IdempotencyKey,
+    scope: &str,
+) -> Result<(Response, bool)> {
     let device = body.into_new(owner);
+    let (reply, saga_id) = make(state, &device, key, scope).await?;
+    Ok((reply, !saga_id.is_empty()))
+}
+
+/// Creates one device of several; its id, and the name of its creation.
+///
+/// # Errors
+/// As for [`create_device`].
+pub async fn one(state: &Devices, owner: UserId, body: CreateDevice) -> Result<(DeviceId, String)> {
+    let device = body.into_new(owner);
+    let (_, saga_id) = make(state, &device, IdempotencyKey::none(), "").await?;
+    Ok((device.id, saga_id))
+}
+
+/// Makes a device with its ports; the reply, and the name of the creation, which is empty where the reply is an earlier one.
+async fn make(
+    state: &Devices,
+    device: &NewDevice,
+    key: IdempotencyKey,
+    scope: &str,
+) -> Result<(Response, String)> {
     let demand = device.demand();
     let mut tried = Vec::new();
     let mut attempts = 0;
     while attempts < ATTEMPTS {
-        let Some(place) = find_place(&state, &demand, &mut tried).await? else {
+        let Some(place) = find_place(state, &demand, &mut tried).await? else {
             continue;
         };
         let ports = state.ports.of(&place.node);
@@ -198,18 +234,18 @@ pub async fn create_device(
             Err(error) => return Err(error),
         };
         attempts += 1;
-        match store(&state, &device, &place, &mut leased, key.clone(), &scope).await {
-            Ok(Stored::New(reply)) => {
+        match store(state, device, &place, &mut leased, key.clone(), scope).await {
+            Ok(Stored::New(reply, saga_id)) => {
                 info!(
                     "Allocated ports: ADB={}, WebRTC={}",
                     leased.ports.adb, leased.ports.webrtc
                 );
                 state.operations_due.notify_one();
-                return Ok(reply);
+                return Ok((reply, saga_id));
             }
             Ok(Stored::Before(reply)) => {
                 ports.give_up(leased).await;
-                return Ok(reply);
+                return Ok((reply, String::new()));
             }
             // The ports go back by themselves; the next look at the nodes sees what there is by now.
             Ok(Stored::NoRoom) => {}
@@ -219,6 +255,11 @@ pub async fn create_device(
                 metrics::ports_contended("held");
                 ports.give_up(leased).await;
                 ports.reconcile().await?;
+            }
+            Err(error @ Error::QuotaExceeded { .. }) => {
+                // Nobody has used them.
+                ports.give_up(leased).await;
+                return Err(error);
             }
             Err(error) => return Err(error),
         }
@@ -280,7 +321,7 @@ async fn find_place(
 }
 
 enum Stored {
-    New(Response),
+    New(Response, String),
     Before(Response),
     NoRoom,
 }
@@ -300,6 +341,10 @@ async fn store(
         Turn::First(turn) => turn,
         Turn::Replay(reply) => return Ok(Stored::Before(reply)),
     };
+    // Before the device is there, or it would be counted twice.
+    let shall_run = device.wanted == Status::Running;
+    let charged = (device.sizes(), shall_run);
+    quota::charge_creation(&mut tx, &state.quotas, &device.user_id, charged, now).await?;
     let (node, runtime) = (&place.node.name, place.runtime);
     db::insert(&mut tx, device, (node, runtime), leased.ports, now).await?;
     let saga_id = operation::db::insert(&mut tx, &device.id, Kind::Create, true, now).await?;
@@ -309,7 +354,7 @@ async fn store(
     let reply = Created {
         device: view.clone(),
         view,
-        saga_id,
+        saga_id: saga_id.clone(),
         message: "the device is being created".into(),
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
@@ -320,7 +365,7 @@ async fn store(
     // Whether the commit takes effect may stay unknown.
     leased.keep();
     tx.commit().await?;
-    Ok(Stored::New(reply.into_response()))
+    Ok(Stored::New(reply.into_response(), saga_id))
 }
 
 fn created(device: &NewDevice, now: Timestamp) -> Event {

@@ -1,6 +1,6 @@
 //! Devices in PostgreSQL.
 
-use contracts::{DeviceId, Timestamp, UserId};
+use contracts::{DeviceId, SnapshotId, Timestamp, UserId};
 use coordination::PortSet;
 use platform::http::Slice;
 use serde_json::{Map, Value};
@@ -8,8 +8,10 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::api::PatchDevice;
+use super::browse::{Cursor, QuickDevice};
 use super::list::{DeviceFilter, MySort};
 use crate::node::{self, placement::Demand};
+use crate::quota::Size;
 
 use super::{Device, ProviderType, RuntimeKind, ShownStatus, Status, port_columns};
 
@@ -17,9 +19,11 @@ macro_rules! select_device {
     ($rest:literal) => {
         concat!(
             "select d.id, d.user_id, d.tenant_id, d.name, d.description, d.type, d.provider_type, d.runtime, d.status, d.wanted, d.error,
-                d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
+                (select o.kind from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running')
+                    order by o.kind = 'restore' desc, o.id limit 1) as doing,
+                d.restored_from, d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
                 d.node, n.address, n.bind, n.down_since is not null and d.runtime = 'docker' as node_down, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
-                d.created_at, d.updated_at
+                d.created_at, d.updated_at, d.seq
             from devices.devices d join devices.nodes n on n.name = d.node ",
             $rest
         )
@@ -68,6 +72,15 @@ impl NewDevice {
     pub fn demand(&self) -> Demand {
         let size = (self.cpu_cores, self.memory_mb);
         Demand::new(self.provider_type, size, node::selector(&self.metadata))
+    }
+
+    /// How large it is.
+    pub fn sizes(&self) -> Size {
+        Size {
+            cpu_cores: self.cpu_cores,
+            memory_mb: self.memory_mb,
+            storage_mb: self.storage_mb,
+        }
     }
 }
 
@@ -145,6 +158,9 @@ pub async fn find_released(
 }
 
 /// The devices that a filter lets through, newest first.
+///
+/// As all statements with filters that may be absent it is planned each time, with the filters that are there: a plan for all
+/// of them could not use the index of any.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &DeviceFilter,
@@ -166,8 +182,123 @@ pub async fn list(
         .bind(&filter.search)
         .bind(slice.limit)
         .bind(slice.offset)
+        .persistent(false)
         .fetch_all(conn)
         .await
+}
+
+/// A device, and where in the list it stands.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Placed {
+    /// The device.
+    #[sqlx(flatten)]
+    pub device: Device,
+    /// Its number among all.
+    pub seq: i64,
+}
+
+/// The devices that a filter lets through behind a cursor, newest first.
+pub async fn list_after(
+    conn: &mut PgConnection,
+    filter: &DeviceFilter,
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> sqlx::Result<Vec<Placed>> {
+    let list = sqlx::query_as(select_device!(
+        "where d.deleted_at is null
+            and ($1::text is null or d.user_id = $1) and ($2::text is null or d.status = $2)
+            and ($3::text is null or d.tenant_id = $3) and ($4::text is null or d.group_name = $4)
+            and ($5::text is null or d.provider_type = $5)
+            and ($6::text is null or strpos(lower(d.name || ' ' || coalesce(d.description, '')), lower($6)) > 0 or d.id = $6)
+            and ($7::timestamptz is null or (d.created_at, d.seq) < ($7, $8))
+        order by d.created_at desc, d.seq desc limit $9"
+    ));
+    list.bind(&filter.user_id)
+        .bind(filter.status.map(ShownStatus::as_str))
+        .bind(&filter.tenant_id)
+        .bind(&filter.group_name)
+        .bind(filter.provider_type.map(ProviderType::as_str))
+        .bind(&filter.search)
+        .bind(cursor.map(|cursor| cursor.created_at))
+        .bind(cursor.map(|cursor| cursor.seq))
+        .bind(limit)
+        .persistent(false)
+        .fetch_all(conn)
+        .await
+}
+
+/// The devices that a filter lets through in short, newest first.
+pub async fn list_quick(
+    conn: &mut PgConnection,
+    filter: &DeviceFilter,
+    limit: i64,
+) -> sqlx::Result<Vec<QuickDevice>> {
+    sqlx::query_as(
+        "select d.id, d.name, d.status from devices.devices d where d.deleted_at is null
+            and ($1::text is null or d.user_id = $1) and ($2::text is null or d.status = $2)
+            and ($3::text is null or strpos(lower(d.name || ' ' || coalesce(d.description, '')), lower($3)) > 0 or d.id = $3)
+        order by d.created_at desc, d.seq desc limit $4",
+    )
+    .bind(&filter.user_id)
+    .bind(filter.status.map(ShownStatus::as_str))
+    .bind(&filter.search)
+    .bind(limit)
+    .persistent(false)
+    .fetch_all(conn)
+    .await
+}
+
+/// The devices with these ids, in the order of the list; of a user, or of all.
+pub async fn list_by_id(
+    conn: &mut PgConnection,
+    ids: &[&str],
+    user: Option<&UserId>,
+) -> sqlx::Result<Vec<Device>> {
+    sqlx::query_as(select_device!(
+        "where d.id = any($1) and d.deleted_at is null and ($2::text is null or d.user_id = $2)
+        order by d.created_at desc, d.seq desc"
+    ))
+    .bind(ids)
+    .bind(user)
+    .persistent(false)
+    .fetch_all(conn)
+    .await
+}
+
+/// The statuses of the devices with these ids; of a user, or of all.
+pub async fn statuses(
+    conn: &mut PgConnection,
+    ids: &[&str],
+    user: Option<&UserId>,
+) -> sqlx::Result<Vec<(DeviceId, String)>> {
+    sqlx::query_as(
+        "select id, status from devices.devices where id = any($1) and deleted_at is null and ($2::text is null or user_id = $2)",
+    )
+    .bind(ids)
+    .bind(user)
+    .fetch_all(conn)
+    .await
+}
+
+/// Puts devices into a group, of a user or of all; how many there were.
+pub async fn set_group(
+    conn: &mut PgConnection,
+    (ids, user): (&[&str], Option<&UserId>),
+    group: &str,
+    now: Timestamp,
+) -> sqlx::Result<u64> {
+    let update = sqlx::query(
+        "update devices.devices set group_name = $3, updated_at = $4
+        where id = any($1) and deleted_at is null and ($2::text is null or user_id = $2)",
+    );
+    let done = update
+        .bind(ids)
+        .bind(user)
+        .bind(group)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// How many devices a filter lets through.
@@ -186,6 +317,7 @@ pub async fn count(conn: &mut PgConnection, filter: &DeviceFilter) -> sqlx::Resu
         .bind(&filter.group_name)
         .bind(filter.provider_type.map(ProviderType::as_str))
         .bind(&filter.search)
+        .persistent(false)
         .fetch_one(conn)
         .await
 }
@@ -214,6 +346,7 @@ pub async fn list_sorted(
         .bind(ascending)
         .bind(slice.limit)
         .bind(slice.offset)
+        .persistent(false)
         .fetch_all(conn)
         .await
 }
@@ -228,11 +361,12 @@ pub async fn count_by_status(
         where deleted_at is null and ($1::text is null or user_id = $1) group by status",
     )
     .bind(user)
+    .persistent(false)
     .fetch_all(conn)
     .await
 }
 
-/// Writes the status of a device and the times that go with it. The caller holds its lock.
+/// Writes the status of a device, the times that go with it, and from when to when it ran. The caller holds its lock.
 pub async fn set_status(
     conn: &mut PgConnection,
     id: &DeviceId,
@@ -241,7 +375,12 @@ pub async fn set_status(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     let update = sqlx::query(
-        "update devices.devices set status = $2, error = $3, updated_at = $4,
+        "with run as (
+            update devices.runs set ended_at = greatest(began_at, $4) where device_id = $1 and ended_at is null and $2 <> 'running'),
+        begun as (
+            insert into devices.runs (device_id, user_id, began_at) select id, user_id, $4 from devices.devices
+            where id = $1 and $2 = 'running' on conflict do nothing)
+        update devices.devices set status = $2, error = $3, updated_at = $4,
             wanted = case $2 when 'stopping' then 'stopped' when 'starting' then 'running' when 'rebooting' then 'running' else wanted end,
             last_started_at = case when $2 = 'running' then $4 else last_started_at end,
             last_stopped_at = case when $2 = 'stopped' then $4 else last_stopped_at end,
@@ -254,6 +393,34 @@ pub async fn set_status(
         .bind(status.as_str())
         .bind(error)
         .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes where an operation under way shall end. The caller holds the lock.
+pub async fn set_wanted(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    wanted: Status,
+) -> sqlx::Result<()> {
+    sqlx::query("update devices.devices set wanted = $2 where id = $1")
+        .bind(id)
+        .bind(wanted.as_str())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes of which snapshot the container of a device is made. The caller holds the lock.
+pub async fn set_restored_from(
+    conn: &mut PgConnection,
+    id: &DeviceId,
+    snapshot: &SnapshotId,
+) -> sqlx::Result<()> {
+    sqlx::query("update devices.devices set restored_from = $2 where id = $1")
+        .bind(id)
+        .bind(snapshot)
         .execute(conn)
         .await?;
     Ok(())
@@ -291,7 +458,7 @@ pub async fn set_place(
 ) -> sqlx::Result<()> {
     let [adb, webrtc, scrcpy] = port_columns(ports);
     let update = sqlx::query(
-        "update devices.devices set node = $2, runtime = $3, adb_port = $4, webrtc_port = $5, scrcpy_port = $6, updated_at = $7 where id = $1",
+        "update devices.devices set restored_from = null, node = $2, runtime = $3, adb_port = $4, webrtc_port = $5, scrcpy_port = $6, updated_at = $7 where id = $1",
     );
     update
         .bind(id)

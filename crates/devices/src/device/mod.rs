@@ -1,17 +1,19 @@
 //! A device: what it is, and how it shows itself to clients.
 
 pub mod api;
+pub mod browse;
+pub mod clearing;
 pub mod create;
 pub mod db;
 pub mod list;
+pub mod usage;
 
-use std::fmt;
-use std::str::FromStr;
-
-use contracts::{DeviceId, Timestamp, UserId};
+use contracts::{DeviceId, SnapshotId, Timestamp, UserId};
 use coordination::{PortKind, PortSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::quota::Size;
 
 /// A text that stands for no value of an enumeration.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -35,7 +37,7 @@ macro_rules! names {
             }
         }
 
-        impl FromStr for $name {
+        impl std::str::FromStr for $name {
             type Err = $crate::device::Unknown;
 
             fn from_str(text: &str) -> Result<Self, $crate::device::Unknown> {
@@ -49,8 +51,8 @@ macro_rules! names {
             fn try_from(text: String) -> Result<Self, $crate::device::Unknown> { text.parse() }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(self.as_str()) }
         }
     };
 }
@@ -174,6 +176,11 @@ pub struct Device {
     pub wanted: Status,
     /// Why it is in error.
     pub error: Option<String>,
+    /// What is being done with it, or is next.
+    #[sqlx(default)]
+    pub doing: Option<String>,
+    /// The snapshot that its container was last made of.
+    pub restored_from: Option<SnapshotId>,
     /// Processor cores.
     pub cpu_cores: i32,
     /// Memory.
@@ -303,6 +310,15 @@ impl Device {
         (self.cpu_cores, self.memory_mb)
     }
 
+    /// How large it is, in all that quotas count.
+    pub fn sizes(&self) -> Size {
+        Size {
+            cpu_cores: self.cpu_cores,
+            memory_mb: self.memory_mb,
+            storage_mb: self.storage_mb,
+        }
+    }
+
     /// Has these ports from now on.
     pub fn take_ports(&mut self, ports: PortSet) {
         self.adb_port = ports.adb.into();
@@ -322,6 +338,16 @@ impl Device {
         }
     }
 
+    /// The finer state behind its status, where there is one.
+    fn activity(&self) -> Option<&'static str> {
+        match (self.status, self.doing.as_deref()) {
+            (Status::Rebooting, Some("restore")) => Some("restoring"),
+            (Status::Rebooting, _) => Some("restarting"),
+            (Status::Running | Status::Stopped, Some("snapshot")) => Some("snapshotting"),
+            _ => None,
+        }
+    }
+
     /// How clients see it.
     pub fn view(self) -> DeviceView {
         DeviceView {
@@ -331,7 +357,7 @@ impl Device {
                 scrcpy: format!("tcp://{}", self.endpoint(self.scrcpy_port)),
             },
             health_score: if self.status == Status::Error { 0 } else { 100 },
-            operation: (self.status == Status::Rebooting).then_some("restarting"),
+            operation: self.activity(),
             id: self.id,
             name: self.name,
             description: self.description,

@@ -10,10 +10,8 @@ pub mod placement;
 pub mod settings;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use contracts::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,7 @@
 //! Which node a device comes to: a choice among rows, and a reservation that the row of the node grants or refuses.
 
 use std::cmp::Ordering;
-use std::fmt::{self, Write as _};
-use std::str::FromStr;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;

@@ -11,17 +11,17 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};
 
-use super::{Decision, Wish, db, decide};
+use super::{Decision, Kind, Wish, db, decide};
 use crate::device::api::lock_visible;
 use crate::device::{self, Device, DeviceReply, DeviceView, Status};
-use crate::{Devices, Error, error::Result};
+use crate::{Devices, Error, error::Result, quota};
 
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// How long it waits on for an operation that a worker has claimed and not begun.
 const CLAIMED_PATIENCE: Duration = Duration::from_secs(1);
 /// How many operations may be open for one device.
-const MOST_OPEN: i64 = 8;
+pub const MOST_OPEN: i64 = 8;
 
 /// How an operation goes.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -39,7 +39,7 @@ pub struct SagaView {
 
 /// Starts a device.
 #[utoipa::path(post, path = "/devices/{id}/start", tag = "devices", params(("id" = String, Path)),
-    responses((status = 200, body = DeviceReply), (status = 404), (status = 409, description = "The device is busy, or in error")))]
+    responses((status = 200, body = DeviceReply), (status = 403, description = "The quota does not allow it to run"), (status = 404), (status = 409, description = "The device is busy, or in error")))]
 pub async fn start_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -61,7 +61,7 @@ pub async fn stop_device(
 
 /// Restarts a device.
 #[utoipa::path(post, path = "/devices/{id}/restart", tag = "devices", params(("id" = String, Path)),
-    responses((status = 200, body = DeviceReply), (status = 404), (status = 409, description = "The device is busy, or in error")))]
+    responses((status = 200, body = DeviceReply), (status = 403, description = "The quota does not allow it to run"), (status = 404), (status = 409, description = "The device is busy, or in error")))]
 pub async fn restart_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -72,7 +72,7 @@ pub async fn restart_device(
 
 /// Restarts a device.
 #[utoipa::path(post, path = "/devices/{id}/reboot", tag = "devices", params(("id" = String, Path)),
-    responses((status = 200, body = DeviceReply), (status = 404), (status = 409, description = "The device is busy, or in error")))]
+    responses((status = 200, body = DeviceReply), (status = 403, description = "The quota does not allow it to run"), (status = 404), (status = 409, description = "The device is busy, or in error")))]
 pub async fn reboot_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -151,34 +151,7 @@ async fn wish(
     id: DeviceId,
     wish: Wish,
 ) -> Result<Json<DeviceReply>> {
-    let mut tx = state.platform.db.begin().await?;
-    let device = lock_visible(&mut tx, user, &id).await?;
-    let (waiting, open) = db::waiting(&mut tx, &id).await?;
-    let decision = decide(wish, device.status, waiting.as_ref().map(|(_, kind)| *kind));
-    if device.node_down && !matches!(decision, Decision::Refuse | Decision::Nothing) {
-        return Err(Error::NodeDown { node: device.node });
-    }
-    let now = state.platform.clock.now();
-    let mut wait_for = None;
-    match decision {
-        Decision::Refuse => return Err(Error::InError { device: id }),
-        Decision::Nothing => {}
-        Decision::CreateRunning => {
-            change_status(&mut tx, &device, Status::Starting, None, now).await?;
-        }
-        Decision::Begin(kind, status) => {
-            db::insert(&mut tx, &id, kind, true, now).await?;
-            change_status(&mut tx, &device, status, None, now).await?;
-        }
-        Decision::Queue(_) if open >= MOST_OPEN => return Err(Error::Busy { device: id }),
-        Decision::Queue(kind) => {
-            wait_for = Some((db::insert(&mut tx, &id, kind, false, now).await?, true));
-        }
-        Decision::Join => wait_for = waiting.map(|(saga_id, _)| (saga_id, false)),
-    }
-    tx.commit().await?;
-    state.operations_due.notify_one();
-    if let Some((saga_id, is_ours)) = wait_for {
+    if let Some((saga_id, is_ours)) = accept(state, user, &id, wish, true).await? {
         wait_for_turn(state, &id, &saga_id, is_ours).await?;
     }
     let mut conn = state.platform.db.acquire().await?;
@@ -198,9 +171,68 @@ async fn wish(
     }))
 }
 
+/// Accepts a wish. Where it comes after what is under way: the name of its operation, and whether this call has queued it.
+/// One that nobody `waits` for is not taken back.
+///
+/// # Errors
+/// Where the device is not the caller's, is in error or too busy, or where the quota does not allow that it runs.
+pub async fn accept(
+    state: &Devices,
+    user: &CurrentUser,
+    id: &DeviceId,
+    wish: Wish,
+    waits: bool,
+) -> Result<Option<(String, bool)>> {
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_visible(&mut tx, user, id).await?;
+    let (waiting, open) = db::waiting(&mut tx, id).await?;
+    let decision = decide(wish, device.status, waiting.as_ref().map(|(_, kind)| *kind));
+    if device.node_down && !matches!(decision, Decision::Refuse | Decision::Nothing) {
+        return Err(Error::NodeDown { node: device.node });
+    }
+    let now = state.platform.clock.now();
+    let starts = match decision {
+        Decision::CreateRunning => true,
+        Decision::Begin(kind, _) | Decision::Queue(kind) => {
+            matches!(kind, Kind::Start | Kind::Restart)
+        }
+        Decision::Nothing | Decision::Join | Decision::Refuse => false,
+    };
+    if starts && quota::makes_one_more_run(device.status, device.wanted) {
+        quota::charge_start(&mut tx, &state.quotas, (&device.user_id, id), now).await?;
+    }
+    let mut wait_for = None;
+    match decision {
+        Decision::Refuse => return Err(Error::InError { device: id.clone() }),
+        Decision::Nothing => {}
+        Decision::CreateRunning => {
+            change_status(&mut tx, &device, Status::Starting, None, now).await?;
+        }
+        Decision::Begin(kind, status) => {
+            db::insert(&mut tx, id, kind, true, now).await?;
+            change_status(&mut tx, &device, status, None, now).await?;
+        }
+        Decision::Queue(_) if open >= MOST_OPEN => {
+            return Err(Error::Busy { device: id.clone() });
+        }
+        Decision::Queue(kind) => {
+            wait_for = Some((db::insert(&mut tx, id, kind, !waits, now).await?, true));
+        }
+        Decision::Join => wait_for = waiting.map(|(saga_id, _)| (saga_id, false)),
+    }
+    tx.commit().await?;
+    state.operations_due.notify_one();
+    Ok(wait_for)
+}
+
 /// Waits until an operation begins. One that was put into the queue by this request and whose turn does not come is
 /// taken back, so that a client that was told "busy" is not surprised later.
-async fn wait_for_turn(state: &Devices, id: &DeviceId, saga_id: &str, is_ours: bool) -> Result<()> {
+pub async fn wait_for_turn(
+    state: &Devices,
+    id: &DeviceId,
+    saga_id: &str,
+    is_ours: bool,
+) -> Result<()> {
     let busy = || Error::Busy { device: id.clone() };
     let until = Instant::now() + PATIENCE;
     loop {

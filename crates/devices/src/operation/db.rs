@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::{DeviceId, Timestamp, UserId};
+use contracts::{DeviceId, SnapshotId, Timestamp, UserId};
 use sqlx::{Connection, PgConnection};
 
 use super::Kind;
@@ -21,6 +21,8 @@ pub struct Claimed {
     pub fencing_token: i64,
     /// Which attempt this is, from 1.
     pub attempts: i32,
+    /// The snapshot it is about, where it is about one.
+    pub snapshot_id: Option<SnapshotId>,
 }
 
 /// How an operation stands.
@@ -59,10 +61,21 @@ pub async fn insert(
     begun: bool,
     now: Timestamp,
 ) -> sqlx::Result<String> {
+    insert_about(conn, (device, None), kind, begun, now).await
+}
+
+/// The same for an operation that is about a snapshot of the device.
+pub async fn insert_about(
+    conn: &mut PgConnection,
+    (device, snapshot): (&DeviceId, Option<&SnapshotId>),
+    kind: Kind,
+    begun: bool,
+    now: Timestamp,
+) -> sqlx::Result<String> {
     // Not a device's, but an id like all of ours.
     let saga_id = contracts::TaskId::new().to_string();
     let insert = sqlx::query(
-        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at) values ($1, $2, $3, 'queued', $4, 'queued', $5)",
+        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at, snapshot_id) values ($1, $2, $3, 'queued', $4, 'queued', $5, $6)",
     );
     insert
         .bind(&saga_id)
@@ -70,6 +83,7 @@ pub async fn insert(
         .bind(kind.as_str())
         .bind(begun)
         .bind(now)
+        .bind(snapshot)
         .execute(conn)
         .await?;
     Ok(saga_id)
@@ -138,7 +152,7 @@ pub async fn claim(
         where id in (
             select r.id from ranked r left join booting b on b.node = r.node
             where not r.boots or r.place + coalesce(b.count, 0) <= $4)
-        returning id, device_id, kind, fencing_token, attempts",
+        returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     );
     let claimed = claim
         .bind(reached)
@@ -231,24 +245,31 @@ pub async fn requeue(
     Ok(done.rows_affected() == 1)
 }
 
-/// Cancels what is queued for a device and nobody works on.
+/// Cancels what is queued for a device and nobody works on, but for what removes: nobody else would.
 pub async fn cancel_queued(
     conn: &mut PgConnection,
     device: &DeviceId,
     reason: &str,
     now: Timestamp,
-) -> sqlx::Result<u64> {
+) -> sqlx::Result<()> {
     let update = sqlx::query(
-        "update devices.operations set state = 'cancelled', error = $2, finished_at = $3
-        where device_id = $1 and state = 'queued' and kind <> 'delete'",
+        "with cancelled as (
+            update devices.operations set state = 'cancelled', error = $2, finished_at = $3
+            where device_id = $1 and state = 'queued' and kind not in ('delete', 'forget')
+            returning kind, snapshot_id)
+        update devices.snapshots s set updated_at = $3,
+            status = case c.kind when 'snapshot' then 'error' else 'ready' end,
+            error = case c.kind when 'snapshot' then $2 end
+        from cancelled c where s.id = c.snapshot_id
+            and (c.kind, s.status) in (('snapshot', 'creating'), ('restore', 'restoring'))",
     );
-    let done = update
+    update
         .bind(device)
         .bind(reason)
         .bind(now)
         .execute(conn)
         .await?;
-    Ok(done.rows_affected())
+    Ok(())
 }
 
 /// Ends everything that is to be done with a device or is being done, apart from its deletion: who works on it changes
@@ -260,8 +281,15 @@ pub async fn end_all(
     now: Timestamp,
 ) -> sqlx::Result<u64> {
     let update = sqlx::query(
-        "update devices.operations set state = case when begun then 'failed' else 'cancelled' end, error = $2, finished_at = $3, lease_until = null
-        where device_id = $1 and state in ('queued', 'running') and kind <> 'delete'",
+        "with ended as (
+            update devices.operations set state = case when begun then 'failed' else 'cancelled' end, error = $2, finished_at = $3, lease_until = null
+            where device_id = $1 and state in ('queued', 'running') and kind not in ('delete', 'forget')
+            returning kind, snapshot_id),
+        snapshots as (
+            update devices.snapshots s set updated_at = $3, error = case e.kind when 'snapshot' then $2 end,
+                status = case e.kind when 'snapshot' then 'error' else 'ready' end
+            from ended e where s.id = e.snapshot_id and (e.kind, s.status) in (('snapshot', 'creating'), ('restore', 'restoring')))
+        select count(*) from ended",
     );
     let done = update
         .bind(device)

@@ -9,9 +9,6 @@ pub mod repair;
 pub mod steps;
 pub mod worker;
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::device::Status;
@@ -31,6 +28,12 @@ names! {
         Delete = "delete",
         /// See what became of it, and make it what it shall be.
         Repair = "repair",
+        /// Keep what is on it.
+        Snapshot = "snapshot",
+        /// Bring back what was on it.
+        Restore = "restore",
+        /// Remove what was kept of it.
+        Forget = "forget",
     }
 }
 
@@ -96,12 +99,16 @@ pub fn decide(wish: Wish, status: Status, waiting: Option<Kind>) -> Decision {
     }
 }
 
-/// The status with which an operation ends well; a creation and a repair may also end stopped.
-pub const fn goal(kind: Kind) -> Status {
+/// The status with which an operation ends well; a creation, a repair and a restore may also end stopped. `None` where it leaves
+/// the status as it is.
+pub const fn goal(kind: Kind) -> Option<Status> {
     match kind {
-        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair => Status::Running,
-        Kind::Stop => Status::Stopped,
-        Kind::Delete => Status::Deleted,
+        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore => {
+            Some(Status::Running)
+        }
+        Kind::Stop => Some(Status::Stopped),
+        Kind::Delete => Some(Status::Deleted),
+        Kind::Snapshot | Kind::Forget => None,
     }
 }
 

@@ -17,7 +17,7 @@ const BATCH: i64 = 100;
 const WAITS: f64 = 10.0;
 
 /// Ends what took longer than its deadline: the device is in error, and a worker that still has it changes nothing any more.
-/// Deletions go on until they succeed, and devices of a node that is down wait for it.
+/// Deletions go on until they succeed, snapshots have a deadline of their own, and devices of a node that is down wait for it.
 pub async fn end(state: &Devices) -> Result<Tick> {
     let deadline = state.config.operation_deadline;
     let ids = {
@@ -54,7 +54,7 @@ async fn find(
         "-- operations::overdue
         select distinct o.device_id from devices.operations o
             join devices.devices d on d.id = o.device_id join devices.nodes n on n.name = d.node
-        where o.state in ('queued', 'running') and o.kind <> 'delete' and ($1::text is null or o.device_id = $1)
+        where o.state in ('queued', 'running') and o.kind not in ('delete', 'forget', 'snapshot') and ($1::text is null or o.device_id = $1)
             and (d.runtime = 'simulated' or n.down_since is null)
             and coalesce(o.begun_at, o.due_at + $2 * $4) < clock_timestamp() - $2
         order by o.device_id limit $3",

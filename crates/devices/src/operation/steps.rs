@@ -11,7 +11,7 @@ use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
 use crate::node::placement::{self, Refusal};
 use crate::runtime::{RuntimeError, Spec};
-use crate::{Devices, Error};
+use crate::{Devices, Error, snapshot};
 
 /// How often an attempt changes the ports of a device before it has failed.
 const PORT_CHANGES: u32 = 4;
@@ -83,6 +83,9 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
         }
         Kind::Delete => delete(state, claimed).await,
         Kind::Repair => super::repair::repair(state, claimed).await,
+        Kind::Snapshot => snapshot::steps::take(state, claimed).await,
+        Kind::Restore => snapshot::steps::restore(state, claimed).await,
+        Kind::Forget => snapshot::steps::forget(state, claimed).await,
     }
 }
 
@@ -146,6 +149,7 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
         return Err(Interrupted::Lost);
     }
     device::db::set_status(&mut tx, &device.id, Status::Deleted, None, now).await?;
+    snapshot::db::remove_all(&mut tx, &device.id).await?;
     let body = EventBody::DeviceDeleted {
         device_id: device.id.clone(),
         name: device.name.clone(),
@@ -164,7 +168,7 @@ async fn begin(state: &Devices, claimed: &Claimed, status: Status) -> Step<Optio
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
     let device = lock_living(&mut tx, claimed).await?;
-    let settled = claimed.kind != Kind::Restart && device.status == goal(claimed.kind);
+    let settled = claimed.kind != Kind::Restart && Some(device.status) == goal(claimed.kind);
     let held = if settled {
         db::finish(&mut tx, claimed, "done", None, now).await?
     } else {
@@ -223,7 +227,10 @@ async fn finish(state: &Devices, claimed: &Claimed) -> Step<()> {
     if !db::finish(&mut tx, claimed, "done", None, now).await? {
         return Err(Interrupted::Lost);
     }
-    change_status(&mut tx, &device, goal(claimed.kind), None, now).await?;
+    if let Some(status) = goal(claimed.kind) {
+        change_status(&mut tx, &device, status, None, now).await?;
+    }
+    snapshot::db::restored(&mut tx, claimed.snapshot_id.as_ref(), now).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -236,8 +243,14 @@ pub async fn fail(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
     if !db::finish(&mut tx, claimed, "failed", Some(error), now).await? {
         return Err(Interrupted::Lost);
     }
-    db::cancel_queued(&mut tx, &device.id, "the operation before it failed", now).await?;
-    change_status(&mut tx, &device, Status::Error, Some(error), now).await?;
+    if let Some(snapshot) = &claimed.snapshot_id {
+        snapshot::db::failed(&mut tx, snapshot, error, now).await?;
+    }
+    // A device that could not be kept a copy of is what it was.
+    if goal(claimed.kind).is_some() {
+        db::cancel_queued(&mut tx, &device.id, "the operation before it failed", now).await?;
+        change_status(&mut tx, &device, Status::Error, Some(error), now).await?;
+    }
     tx.commit().await?;
     Ok(())
 }
@@ -266,7 +279,8 @@ pub async fn leave_nothing(state: &Devices, id: &DeviceId) -> Step<()> {
     }
 }
 
-async fn lock_held(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
+/// The device of an operation, locked, in whatever state.
+pub async fn lock_held(tx: &mut PgConnection, claimed: &Claimed) -> Step<Device> {
     let device = device::db::lock(tx, &claimed.device_id).await?;
     device.ok_or(Interrupted::Lost)
 }

@@ -15,7 +15,7 @@ use super::Kind;
 use super::db::{self, Claimed};
 use super::steps::{self, Interrupted};
 use crate::runtime::RuntimeError;
-use crate::{Devices, Error, metrics};
+use crate::{Devices, Error, metrics, snapshot};
 
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(300);
@@ -161,6 +161,10 @@ async fn give_back(
                 Kind::Create | Kind::Start | Kind::Stop | Kind::Restart | Kind::Repair => {
                     steps::leave_nothing(state, device).await
                 }
+                Kind::Snapshot | Kind::Restore | Kind::Forget => {
+                    snapshot::steps::leave_nothing(state, claimed).await?;
+                    steps::leave_nothing(state, device).await
+                }
             };
         }
         Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
@@ -184,8 +188,8 @@ async fn give_back(
             | Interrupted::Ports(Error::Database(_) | Error::Ports(PortError::Store(_)))
     );
     let is_last = claimed.attempts >= state.config.operation_attempts && counts && !is_ours;
-    // A deletion is tried until it succeeds: nobody else would free the ports.
-    if is_last && claimed.kind != Kind::Delete {
+    // What removes is tried until it succeeds: nobody else would free the ports, or the space.
+    if is_last && !matches!(claimed.kind, Kind::Delete | Kind::Forget) {
         error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
         // Its owner is told what failed; what the engine said stands in the log.
         return match steps::fail(state, claimed, &interrupted.to_string()).await {

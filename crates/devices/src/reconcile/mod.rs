@@ -6,9 +6,6 @@ pub mod db;
 pub mod job;
 pub mod ports;
 
-use std::fmt;
-use std::str::FromStr;
-
 use contracts::{DeviceId, Timestamp};
 use coordination::PortSet;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,5 @@
 //! How Android (redroid) is set up in its container: what it boots with, and what the container may do on the node.
 
-use std::fmt;
-use std::str::FromStr;
-
 use bollard::models::{DeviceMapping, HostConfig};
 use platform::Env;
 use serde::{Deserialize, Serialize};
@@ -119,6 +116,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
+            made_of: None,
             id: "device-1".parse().unwrap(),
             name: "n".into(),
             fence: 1,

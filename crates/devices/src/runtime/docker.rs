@@ -9,20 +9,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bollard::API_DEFAULT_VERSION;
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HostConfig, PortBinding,
-    SystemInfo,
+    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, ContainerNetworkStats,
+    ContainerSummary, ContainerSummaryStateEnum, HostConfig, ImageSummary, PortBinding, SystemInfo,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
-    StartContainerOptions, StopContainerOptions,
+    CommitContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
+    ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions,
+    StatsOptions, StopContainerOptions,
 };
-use contracts::{DeviceId, Timestamp};
+use contracts::{DeviceId, SnapshotId, Timestamp};
 use coordination::PortSet;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 
 use super::android::Android;
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::Config;
+use crate::measure::Counted;
 use crate::node::settings::NodeSettings;
 use crate::node::{Node, Tls};
 use crate::reconcile::Container;
@@ -36,6 +39,10 @@ const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
 /// Looks at an engine that lie further apart do not count together.
 const LOOKS: Duration = Duration::from_secs(8);
+/// The repository of the images that keep snapshots.
+const REPOSITORY: &str = "cloudphone-snapshot";
+/// How long a commit may take; it copies all that was written on the device.
+const COMMIT: Duration = Duration::from_secs(600);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -43,6 +50,8 @@ const SLOW: Duration = Duration::from_secs(30);
 pub const DEVICE_LABEL: &str = "cloudphone.device";
 /// The label with the cluster the device belongs to.
 pub const CLUSTER_LABEL: &str = "cloudphone.cluster";
+/// The label with the id of the snapshot that an image keeps.
+pub const SNAPSHOT_LABEL: &str = "cloudphone.snapshot";
 /// The label with the fencing token of the worker that made the container.
 pub const FENCE_LABEL: &str = "cloudphone.fence";
 
@@ -297,6 +306,7 @@ impl Docker {
             Err(error) if status(&error) == Some(404) => return Ok(true),
             seen => seen.map_err(|error| self.refused(tried, error))?,
         };
+        let made_by = fence(&seen);
         let bound = seen.host_config.and_then(|host| host.port_bindings);
         let bound = bound.unwrap_or_default();
         let is_bound = |(inside, outside): (&str, u16)| {
@@ -311,10 +321,8 @@ impl Docker {
         else {
             return Ok(false);
         };
-        let labels = seen.config.and_then(|config| config.labels);
-        let fence = labels.and_then(|labels| labels.get(FENCE_LABEL)?.parse::<i64>().ok());
         // Who made it after this worker claimed the operation knows better which ports the device has.
-        if fence.is_some_and(|fence| fence > spec.fence) {
+        if made_by.is_some_and(|fence| fence > spec.fence) {
             return Err(RuntimeError::Fenced);
         }
         // By its id: a container that has taken its place meanwhile stays.
@@ -423,6 +431,164 @@ impl Docker {
         }
     }
 
+    /// Commits the container, unless that was done already; the bytes of the layer that this adds.
+    async fn commit(&self, spec: &Spec, snapshot: &SnapshotId) -> Result<i64, RuntimeError> {
+        let reference = reference(snapshot);
+        let kept = self.images(SNAPSHOT_LABEL, snapshot.as_str()).await?;
+        if !kept
+            .iter()
+            .any(|image| image.repo_tags.contains(&reference))
+        {
+            let options = CommitContainerOptions {
+                container: Some(name(&spec.id)),
+                repo: Some(REPOSITORY.to_owned()),
+                tag: Some(snapshot.to_string()),
+                ..CommitContainerOptions::default()
+            };
+            let config = ContainerConfig {
+                labels: Some(HashMap::from([
+                    (SNAPSHOT_LABEL.to_owned(), snapshot.to_string()),
+                    (DEVICE_LABEL.to_owned(), spec.id.to_string()),
+                    (CLUSTER_LABEL.to_owned(), self.recipe.cluster.clone()),
+                ])),
+                ..ContainerConfig::default()
+            };
+            let tried = "commit a container";
+            let patient = self.engine().await?.with_timeout(COMMIT);
+            let commit = patient.commit_container(options, config);
+            let commit = self.call(tried, COMMIT, commit).await?;
+            commit.map_err(|error| self.refused(tried, error))?;
+        }
+        let tried = "look at the layers of an image";
+        let engine = self.engine().await?;
+        let history = engine.image_history(&reference);
+        let history = self.call(tried, QUICK, history).await?;
+        let history = history.map_err(|error| self.refused(tried, error))?;
+        Ok(history.first().map_or(0, |layer| layer.size))
+    }
+
+    /// Makes the container anew of the image that the spec names.
+    async fn remake(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let (tried, name) = ("inspect a container", name(&spec.id));
+        let engine = self.engine().await?;
+        let inspect = engine.inspect_container(&name, None::<InspectContainerOptions>);
+        match self.call(tried, QUICK, inspect).await? {
+            Err(error) if status(&error) == Some(404) => {}
+            Err(error) => return Err(self.refused(tried, error)),
+            Ok(seen) => {
+                // Who made it after this worker claimed the operation has restored it already.
+                if fence(&seen).is_some_and(|fence| fence > spec.fence) {
+                    return Err(RuntimeError::Fenced);
+                }
+                // By its id: a container that has taken its place meanwhile stays.
+                if let Some(id) = &seen.id {
+                    self.remove_container(id).await?;
+                }
+            }
+        }
+        self.create_container(spec).await
+    }
+
+    /// Counts what a container uses, in one look: the engine is not kept waiting for a second one.
+    async fn count(&self, id: &DeviceId) -> Result<Option<Counted>, RuntimeError> {
+        let options = StatsOptions {
+            stream: false,
+            one_shot: true,
+        };
+        let (tried, name) = ("measure a container", name(id));
+        let engine = self.engine().await?;
+        let mut stats = engine.stats(&name, Some(options));
+        let stats = match tokio::time::timeout(QUICK, stats.next()).await {
+            Ok(Some(Ok(stats))) => stats,
+            Ok(Some(Err(error))) if status(&error) == Some(404) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(self.refused(tried, error)),
+            Ok(None) => return Ok(None),
+            Err(_) => {
+                return Err(self.silent(tried, QUICK));
+            }
+        };
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let cpu = stats.cpu_stats.and_then(|cpu| cpu.cpu_usage?.total_usage);
+        // A container that does not run has used nothing.
+        let Some(cpu) = cpu.filter(|used| *used > 0) else {
+            return Ok(None);
+        };
+        let memory = stats.memory_stats.unwrap_or_default();
+        let details = memory.stats.unwrap_or_default();
+        // What can be dropped at any moment is not in use: cgroup version 2, then 1.
+        let inactive = ["inactive_file", "total_inactive_file"];
+        let inactive = inactive.iter().find_map(|name| details.get(*name)).copied();
+        let bytes = memory.usage.unwrap_or_default();
+        let bytes = bytes.saturating_sub(inactive.unwrap_or_default());
+        let networks = stats.networks.unwrap_or_default();
+        let sum = |of: fn(&ContainerNetworkStats) -> Option<u64>| {
+            number(networks.values().filter_map(of).sum())
+        };
+        Ok(Some(Counted {
+            cpu: number(cpu),
+            memory_mb: bytes as f64 / 1_048_576.0,
+            storage_mb: 0.0,
+            rx: sum(|network| network.rx_bytes),
+            tx: sum(|network| network.tx_bytes),
+        }))
+    }
+
+    /// The images of this cluster that bear a label, the newest first.
+    async fn images(&self, label: &str, value: &str) -> Result<Vec<ImageSummary>, RuntimeError> {
+        let labels = match value {
+            "" => vec![label.to_owned()],
+            value => vec![format!("{label}={value}")],
+        };
+        let ours = format!("{CLUSTER_LABEL}={}", self.recipe.cluster);
+        let labels = labels.into_iter().chain([ours]).collect();
+        let options = ListImagesOptions {
+            all: true,
+            filters: Some(HashMap::from([("label".to_owned(), labels)])),
+            ..ListImagesOptions::default()
+        };
+        let engine = self.engine().await?;
+        let list = engine.list_images(Some(options));
+        let list = self.call("list images", SLOW, list).await?;
+        let mut images = list.map_err(|error| self.refused("list images", error))?;
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        Ok(images)
+    }
+
+    /// Removes what bears a label, but for images that a container is made of: those lose their names alone. Whether there
+    /// was anything to be removed.
+    async fn remove_images(&self, label: &str, value: &str) -> Result<bool, RuntimeError> {
+        let mut removed = false;
+        for image in self.images(label, value).await? {
+            // Engines of old say so of an image without a name.
+            let names = image
+                .repo_tags
+                .into_iter()
+                .filter(|name| !name.starts_with("<none>"));
+            for reference in names {
+                removed |= self.remove_image(&reference, true).await?;
+            }
+        }
+        for image in self.images(label, value).await? {
+            removed |= self.remove_image(&image.id, false).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn remove_image(&self, image: &str, force: bool) -> Result<bool, RuntimeError> {
+        let options = RemoveImageOptions {
+            force,
+            ..RemoveImageOptions::default()
+        };
+        let engine = self.engine().await?;
+        let remove = engine.remove_image(image, Some(options), None);
+        let tried = "remove an image";
+        match self.call(tried, SLOW, remove).await? {
+            // A container is made of it, or another image: it goes when the sweep finds it alone.
+            Err(error) if status(&error) == Some(409) => Ok(false),
+            answer => self.absent_is_fine(tried, answer.map(drop)).map(|()| true),
+        }
+    }
+
     fn body(&self, spec: &Spec) -> ContainerCreateBody {
         let ports = bindings(spec).map(|(inside, outside)| {
             let binding = PortBinding {
@@ -434,7 +600,10 @@ impl Docker {
         let ports = HashMap::from(ports);
         let memory = i64::from(spec.memory_mb) * 1024 * 1024;
         ContainerCreateBody {
-            image: Some(self.recipe.image.clone()),
+            image: Some(match &spec.made_of {
+                Some(snapshot) => reference(snapshot),
+                None => self.recipe.image.clone(),
+            }),
             hostname: Some("cloudphone".into()),
             env: Some(vec![
                 format!("DEVICE_NAME={}", spec.name),
@@ -488,7 +657,51 @@ impl Runtime for Docker {
     }
 
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(async move { self.remove_container(&name(id)).await })
+        Box::pin(async move {
+            self.remove_container(&name(id)).await?;
+            self.remove_images(DEVICE_LABEL, id.as_str()).await?;
+            Ok(())
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        spec: &'a Spec,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<i64, RuntimeError>> {
+        Box::pin(self.commit(spec, snapshot))
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: &'a Spec,
+        _: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.remake(spec))
+    }
+
+    fn forget<'a>(&'a self, snapshot: &'a SnapshotId) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        Box::pin(self.remove_images(SNAPSHOT_LABEL, snapshot.as_str()))
+    }
+
+    fn measure<'a>(
+        &'a self,
+        id: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<Option<Counted>, RuntimeError>> {
+        Box::pin(self.count(id))
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotId>, RuntimeError>> {
+        Box::pin(async move {
+            let images = self.images(SNAPSHOT_LABEL, "").await?;
+            let ids = images
+                .iter()
+                .filter_map(|image| image.labels.get(SNAPSHOT_LABEL));
+            let mut ids: Vec<SnapshotId> = ids.filter_map(|id| id.parse().ok()).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            Ok(ids)
+        })
     }
 
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {
@@ -519,6 +732,17 @@ fn bindings(spec: &Spec) -> [(&'static str, u16); 3] {
         (WEBRTC, spec.ports.webrtc),
         (SCRCPY, spec.ports.scrcpy),
     ]
+}
+
+/// The name of the image that keeps a snapshot.
+fn reference(snapshot: &SnapshotId) -> String {
+    format!("{REPOSITORY}:{snapshot}")
+}
+
+/// The fencing token of the worker that made a container.
+fn fence(seen: &ContainerInspectResponse) -> Option<i64> {
+    let labels = seen.config.as_ref()?.labels.as_ref()?;
+    labels.get(FENCE_LABEL)?.parse().ok()
 }
 
 /// The name of a device's container.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use contracts::DeviceId;
+use contracts::{DeviceId, SnapshotId};
+use device_stub::Contents;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use super::Spec;
 use crate::device::{pixels, port_set};
@@ -18,6 +20,8 @@ pub struct Held {
     pub wanted: bool,
     /// Whether it runs; otherwise a worker is to bring it there, or away from it.
     pub running: bool,
+    /// The number of the wish that what is on it be written, where one is open.
+    pub save_asked: Option<i64>,
 }
 
 /// What a claim of a worker came to.
@@ -61,6 +65,7 @@ impl From<SpecRow> for Spec {
             height,
             dpi: u32::try_from(row.dpi).unwrap_or(320),
             android_version: row.android_version,
+            made_of: None,
         }
     }
 }
@@ -111,7 +116,7 @@ pub async fn renew(
         update devices.hosts h set until = clock_timestamp() + $2
         from devices.devices d where h.host = $1 and d.id = h.device_id
         returning h.device_id, not h.stop_asked and d.status in ('creating', 'starting', 'running', 'rebooting') as wanted,
-            d.status = 'running' as running",
+            d.status = 'running' as running, case when h.save_asked > h.saved then h.save_asked end as save_asked",
     );
     renew.bind(host).bind(lease).fetch_all(conn).await
 }
@@ -223,4 +228,129 @@ pub async fn is_hosted(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Resu
     .bind(device)
     .fetch_one(conn)
     .await
+}
+
+/// What is on a device.
+pub async fn contents(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Contents> {
+    let contents: Option<Json<Contents>> =
+        sqlx::query_scalar("select contents from devices.stub_contents where device_id = $1")
+            .bind(device)
+            .fetch_optional(conn)
+            .await?;
+    Ok(contents.unwrap_or_default().0)
+}
+
+/// Writes what is on a device, as long as this host has its lease, and that wishes up to `asked` are fulfilled.
+pub async fn save(
+    conn: &mut PgConnection,
+    (device, host): (&DeviceId, &str),
+    contents: &Contents,
+    asked: Option<i64>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- hosts::save
+        with ours as (
+            update devices.hosts set saved = greatest(saved, coalesce($4, saved))
+            where device_id = $1 and host = $2 and until >= clock_timestamp() returning device_id)
+        insert into devices.stub_contents (device_id, contents) select device_id, $3 from ours
+        on conflict (device_id) do update set contents = excluded.contents, updated_at = clock_timestamp()",
+    )
+    .bind(device)
+    .bind(host)
+    .bind(Json(contents))
+    .bind(asked)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Asks whoever hosts a device to write what is on it; the number of the wish, `None` where nobody living hosts it.
+pub async fn ask_to_save(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "update devices.hosts set save_asked = save_asked + 1
+        where device_id = $1 and until >= clock_timestamp() returning save_asked",
+    )
+    .bind(device)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Whether a wish is fulfilled, or nobody is left who could.
+pub async fn is_saved(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    asked: i64,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select not exists (
+            select 1 from devices.hosts where device_id = $1 and until >= clock_timestamp() and saved < $2 and save_asked >= $2)",
+    )
+    .bind(device)
+    .bind(asked)
+    .fetch_one(conn)
+    .await
+}
+
+/// Keeps what is on a device as a snapshot, as long as the worker holds its operation; its bytes.
+pub async fn keep(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    snapshot: &SnapshotId,
+    fence: i64,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "-- hosts::keep
+        insert into devices.stub_snapshots (snapshot_id, contents)
+        select s.id, coalesce((select contents from devices.stub_contents where device_id = $1), $4)
+        from devices.snapshots s where s.id = $2 and exists (
+            select 1 from devices.operations where device_id = $1 and fencing_token = $3 and state = 'running')
+        on conflict (snapshot_id) do update set contents = excluded.contents
+        returning octet_length(contents::text)::bigint",
+    )
+    .bind(device)
+    .bind(snapshot)
+    .bind(fence)
+    .bind(Json(Contents::default()))
+    .fetch_optional(conn)
+    .await
+}
+
+/// Puts on a device what a snapshot keeps, as long as the worker holds its operation; `false` where nothing is kept, or
+/// another one holds it.
+pub async fn put_back(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    snapshot: &SnapshotId,
+    fence: i64,
+) -> sqlx::Result<bool> {
+    let put = sqlx::query(
+        "-- hosts::put_back
+        insert into devices.stub_contents (device_id, contents)
+        select $1, contents from devices.stub_snapshots where snapshot_id = $2 and exists (
+            select 1 from devices.operations where device_id = $1 and fencing_token = $3 and state = 'running')
+        on conflict (device_id) do update set contents = excluded.contents, updated_at = clock_timestamp()",
+    );
+    let done = put
+        .bind(device)
+        .bind(snapshot)
+        .bind(fence)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes what is on a device.
+pub async fn empty(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<()> {
+    sqlx::query("delete from devices.stub_contents where device_id = $1")
+        .bind(device)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Removes what a snapshot keeps; `false` where it keeps nothing.
+pub async fn forget(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<bool> {
+    let delete = sqlx::query("delete from devices.stub_snapshots where snapshot_id = $1");
+    let done = delete.bind(snapshot).execute(conn).await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contracts::DeviceId;
+use contracts::{DeviceId, SnapshotId};
 use coordination::PortSet;
 use futures::future::BoxFuture;
 use platform::Platform;
@@ -18,6 +18,7 @@ use sqlx::PgPool;
 
 use crate::Config;
 use crate::device::{Device, RuntimeKind, pixels};
+use crate::measure::Counted;
 use crate::node;
 use docker::Recipe;
 use engines::Engines;
@@ -48,6 +49,8 @@ pub struct Spec {
     pub dpi: u32,
     /// The version of Android.
     pub android_version: String,
+    /// The snapshot that its container is made of, in the place of the node's image.
+    pub made_of: Option<SnapshotId>,
 }
 
 impl Spec {
@@ -66,6 +69,7 @@ impl Spec {
             height,
             dpi: u32::try_from(device.dpi).unwrap_or(320),
             android_version: device.android_version.clone(),
+            made_of: device.restored_from.clone(),
         }
     }
 }
@@ -147,10 +151,32 @@ pub trait Runtime: Send + Sync {
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Makes it stop; after that its ports are free on its machine.
     fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Removes all of it.
+    /// Removes all of it, and what was kept of it.
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Looks at it.
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>>;
+    /// Keeps what is on the device; how many bytes that takes. It may run meanwhile.
+    fn snapshot<'a>(
+        &'a self,
+        spec: &'a Spec,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<i64, RuntimeError>>;
+    /// Makes the device anew of what was kept, not running. It does not run before, either.
+    fn restore<'a>(
+        &'a self,
+        spec: &'a Spec,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Removes what was kept, as far as no device is made of it; the rest goes with that device. Whether there was anything
+    /// to be removed.
+    fn forget<'a>(&'a self, snapshot: &'a SnapshotId) -> BoxFuture<'a, Result<bool, RuntimeError>>;
+    /// Counts what a device uses; `None` where it does not run.
+    fn measure<'a>(
+        &'a self,
+        id: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<Option<Counted>, RuntimeError>>;
+    /// Of which snapshots it keeps anything.
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotId>, RuntimeError>>;
 }
 
 /// What the containers of this cluster bear, and those of no other on the same engine.
@@ -183,6 +209,15 @@ impl Runtimes {
             simulated: Simulated::new(platform, config.host_lease),
             engines: Engines::new(Recipe::new(&cluster, config)),
         })
+    }
+
+    /// Every runtime that this replica reaches at the moment.
+    pub fn all(&self) -> Vec<Arc<dyn Runtime>> {
+        let engines = self.engines.answering().into_iter();
+        let engines =
+            engines.filter_map(|node| Some(self.engines.of(&node).ok()? as Arc<dyn Runtime>));
+        let simulated = Arc::new(self.simulated.clone()) as Arc<dyn Runtime>;
+        std::iter::once(simulated).chain(engines).collect()
     }
 
     /// The runtime of a device on a node.

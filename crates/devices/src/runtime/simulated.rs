@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use contracts::DeviceId;
+use contracts::{DeviceId, SnapshotId};
 use coordination::{PortKind, PortSet};
-use device_stub::{DeviceProfile, Ports};
+use device_stub::{Contents, Device, DeviceProfile, Ports};
 use futures::future::BoxFuture;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use platform::problem::causes;
+use sqlx::PgConnection;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::hosts::{self, Claim};
+use super::hosts::{self, Claim, Held};
 use super::{Runtime, RuntimeError, Seen, Spec};
+use crate::measure::Counted;
 use crate::metrics;
 
 /// How many devices one step takes over, so that other replicas get their share.
@@ -53,6 +55,9 @@ struct Inner {
 }
 
 struct Listening {
+    device: Device,
+    /// The version of its contents that was last written.
+    saved: u64,
     ports: PortSet,
     stop: CancellationToken,
     ended: JoinHandle<()>,
@@ -99,6 +104,11 @@ impl Simulated {
             listeners: TaskTracker::new(),
             leaving: CancellationToken::new(),
         }))
+    }
+
+    /// The name of this replica among the hosts.
+    pub fn host(&self) -> &str {
+        &self.0.host
     }
 
     /// Keeps hosting until the tasks stop, then gives everything back at once.
@@ -149,9 +159,15 @@ impl Simulated {
         let ending: Vec<_> = listening
             .extract_if(|id, device| !wanted(id) || device.ended.is_finished())
             .collect();
-        for (id, device) in ending {
+        for (id, _) in &ending {
             info!(device.id = %id, "no longer listening for device {id}");
-            device.end().await;
+        }
+        let ended = end_all(ending).await;
+        inner.write(&mut conn, ended).await?;
+        for held in &held {
+            if let Some(device) = listening.get_mut(&held.device_id) {
+                inner.save(&mut conn, held, device).await?;
+            }
         }
         let unwanted = held.iter().filter(|held| !held.wanted);
         let unwanted: Vec<_> = unwanted.map(|held| held.device_id.clone()).collect();
@@ -172,7 +188,8 @@ impl Simulated {
         silent.retain(|id| !listening.contains_key(id));
         for spec in hosts::specs(&mut conn, &silent).await? {
             // The old host may be frozen with the ports in its hands: it lets go when it wakes, and we try again.
-            match self.listen(&spec).await {
+            let contents = hosts::contents(&mut conn, &spec.id).await?;
+            match self.listen(&spec, contents).await {
                 Ok(device) => {
                     info!(device.id = %spec.id, "listening for device {} now", spec.id);
                     listening.insert(spec.id, device);
@@ -200,9 +217,10 @@ impl Simulated {
         let inner = &self.0;
         inner.leaving.cancel();
         let mut listening = inner.listening.lock().await;
-        let ended = listening.drain().map(|(_, device)| device.end());
-        futures::future::join_all(ended).await;
+        // Dropped, a device stops listening all the same.
+        let ended = end_all(listening.drain().collect()).await;
         let mut conn = inner.platform.db.acquire().await?;
+        inner.write(&mut conn, ended).await?;
         hosts::release_all(&mut conn, &inner.host).await?;
         Ok(())
     }
@@ -216,8 +234,8 @@ impl Simulated {
         futures::future::join_all(ended).await;
     }
 
-    async fn listen(&self, spec: &Spec) -> Result<Listening, RuntimeError> {
-        let device = device_stub::Device::new(DeviceProfile {
+    async fn listen(&self, spec: &Spec, contents: Contents) -> Result<Listening, RuntimeError> {
+        let profile = DeviceProfile {
             name: spec.name.clone(),
             lease: spec.id.to_string(),
             android_version: spec.android_version.clone(),
@@ -225,25 +243,32 @@ impl Simulated {
             height: spec.height,
             density: spec.dpi,
             ..DeviceProfile::default()
-        });
+        };
+        let device = Device::with(profile, contents);
         let ports = Ports {
             adb: spec.ports.adb,
             webrtc: spec.ports.webrtc,
             scrcpy: spec.ports.scrcpy,
         };
-        let bound = device.bind(spec.address, ports).await.map_err(|error| {
-            if error.source.kind() == std::io::ErrorKind::AddrInUse {
-                RuntimeError::PortOccupied { port: error.port }
-            } else {
-                RuntimeError::Engine {
-                    tried: "listen on the ports of a device",
-                    source: error.into(),
+        let bound = device
+            .clone()
+            .bind(spec.address, ports)
+            .await
+            .map_err(|error| {
+                if error.source.kind() == std::io::ErrorKind::AddrInUse {
+                    RuntimeError::PortOccupied { port: error.port }
+                } else {
+                    RuntimeError::Engine {
+                        tried: "listen on the ports of a device",
+                        source: error.into(),
+                    }
                 }
-            }
-        })?;
+            })?;
         let stop = CancellationToken::new();
         let ended = self.0.listeners.spawn(bound.run(stop.clone()));
         Ok(Listening {
+            device,
+            saved: 0,
             ports: spec.ports,
             stop,
             ended,
@@ -293,9 +318,10 @@ impl Simulated {
                 return Ok(Claim::Ours);
             }
             // It listens on the ports that the device had before.
-            device.end().await;
+            inner.end(&mut conn, &spec.id, device).await?;
         }
-        match self.listen(spec).await {
+        let contents = hosts::contents(&mut conn, &spec.id).await?;
+        match self.listen(spec, contents).await {
             Ok(device) => {
                 listening.insert(spec.id.clone(), device);
                 Ok(Claim::Ours)
@@ -304,6 +330,40 @@ impl Simulated {
                 hosts::release(&mut conn, &inner.host, std::slice::from_ref(&spec.id)).await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Has what is on a device written, wherever it is hosted.
+    async fn save_anywhere(&self, id: &DeviceId) -> Result<(), RuntimeError> {
+        let inner = &self.0;
+        let mut conn = inner.platform.db.acquire().await?;
+        let Some(asked) = hosts::ask_to_save(&mut conn, id).await? else {
+            // What the last host left is written.
+            return Ok(());
+        };
+        drop(conn);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            {
+                let mut listening = inner.listening.lock().await;
+                let mut conn = inner.platform.db.acquire().await?;
+                if let Some(device) = listening.get_mut(id) {
+                    let (contents, version) = device.device.contents();
+                    let key = (id, inner.host.as_str());
+                    hosts::save(&mut conn, key, &contents, Some(asked)).await?;
+                    device.saved = version;
+                }
+                if hosts::is_saved(&mut conn, id, asked).await? {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= until {
+                return Err(RuntimeError::Silent {
+                    tried: "have the host of the device write what is on it",
+                    within: PATIENCE,
+                });
+            }
+            sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -320,7 +380,7 @@ impl Simulated {
                     return Err(RuntimeError::Fenced);
                 }
                 if let Some(device) = listening.remove(id) {
-                    device.end().await;
+                    inner.end(&mut conn, id, device).await?;
                 }
                 hosts::release(&mut conn, &inner.host, std::slice::from_ref(id)).await?;
                 if !hosts::ask_to_stop(&mut conn, id, fence).await? {
@@ -336,6 +396,60 @@ impl Simulated {
             sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+impl Inner {
+    /// Writes what is on a device, where it changed or somebody asked for it.
+    async fn save(
+        &self,
+        conn: &mut PgConnection,
+        held: &Held,
+        device: &mut Listening,
+    ) -> sqlx::Result<()> {
+        if held.save_asked.is_none() && device.device.version() == device.saved {
+            return Ok(());
+        }
+        let (contents, version) = device.device.contents();
+        let key = (&held.device_id, self.host.as_str());
+        hosts::save(conn, key, &contents, held.save_asked).await?;
+        device.saved = version;
+        Ok(())
+    }
+
+    /// Stops listening and writes what is on the device; after that its ports are free.
+    async fn end(
+        &self,
+        conn: &mut PgConnection,
+        id: &DeviceId,
+        listening: Listening,
+    ) -> sqlx::Result<()> {
+        let ended = end_all(vec![(id.clone(), listening)]).await;
+        self.write(conn, ended).await
+    }
+
+    /// Writes what is on devices that have ended.
+    async fn write(&self, conn: &mut PgConnection, ended: Vec<Ended>) -> sqlx::Result<()> {
+        for (id, device, saved) in ended {
+            let (contents, version) = device.contents();
+            if version != saved {
+                hosts::save(conn, (&id, &self.host), &contents, None).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A device that is not listened for any more, and the version of its contents that is written.
+type Ended = (DeviceId, Device, u64);
+
+/// Stops listening for all of them at once.
+async fn end_all(ending: Vec<(DeviceId, Listening)>) -> Vec<Ended> {
+    let ended = ending.into_iter().map(|(id, listening)| async move {
+        let (device, saved) = (listening.device.clone(), listening.saved);
+        listening.end().await;
+        (id, device, saved)
+    });
+    futures::future::join_all(ended).await
 }
 
 /// Whether somebody listens on every port of a device.
@@ -361,7 +475,67 @@ impl Runtime for Simulated {
     }
 
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(self.stop_anywhere(id, None))
+        Box::pin(async move {
+            self.stop_anywhere(id, None).await?;
+            let mut conn = self.0.platform.db.acquire().await?;
+            Ok(hosts::empty(&mut conn, id).await?)
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        spec: &'a Spec,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<i64, RuntimeError>> {
+        Box::pin(async move {
+            self.save_anywhere(&spec.id).await?;
+            let mut conn = self.0.platform.db.acquire().await?;
+            let kept = hosts::keep(&mut conn, &spec.id, snapshot, spec.fence).await?;
+            kept.ok_or(RuntimeError::Fenced)
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: &'a Spec,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            let mut conn = self.0.platform.db.acquire().await?;
+            match hosts::put_back(&mut conn, &spec.id, snapshot, spec.fence).await? {
+                true => Ok(()),
+                false => Err(RuntimeError::Fenced),
+            }
+        })
+    }
+
+    fn forget<'a>(&'a self, snapshot: &'a SnapshotId) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        Box::pin(async move {
+            let mut conn = self.0.platform.db.acquire().await?;
+            Ok(hosts::forget(&mut conn, snapshot).await?)
+        })
+    }
+
+    fn measure<'a>(
+        &'a self,
+        id: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<Option<Counted>, RuntimeError>> {
+        Box::pin(async move {
+            let listening = self.0.listening.lock().await;
+            let vitals = listening.get(id).map(|device| device.device.vitals());
+            Ok(vitals.map(|vitals| Counted {
+                cpu: i64::try_from(vitals.cpu.as_nanos()).unwrap_or(i64::MAX),
+                memory_mb: vitals.memory as f64 / 1_048_576.0,
+                storage_mb: vitals.storage as f64 / 1_048_576.0,
+                rx: i64::try_from(vitals.received).unwrap_or(i64::MAX),
+                tx: i64::try_from(vitals.sent).unwrap_or(i64::MAX),
+            }))
+        })
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotId>, RuntimeError>> {
+        // What it keeps goes with the row of the snapshot.
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn inspect<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Seen, RuntimeError>> {

@@ -29,6 +29,8 @@ pub struct TestApp {
     pub devices: Devices,
     pub config: Config,
     router: Router,
+    /// The routes of quotas, which the service of users serves.
+    quotas: Router,
 }
 
 /// An answer.
@@ -69,6 +71,12 @@ impl TestApp {
         config.runtime = RuntimeChoice::Simulated;
         let [.., a, b] = uuid_bytes();
         config.node_address = IpAddr::V4(Ipv4Addr::new(127, 77, a, b.clamp(1, 254)));
+        // Most tests are about something else.
+        config
+            .quota
+            .0
+            .values_mut()
+            .for_each(|limit| *limit = devices::quota::UNLIMITED);
         change(&mut config);
         Self::on(&platform, config).await
     }
@@ -98,11 +106,14 @@ impl TestApp {
         let devices = Devices::new(platform, config.clone()).await.unwrap();
         let router =
             platform::http::service(platform, Service::Devices, router(devices.clone())).router;
+        let quotas = devices::quota_router(devices.quotas().clone());
+        let quotas = platform::http::service(platform, Service::Users, quotas).router;
         Self {
             platform: platform.clone(),
             devices,
             config,
             router,
+            quotas,
         }
     }
 
@@ -123,6 +134,16 @@ impl TestApp {
         let request = Request::builder().header("x-api-key", key);
         let from: SocketAddr = "203.0.113.9:4711".parse().unwrap();
         self.send(request, from, "POST", path, Value::Null).await
+    }
+
+    /// Tells the service what another one did.
+    pub async fn hear(&self, event: &contracts::Event) {
+        let mut tx = self.platform.db.begin().await.unwrap();
+        let grants = devices::quota::grant::Grants;
+        platform::events::Consumer::apply(&grants, &mut tx, event)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Signs somebody in.
@@ -170,7 +191,11 @@ impl TestApp {
             .body(body)
             .unwrap();
         request.extensions_mut().insert(ConnectInfo(from));
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let router = match path.starts_with("/quotas") {
+            true => &self.quotas,
+            false => &self.router,
+        };
+        let response = router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
@@ -184,6 +209,17 @@ impl TestApp {
     /// Carries out what is due.
     pub async fn run_operations(&self) {
         self.devices.run_operations().await.unwrap();
+    }
+
+    /// Carries out what is due, while another replica hosts what it hosts.
+    pub async fn run_operations_beside(&self, host: &Self) {
+        let hosting = async {
+            loop {
+                host.host().await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { () = self.run_operations() => {}, () = hosting => {} }
     }
 
     /// Does one step of hosting.

@@ -7,12 +7,13 @@ use devices::config::RuntimeChoice;
 use devices::device::RuntimeKind;
 use devices::runtime::{RuntimeError, Seen, Spec};
 use http::StatusCode;
+use serde_json::Value;
 use sqlx::PgPool;
 use testkit::Engine;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::app::{TestApp, id, ports};
+use crate::app::{TestApp, id, ports, text};
 
 /// An engine of the test's own, unless none can be started here; that is said.
 pub fn engine() -> Option<Engine> {
@@ -28,6 +29,40 @@ pub async fn greeting(address: IpAddr, port: u16) -> String {
         let _ = stream.read_to_string(&mut text).await;
     }
     text
+}
+
+/// Puts a file of this name into the root of a container.
+fn put(engine: &Engine, container: &str, file: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(file);
+    std::fs::write(&path, "something").unwrap();
+    let (from, to) = (path.display().to_string(), format!("{container}:/{file}"));
+    engine.docker(&["cp", &from, &to]).unwrap();
+}
+
+/// Whether a container has a file of this name.
+fn has(engine: &Engine, container: &str, file: &str) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (
+        format!("{container}:/{file}"),
+        folder.path().display().to_string(),
+    );
+    engine.docker(&["cp", &from, &to]).is_ok()
+}
+
+/// The images that keep anything of a device.
+fn kept(engine: &Engine) -> Vec<String> {
+    let filter = "label=cloudphone.device";
+    let list = [
+        "images",
+        "--all",
+        "--quiet",
+        "--no-trunc",
+        "--filter",
+        filter,
+    ];
+    let listed = engine.docker(&list).unwrap();
+    listed.lines().map(str::to_owned).collect()
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -166,4 +201,98 @@ async fn without_an_engine_devices_are_simulated_unless_docker_is_demanded(db: P
         .unwrap_err();
 
     assert!(format!("{error:#}").contains("unix:///nowhere/docker.sock"));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_snapshot_brings_back_what_was_in_the_container_and_no_image_is_left(db: PgPool) {
+    let Some(engine) = engine() else {
+        return;
+    };
+    let app = TestApp::with(db, |config| {
+        config.runtime = RuntimeChoice::Docker;
+        config.docker_host = engine.endpoint();
+        config.image = testkit::IMAGE.into();
+    })
+    .await;
+    let alice = app.user("alice", &[]).await;
+    let body = serde_json::json!({ "name": "n", "cpuCores": 1, "memoryMB": 512 });
+    let device = alice.create(body).await;
+    app.run_operations().await;
+    let (container, adb) = (format!("cp-{}", id(&device)), ports(&device).adb);
+    let runtime = app
+        .devices
+        .runtimes()
+        .of(RuntimeKind::Docker, "local")
+        .unwrap();
+    let take = async |name: &str| {
+        let path = format!("/devices/{}/snapshots", id(&device));
+        let taken = alice.post(&path, serde_json::json!({ "name": name })).await;
+        let taken = taken.expect(StatusCode::CREATED).body;
+        app.run_operations().await;
+        let path = format!("/snapshots/{}", text(&taken, "id"));
+        let taken = alice.get(&path).await.expect(StatusCode::OK).body;
+        assert_eq!(taken["status"], "ready", "{taken}");
+        taken
+    };
+    let restore = async |taken: &Value| {
+        let path = format!("/snapshots/{}/restore", text(taken, "id"));
+        alice.post(&path, Value::Null).await.expect(StatusCode::OK);
+        app.run_operations().await;
+        assert_eq!(alice.status(&device).await, "running");
+        assert_eq!(greeting(app.config.node_address, adb).await, "port 5555");
+    };
+
+    put(&engine, &container, "first");
+    let first = take("first").await;
+    assert!(first["size"].as_i64().unwrap() > 0, "{first}");
+    put(&engine, &container, "second");
+    let second = take("second").await;
+    assert_eq!(kept(&engine).len(), 2);
+
+    restore(&first).await;
+    assert!(has(&engine, &container, "first"));
+    assert!(!has(&engine, &container, "second"));
+    restore(&second).await;
+    assert!(has(&engine, &container, "second"));
+
+    // The commit may be repeated: what is there is not made twice.
+    let spec = {
+        let mut conn = app.platform.db.acquire().await.unwrap();
+        let stored = devices::device::db::find(&mut conn, &id(&device)).await;
+        Spec::of(&stored.unwrap().unwrap(), i64::MAX)
+    };
+    let snapshot = text(&second, "id").parse().unwrap();
+    runtime.snapshot(&spec, &snapshot).await.unwrap();
+    assert_eq!(kept(&engine).len(), 2);
+
+    // The container lives on what its snapshot kept, also when that is deleted.
+    for taken in [&first, &second] {
+        let path = format!("/snapshots/{}", text(taken, "id"));
+        alice
+            .send("DELETE", &path, Value::Null)
+            .await
+            .expect(StatusCode::OK);
+    }
+    app.run_operations().await;
+    alice.act(&device, "restart").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    assert!(has(&engine, &container, "second"));
+    assert_eq!(greeting(app.config.node_address, adb).await, "port 5555");
+
+    // What a worker left that came late is found, and goes.
+    let late = contracts::SnapshotId::new();
+    runtime.snapshot(&spec, &late).await.unwrap();
+    assert!(runtime.snapshots().await.unwrap().contains(&late));
+    devices::snapshot::jobs::sweep(&app.devices).await.unwrap();
+    assert!(!runtime.snapshots().await.unwrap().contains(&late));
+
+    take("third").await;
+    alice.delete(&device).await.expect(StatusCode::OK);
+    app.run_operations().await;
+    assert_eq!(kept(&engine), Vec::<String>::new());
+    let rows: i64 = sqlx::query_scalar("select count(*) from devices.snapshots")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
 }

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod access;
+mod adb;
 mod app;
+mod batch;
 mod creation;
 mod deadlines;
 mod docker;
@@ -12,12 +14,16 @@ mod hosting;
 mod invariants;
 mod life_cycle;
 mod lists;
+mod many;
+mod measures;
 mod nodes;
 mod occupied;
 mod placement;
 mod ports;
 mod queue;
+mod quotas;
 mod reconciliation;
 mod refusals;
 mod remote;
+mod snapshots;
 mod tunnels;

@@ -24,6 +24,7 @@ async fn each_event_is_told_once_with_its_pushes(db: PgPool) {
         plan_id: "basic".parse::<PlanId>().unwrap(),
         amount: Money::yuan(99),
         payment_no: Some("P1".into()),
+        plan: None,
     };
 
     cluster.emit(&cluster.event("alice", paid)).await;

@@ -17,6 +17,10 @@ use crate::problem::FieldFault;
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
+/// A JSON body that may be a bare array: then it is read as the member `items` of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct JsonItems<T>(pub T);
+
 /// A body in JSON or as an HTML form, for webhooks.
 #[derive(Clone, Copy, Debug)]
 pub struct FormOrJson<T>(pub T);
@@ -33,6 +37,21 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let headers = request.headers().clone();
         let bytes = bytes(request, state).await?;
+        parse(&headers, &bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S> for JsonItems<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let bytes = bytes(request, state).await?;
+        let is_array = bytes.trim_ascii_start().starts_with(b"[");
+        if is_array {
+            let object = [&b"{\"items\":"[..], &bytes, &b"}"[..]].concat();
+            return parse(&headers, &object).map(Self);
+        }
         parse(&headers, &bytes).map(Self)
     }
 }

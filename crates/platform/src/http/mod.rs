@@ -9,7 +9,7 @@ mod params;
 mod repair;
 mod trace;
 
-pub use body::{FormOrJson, Json};
+pub use body::{FormOrJson, Json, JsonItems};
 pub(crate) use body::{bytes, parse};
 pub use client::{ClientAddress, RequestId, is_loopback, is_private_call};
 pub use layers::{ADDRESSEE, DEADLINE, Served, loggable, service};

@@ -1,0 +1,176 @@
+//! Many devices in one call: each is checked and done alone, a few at a time, and what became of each is told.
+
+pub mod api;
+pub mod create;
+pub mod progress;
+
+use std::future::Future;
+use std::time::Duration;
+
+use contracts::{DeviceId, UserId};
+use futures::StreamExt;
+use platform::Problem;
+use platform::problem::causes;
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use crate::Devices;
+use crate::error::Error;
+use progress::Progress;
+
+/// How many devices one call may name.
+pub const MOST: usize = 500;
+/// How many of them are worked on at a time, however many the caller asks for: each takes a connection of the pool.
+const MOST_AT_ONCE: usize = 8;
+/// How long a call goes on with further devices, below the 8 s within which it is answered.
+const PATIENCE: Duration = Duration::from_millis(6_500);
+
+/// What became of one device.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// The device; absent where none came into being.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
+    /// The name of a device that was to be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether what was asked for was accepted.
+    pub success: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The name of the operation.
+    #[serde(skip)]
+    pub saga_id: Option<String>,
+    /// Why not, as an answer of its own.
+    #[serde(skip)]
+    pub problem: Option<Problem>,
+}
+
+/// What became of all of them, in the order of the request.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    total: usize,
+    succeeded: usize,
+    failed: usize,
+    results: Vec<Outcome>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    saga_ids: Vec<String>,
+    /// Milliseconds.
+    duration: u64,
+    message: String,
+}
+
+/// One thing to be done: with a device that exists, or with one that is to be made under a name.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A device that exists, or is thought to.
+    Device(DeviceId),
+    /// The name of one to be made.
+    New(String),
+}
+
+/// What an item came to: the device, and the name of the operation.
+pub type Done = (DeviceId, Option<String>);
+
+/// Does something with each item, `at_once` at a time, and tells the user how it goes. Items that are not reached in time
+/// are told as failed, and nothing was done with them; one under way is ended in order.
+pub async fn each<F, W>(
+    state: &Devices,
+    (user, operation): (&UserId, &'static str),
+    items: Vec<Item>,
+    at_once: usize,
+    work: W,
+) -> Report
+where
+    W: Fn(Item) -> F,
+    F: Future<Output = Result<Done, Error>>,
+{
+    let began = Instant::now();
+    let until = began + PATIENCE;
+    let progress = Progress::new(state, user, operation, items.len());
+    let doing = items.into_iter().enumerate().map(|(index, item)| {
+        let (device_id, name) = match &item {
+            Item::Device(id) => (Some(id.clone()), None),
+            Item::New(name) => (None, Some(name.clone())),
+        };
+        let mut outcome = Outcome {
+            device_id,
+            name,
+            success: false,
+            error: None,
+            saga_id: None,
+            problem: None,
+        };
+        let working = work(item);
+        let progress = &progress;
+        async move {
+            // A future that was never polled has done nothing.
+            let done = match Instant::now() >= until {
+                true => None,
+                false => timeout_at(until + Duration::from_secs(1), working)
+                    .await
+                    .ok(),
+            };
+            match done {
+                Some(Ok((device_id, saga_id))) => {
+                    outcome.success = true;
+                    outcome.device_id = Some(device_id);
+                    outcome.saga_id = saga_id;
+                }
+                Some(Err(error)) => {
+                    let problem = told(&error);
+                    outcome.error = Some(problem.message().to_owned());
+                    outcome.problem = Some(problem);
+                }
+                None => outcome.error = Some("not reached in time; try again".into()),
+            }
+            progress.one(outcome.success).await;
+            (index, outcome)
+        }
+    });
+    let at_once = at_once.clamp(1, MOST_AT_ONCE);
+    let doing = futures::stream::iter(doing).buffer_unordered(at_once);
+    let mut outcomes: Vec<(usize, Outcome)> = doing.collect().await;
+    outcomes.sort_unstable_by_key(|(index, _)| *index);
+    let results: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+    let succeeded = results.iter().filter(|outcome| outcome.success).count();
+    let sagas = results.iter().filter_map(|outcome| outcome.saga_id.clone());
+    Report {
+        total: results.len(),
+        succeeded,
+        failed: results.len() - succeeded,
+        saga_ids: sagas.collect(),
+        duration: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        message: format!("{operation}: {succeeded} of {} succeeded", results.len()),
+        results,
+    }
+}
+
+impl Report {
+    /// The devices that it succeeded with.
+    pub fn devices(&self) -> Vec<&str> {
+        let succeeded = self.results.iter().filter(|outcome| outcome.success);
+        let devices = succeeded.filter_map(|outcome| outcome.device_id.as_ref());
+        devices.map(DeviceId::as_str).collect()
+    }
+
+    /// Why the first of those failed that did.
+    pub fn first_problem(&self) -> Option<Problem> {
+        self.results
+            .iter()
+            .find_map(|outcome| outcome.problem.clone())
+    }
+}
+
+/// What a client is told of an error.
+fn told(error: &Error) -> Problem {
+    let problem = error.problem();
+    if problem.status().is_server_error() {
+        warn!("an item of a batch failed: {}", causes(error));
+    }
+    problem
+}

@@ -1,0 +1,305 @@
+//! Measurements in PostgreSQL.
+
+use contracts::{DeviceId, Timestamp, UserId};
+use sqlx::PgConnection;
+
+use super::Before;
+
+/// A device that this replica is to measure in a slot.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Due {
+    /// Which device.
+    pub device_id: DeviceId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What runs it.
+    #[sqlx(try_from = "String")]
+    pub runtime: crate::device::RuntimeKind,
+    /// Where.
+    pub node: String,
+    /// Processor cores.
+    pub cpu_cores: i32,
+    /// Memory.
+    pub memory_mb: i32,
+    /// Storage.
+    pub storage_mb: i32,
+    taken_at: Option<Timestamp>,
+    counted_cpu: i64,
+    counted_rx: i64,
+    counted_tx: i64,
+}
+
+impl Due {
+    /// What was counted before.
+    pub fn before(&self, now: Timestamp) -> Before {
+        let span = self.taken_at.map(|at| now.utc() - at.utc());
+        Before {
+            milliseconds: span.map(|span| span.num_milliseconds()),
+            cpu: self.counted_cpu,
+            rx: self.counted_rx,
+            tx: self.counted_tx,
+        }
+    }
+}
+
+/// A measurement to be written.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Of which device.
+    pub due: Due,
+    /// What was counted.
+    pub counted: super::Counted,
+    /// What that makes.
+    pub used: super::Used,
+}
+
+/// What was last measured on a device.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct Reading {
+    /// When.
+    pub taken_at: Option<Timestamp>,
+    /// Percent of its cores.
+    pub cpu_usage: f32,
+    /// Memory in use.
+    pub memory_mb: f32,
+    /// Storage in use.
+    pub storage_mb: f32,
+    /// Bytes that it received since it was made.
+    pub network_rx: i64,
+    /// Bytes that it sent since it was made.
+    pub network_tx: i64,
+}
+
+/// A point of the history.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct Point {
+    /// When it was measured, or the step began.
+    pub at: Timestamp,
+    /// Percent.
+    pub cpu_usage: f64,
+    /// Percent.
+    pub memory_usage: f64,
+    /// Percent.
+    pub storage_usage: f64,
+    /// Bytes received.
+    pub network_in: i64,
+    /// Bytes sent.
+    pub network_out: i64,
+}
+
+/// Claims running devices for a slot that nobody has claimed for it: those of the nodes that this replica reaches, and the
+/// simulated ones that it hosts.
+pub async fn claim(
+    conn: &mut PgConnection,
+    slot: Timestamp,
+    (nodes, host): (&[String], &str),
+    limit: i64,
+) -> sqlx::Result<Vec<Due>> {
+    sqlx::query_as(
+        "-- measure::claim
+        with claimed as (
+            insert into devices.readings as r (device_id, slot)
+            select d.id, $1 from devices.devices d left join devices.readings o on o.device_id = d.id
+            where d.status = 'running' and d.deleted_at is null and (o.slot is null or o.slot < $1)
+                and ((d.runtime <> 'simulated' and d.node = any($2))
+                    or (d.runtime = 'simulated' and exists (select 1 from devices.hosts h where h.device_id = d.id and h.host = $3)))
+            order by d.id limit $4
+            on conflict (device_id) do update set slot = excluded.slot where r.slot < excluded.slot
+            returning device_id, taken_at, counted_cpu, counted_rx, counted_tx)
+        select c.device_id, d.user_id, d.runtime, d.node, d.cpu_cores, d.memory_mb, d.storage_mb, c.taken_at, c.counted_cpu,
+            c.counted_rx, c.counted_tx
+        from claimed c join devices.devices d on d.id = c.device_id",
+    )
+    .bind(slot)
+    .bind(nodes)
+    .bind(host)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Writes measurements: the last values, the history, and the traffic of their users.
+pub async fn write(
+    conn: &mut PgConnection,
+    measured: &[Measured],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let ids: Vec<&str> = measured
+        .iter()
+        .map(|one| one.due.device_id.as_str())
+        .collect();
+    let users: Vec<&str> = measured
+        .iter()
+        .map(|one| one.due.user_id.as_str())
+        .collect();
+    let floats = |of: fn(&Measured) -> f64| measured.iter().map(of).collect::<Vec<f64>>();
+    let counts = |of: fn(&Measured) -> i64| measured.iter().map(of).collect::<Vec<i64>>();
+    let (rx, tx) = (counts(|one| one.used.rx), counts(|one| one.used.tx));
+    sqlx::query(
+        "-- measure::write
+        update devices.readings r set taken_at = $2, cpu_usage = m.cpu_usage, memory_mb = m.memory_mb, storage_mb = m.storage_mb,
+            network_rx = r.network_rx + m.rx, network_tx = r.network_tx + m.tx,
+            counted_cpu = m.counted_cpu, counted_rx = m.counted_rx, counted_tx = m.counted_tx
+        from unnest($1::text[], $3::float8[], $4::float8[], $5::float8[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+            as m (device_id, cpu_usage, memory_mb, storage_mb, rx, tx, counted_cpu, counted_rx, counted_tx)
+        where r.device_id = m.device_id",
+    )
+    .bind(&ids)
+    .bind(now)
+    .bind(floats(|one| one.used.cpu_usage))
+    .bind(floats(|one| one.counted.memory_mb))
+    .bind(floats(|one| one.counted.storage_mb))
+    .bind(&rx)
+    .bind(&tx)
+    .bind(counts(|one| one.counted.cpu))
+    .bind(counts(|one| one.counted.rx))
+    .bind(counts(|one| one.counted.tx))
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "insert into devices.metrics (step, device_id, at, cpu_usage, memory_usage, storage_usage, network_in, network_out)
+        select 0, m.device_id, $2, m.cpu_usage, m.memory_usage, m.storage_usage, m.rx, m.tx
+        from unnest($1::text[], $3::float8[], $4::float8[], $5::float8[], $6::bigint[], $7::bigint[])
+            as m (device_id, cpu_usage, memory_usage, storage_usage, rx, tx)
+        on conflict do nothing",
+    )
+    .bind(&ids)
+    .bind(now)
+    .bind(floats(|one| one.used.cpu_usage))
+    .bind(floats(|one| super::percent(one.counted.memory_mb, one.due.memory_mb)))
+    .bind(floats(|one| super::percent(one.counted.storage_mb, one.due.storage_mb)))
+    .bind(&rx)
+    .bind(&tx)
+    .execute(&mut *conn)
+    .await?;
+    // In the order of the key, so that two replicas wait for each other and never both.
+    sqlx::query(
+        "insert into devices.traffic as t (user_id, month, bytes)
+        select m.user_id, date_trunc('month', $2 at time zone 'UTC')::date, sum(m.rx + m.tx)
+        from unnest($1::text[], $3::bigint[], $4::bigint[]) as m (user_id, rx, tx)
+        group by m.user_id having sum(m.rx + m.tx) > 0 order by m.user_id
+        on conflict (user_id, month) do update set bytes = t.bytes + excluded.bytes",
+    )
+    .bind(&users)
+    .bind(now)
+    .bind(&rx)
+    .bind(&tx)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What was last measured on a device.
+pub async fn last(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Option<Reading>> {
+    sqlx::query_as(
+        "select taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = $1",
+    )
+    .bind(device)
+    .fetch_optional(conn)
+    .await
+}
+
+/// What was last measured on devices, of a user or of all.
+pub async fn last_of(
+    conn: &mut PgConnection,
+    ids: &[&str],
+) -> sqlx::Result<Vec<(DeviceId, Reading)>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        device_id: DeviceId,
+        #[sqlx(flatten)]
+        reading: Reading,
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "select device_id, taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.device_id, row.reading))
+        .collect())
+}
+
+/// The history of a device since a moment, oldest first: measurements of one step, put together into buckets of so many
+/// seconds.
+pub async fn history(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    step: i16,
+    (since, bucket, limit): (Timestamp, i64, i64),
+) -> sqlx::Result<Vec<Point>> {
+    sqlx::query_as(
+        "-- measure::history
+        select * from (
+            select to_timestamp(floor(extract(epoch from at) / $4) * $4) as at, avg(cpu_usage)::float8 as cpu_usage,
+                avg(memory_usage)::float8 as memory_usage, avg(storage_usage)::float8 as storage_usage,
+                sum(network_in)::bigint as network_in, sum(network_out)::bigint as network_out
+            from devices.metrics where step = $1 and device_id = $2 and at >= $3
+            group by 1 order by 1 desc limit $5) p order by at",
+    )
+    .bind(step)
+    .bind(device)
+    .bind(since)
+    .bind(bucket)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Puts measurements of a finer step together into those of a coarser one, for each span that began since a moment and is
+/// over. Done again it writes the same.
+pub async fn roll_up(
+    conn: &mut PgConnection,
+    (finer, coarser): (i16, i16),
+    (since, until): (Timestamp, Timestamp),
+) -> sqlx::Result<u64> {
+    let insert = sqlx::query(
+        "-- measure::roll_up
+        insert into devices.metrics (step, device_id, at, cpu_usage, memory_usage, storage_usage, network_in, network_out)
+        select $2, device_id, to_timestamp(floor(extract(epoch from at) / $2) * $2), avg(cpu_usage), avg(memory_usage), avg(storage_usage),
+            sum(network_in), sum(network_out)
+        from devices.metrics where step = $1 and at >= $3 and at < $4 group by 2, 3
+        on conflict (step, device_id, at) do update set cpu_usage = excluded.cpu_usage, memory_usage = excluded.memory_usage,
+            storage_usage = excluded.storage_usage, network_in = excluded.network_in, network_out = excluded.network_out",
+    );
+    let done = insert
+        .bind(finer)
+        .bind(coarser)
+        .bind(since)
+        .bind(until)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes measurements of a step that are older than a moment; how many.
+pub async fn purge(
+    conn: &mut PgConnection,
+    step: i16,
+    before: Timestamp,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let delete = sqlx::query(
+        "delete from devices.metrics where (step, device_id, at) in (
+            select step, device_id, at from devices.metrics where step = $1 and at < $2 order by at limit $3)",
+    );
+    let done = delete
+        .bind(step)
+        .bind(before)
+        .bind(limit)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// What all running devices use together, as last measured: CPU cores in use, memory in MB.
+pub async fn totals(conn: &mut PgConnection) -> sqlx::Result<(f64, f64)> {
+    sqlx::query_as(
+        "select coalesce(sum(r.cpu_usage * d.cpu_cores / 100), 0)::float8, coalesce(sum(r.memory_mb), 0)::float8
+        from devices.readings r join devices.devices d on d.id = r.device_id where d.status = 'running'",
+    )
+    .fetch_one(conn)
+    .await
+}

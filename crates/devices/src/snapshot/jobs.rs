@@ -1,0 +1,75 @@
+//! What is done about snapshots without anybody asking: old ones go, and so do images that no snapshot knows.
+
+use anyhow::Context;
+use chrono::TimeDelta;
+use platform::lifecycle::Tick;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{api, db};
+use crate::device::{self, Status};
+use crate::{Devices, metrics};
+
+/// How many old snapshots one look takes.
+const BATCH: i64 = 100;
+
+/// Deletes snapshots that are older than they may become, as their owners would.
+pub async fn retire_aged(state: &Devices, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    if state.config.snapshot_days == 0 {
+        return Ok(());
+    }
+    let mut total = 0;
+    while !cancelled.is_cancelled() {
+        let retired = retire_batch(state)
+            .await
+            .context("deleting old snapshots")?;
+        total += retired;
+        if Tick::after_batch(retired, BATCH) == Tick::Idle {
+            break;
+        }
+    }
+    if total > 0 {
+        info!("deleted {total} snapshots that were too old");
+    }
+    Ok(())
+}
+
+async fn retire_batch(state: &Devices) -> sqlx::Result<usize> {
+    let mut retired = 0;
+    let aged = {
+        let mut conn = state.platform.db.acquire().await?;
+        let now = state.platform.clock.shared(&mut conn).await?;
+        let before = now.utc() - TimeDelta::days(state.config.snapshot_days);
+        db::aged(&mut conn, before.into(), BATCH).await?
+    };
+    for (id, device) in aged {
+        let now = state.platform.clock.now();
+        let mut tx = state.platform.db.begin().await?;
+        let locked = device::db::lock(&mut tx, &device).await?;
+        if locked.is_some_and(|device| !matches!(device.status, Status::Deleting | Status::Deleted))
+            && api::retire(&mut tx, &device, &id, now).await?
+        {
+            retired += 1;
+        }
+        tx.commit().await?;
+    }
+    state.operations_due.notify_one();
+    Ok(retired)
+}
+
+/// Removes what this replica's runtimes keep of snapshots that there are not, as workers leave it that die or come late.
+pub async fn sweep(state: &Devices) -> anyhow::Result<Tick> {
+    for runtime in state.runtimes.all() {
+        let kept = runtime.snapshots().await?;
+        let mut conn = state.platform.db.acquire().await?;
+        let unknown = db::unknown(&mut conn, &kept).await?;
+        drop(conn);
+        for id in &unknown {
+            if runtime.forget(id).await? {
+                warn!("removed what was kept of snapshot {id}, which there is not");
+                metrics::snapshot_swept();
+            }
+        }
+    }
+    Ok(Tick::Idle)
+}

@@ -1,0 +1,415 @@
+//! Many devices in one call, groups, and templates.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::app::{TestApp, User, id, text};
+
+use devices::quota::Limit;
+
+async fn stopped(user: &User, count: usize) -> Vec<Value> {
+    let mut devices = Vec::new();
+    for _ in 0..count {
+        devices.push(
+            user.create(json!({ "name": "n", "autoStart": false }))
+                .await,
+        );
+    }
+    devices
+}
+
+async fn batch(user: &User, what: &str, body: Value) -> Value {
+    let answer = user.post(&format!("/devices/batch/{what}"), body).await;
+    answer.expect(StatusCode::OK).body
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn each_device_of_a_batch_is_checked_and_done_alone(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let own = stopped(&alice, 3).await;
+    let foreign = stopped(&bob, 1).await.remove(0);
+    app.run_operations().await;
+
+    let ids = json!([
+        own[0]["id"],
+        foreign["id"],
+        own[1]["id"],
+        own[0]["id"],
+        "none"
+    ]);
+    let report = batch(&alice, "start", json!({ "ids": ids, "maxConcurrency": 2 })).await;
+
+    assert_eq!(
+        (&report["total"], &report["succeeded"], &report["failed"]),
+        (&json!(4), &json!(2), &json!(2))
+    );
+    let results = report["results"].as_array().unwrap();
+    let told: Vec<_> = results
+        .iter()
+        .map(|result| (result["deviceId"].clone(), result["success"].clone()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (own[0]["id"].clone(), json!(true)),
+            (foreign["id"].clone(), json!(false)),
+            (own[1]["id"].clone(), json!(true)),
+            (json!("none"), json!(false)),
+        ]
+    );
+    assert!(text(&results[1], "error").contains("not found"), "{report}");
+    app.run_operations().await;
+    let ids = json!([own[0]["id"], own[1]["id"], own[2]["id"], foreign["id"]]);
+    let statuses = batch(&alice, "status", json!({ "deviceIds": ids })).await;
+    assert_eq!(
+        statuses,
+        json!({ (text(&own[0], "id")): "running", (text(&own[1], "id")): "running", (text(&own[2], "id")): "stopped" })
+    );
+
+    for (what, status) in [
+        ("restart", "running"),
+        ("stop", "stopped"),
+        ("start", "running"),
+        ("reboot", "running"),
+    ] {
+        let report = batch(&alice, what, json!({ "ids": [own[0]["id"]] })).await;
+        assert_eq!(report["succeeded"], 1, "{report}");
+        app.run_operations().await;
+        assert_eq!(alice.status(&own[0]).await, status, "{what}");
+    }
+    let operate = json!({ "operation": "stop", "ids": [own[0]["id"]] });
+    assert_eq!(batch(&alice, "operate", operate).await["succeeded"], 1);
+    let report = batch(
+        &alice,
+        "delete",
+        json!({ "ids": [own[0]["id"], foreign["id"]] }),
+    )
+    .await;
+    assert_eq!(
+        (
+            &report["succeeded"],
+            &report["sagaIds"].as_array().unwrap().len()
+        ),
+        (&json!(1), &1)
+    );
+    alice
+        .get(&format!("/devices/{}", id(&own[0])))
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+
+    let many: Vec<_> = (0..501).map(|number| format!("d{number}")).collect();
+    for body in [
+        json!({}),
+        json!({ "ids": [] }),
+        json!({ "ids": many }),
+        json!({ "ids": ["d"], "maxConcurrency": 51 }),
+    ] {
+        let answer = alice.post("/devices/batch/start", body).await;
+        answer.refused(StatusCode::BAD_REQUEST, "VALIDATION_FAILED");
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_batch_makes_as_many_devices_as_the_quota_allows_and_tells_how_it_goes(db: PgPool) {
+    let app = TestApp::with(db, |config| config.quota.0.extend([(Limit::Devices, 12)])).await;
+    let alice = app.user("alice", &[]).await;
+
+    let body = json!({ "count": 30, "namePrefix": "farm", "cpuCores": 1, "autoStart": false, "groupName": "g" });
+    let answer = alice
+        .post("/devices/batch/create", body)
+        .await
+        .expect(StatusCode::CREATED);
+
+    let report = answer.body;
+    assert_eq!(
+        (&report["total"], &report["succeeded"], &report["failed"]),
+        (&json!(30), &json!(12), &json!(18))
+    );
+    let results = report["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|result| text(result, "name")).collect();
+    let expected: Vec<_> = (1..=30).map(|number| format!("farm-{number}")).collect();
+    assert_eq!(names, expected);
+    for result in results {
+        let error = text(result, "error");
+        match result["success"] == true {
+            true => assert!(result["deviceId"].is_string(), "{result}"),
+            false => assert!(
+                error.contains("quota") && error.contains("12 used"),
+                "{result}"
+            ),
+        }
+    }
+    assert_eq!(alice.get("/devices/count").await.body["count"], 12);
+    let told: Vec<Value> = app
+        .events()
+        .await
+        .into_iter()
+        .filter(|event| event["type"] == "device.batch_progressed")
+        .collect();
+    assert_eq!(told.len(), 10);
+    assert!(
+        told.iter()
+            .any(|event| event["data"]["done"] == 30 && event["data"]["failed"] == 18),
+        "{told:?}"
+    );
+
+    // A group names its devices, too.
+    let report = batch(&alice, "delete", json!({ "groupName": "g" })).await;
+    assert_eq!(report["succeeded"], 12);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_a_batch_asks_behind_an_operation_waits_there_and_is_not_taken_back(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(json!({ "name": "n" })).await;
+
+    let report = batch(&alice, "stop", json!({ "ids": [device["id"]] })).await;
+    assert_eq!(report["succeeded"], 1, "{report}");
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "stopped");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn groups_are_made_renamed_and_removed_with_their_devices(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let devices = stopped(&alice, 2).await;
+    let group = alice
+        .post("/devices/groups", json!({ "name": "lab", "tags": ["a"] }))
+        .await;
+    let group = group.expect(StatusCode::CREATED).body;
+    assert_eq!(
+        (&group["deviceCount"], &group["tags"]),
+        (&json!(0), &json!(["a"]))
+    );
+    let again = alice
+        .post("/devices/groups", json!({ "name": "lab" }))
+        .await;
+    again.refused(StatusCode::CONFLICT, "CONFLICT");
+    bob.post("/devices/groups", json!({ "name": "lab" }))
+        .await
+        .expect(StatusCode::CREATED);
+
+    let ids = json!([devices[0]["id"], devices[1]["id"], "none"]);
+    let body = json!({ "deviceIds": ids, "groupName": "lab" });
+    let put = alice
+        .send("PATCH", "/devices/batch/groups/update", body.clone())
+        .await;
+    assert_eq!(put.expect(StatusCode::OK).body["updated"], 2);
+    assert_eq!(
+        bob.send("PATCH", "/devices/batch/groups/update", body)
+            .await
+            .body["updated"],
+        0
+    );
+    let path = format!("/devices/groups/{}", text(&group, "id"));
+    bob.send("PATCH", &path, json!({ "name": "x" }))
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    let renamed = alice
+        .send("PATCH", &path, json!({ "name": "rack" }))
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (&renamed["name"], &renamed["deviceCount"]),
+        (&json!("rack"), &json!(2))
+    );
+    assert_eq!(alice.device(&devices[0]).await["groupName"], "rack");
+    let listed = alice
+        .get("/devices/groups")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["deviceCount"]),
+        (&json!("rack"), &json!(2))
+    );
+
+    bob.send("DELETE", &path, Value::Null)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    alice
+        .send("DELETE", &path, Value::Null)
+        .await
+        .expect(StatusCode::OK);
+    alice
+        .send("DELETE", &path, Value::Null)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    assert_eq!(alice.device(&devices[0]).await["groupName"], Value::Null);
+    assert_eq!(alice.get("/devices/groups").await.body, json!([]));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn devices_are_made_of_own_and_public_templates(db: PgPool) {
+    let app = TestApp::with(db, |config| config.quota.0.extend([(Limit::Devices, 4)])).await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let body = json!({ "name": "small", "cpuCores": 1, "memoryMB": 1024, "category": "gaming", "tags": ["t"] });
+    let template = alice
+        .post("/templates", body)
+        .await
+        .expect(StatusCode::CREATED)
+        .body;
+    assert_eq!(
+        (
+            &template["storageMB"],
+            &template["isPublic"],
+            &template["usageCount"],
+            &template["createdBy"]
+        ),
+        (&json!(10_240), &json!(false), &json!(0), &json!("alice"))
+    );
+    let path = format!("/templates/{}", text(&template, "id"));
+
+    // Another user finds it only when it is public, and never changes it.
+    bob.get(&path)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    bob.post(&format!("{path}/create-device"), json!({}))
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    alice
+        .send("PATCH", &path, json!({ "isPublic": true, "dpi": 240 }))
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(bob.get(&path).await.expect(StatusCode::OK).body["dpi"], 240);
+    bob.send("PATCH", &path, json!({ "name": "x" }))
+        .await
+        .refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+    bob.send("DELETE", &path, Value::Null)
+        .await
+        .refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+
+    let made = bob
+        .post(
+            &format!("{path}/create-device"),
+            json!({ "deviceName": "one", "memoryMB": 2048 }),
+        )
+        .await;
+    let made = made.expect(StatusCode::CREATED).body;
+    assert_eq!(
+        (
+            &made["name"],
+            &made["userId"],
+            &made["cpuCores"],
+            &made["memoryMB"],
+            &made["dpi"],
+            &made["tags"]
+        ),
+        (
+            &json!("one"),
+            &json!("bob"),
+            &json!(1),
+            &json!(2048),
+            &json!(240),
+            &json!(["t"])
+        )
+    );
+    assert!(
+        made["sagaId"].is_string() && made["device"]["id"] == made["id"],
+        "{made}"
+    );
+    let many = bob
+        .post(
+            &format!("{path}/batch-create"),
+            json!({ "count": 5, "namePrefix": "p" }),
+        )
+        .await;
+    assert_eq!(
+        many.expect(StatusCode::CREATED)
+            .body
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    let none = bob
+        .post(&format!("{path}/batch-create"), json!({ "count": 2 }))
+        .await;
+    none.refused(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED");
+    assert_eq!(bob.get(&path).await.body["usageCount"], 4);
+
+    let of_device = format!("/templates/from-device/{}", id(&made));
+    alice
+        .post(&of_device, json!({ "name": "copy" }))
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    let copy = bob
+        .post(&of_device, json!({ "name": "copy" }))
+        .await
+        .expect(StatusCode::CREATED)
+        .body;
+    assert_eq!(
+        (&copy["memoryMB"], &copy["category"]),
+        (&json!(2048), &json!("custom"))
+    );
+
+    let names = |page: &Value| -> Vec<String> {
+        page["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| text(one, "name"))
+            .collect()
+    };
+    let page = bob.get("/templates").await.expect(StatusCode::OK).body;
+    assert_eq!(
+        (names(&page), &page["total"]),
+        (vec!["copy".to_owned(), "small".to_owned()], &json!(2))
+    );
+    for (query, expected) in [
+        ("/templates?category=gaming", "small"),
+        ("/templates?isPublic=false", "copy"),
+        ("/templates?search=COP", "copy"),
+        ("/templates/search?keyword=mall", "small"),
+    ] {
+        assert_eq!(
+            names(&bob.get(query).await.expect(StatusCode::OK).body),
+            [expected],
+            "{query}"
+        );
+    }
+    let popular = bob
+        .get("/templates/popular?limit=1")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (popular.as_array().unwrap().len(), &popular[0]["name"]),
+        (1, &json!("small"))
+    );
+    let stats = bob
+        .get("/templates/stats")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        stats,
+        json!({ "total": 2, "public": 1, "private": 1, "totalUsage": 4, "byCategory": { "custom": 1, "gaming": 1 } })
+    );
+
+    alice
+        .send("DELETE", &path, Value::Null)
+        .await
+        .expect(StatusCode::OK);
+    alice
+        .get(&path)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    let wrong = json!({ "name": "x", "cpuCores": 17, "resolution": "wide", "category": "none" });
+    let wrong = alice
+        .post("/templates", wrong)
+        .await
+        .refused(StatusCode::BAD_REQUEST, "VALIDATION_FAILED");
+    assert_eq!(
+        wrong.body["details"].as_array().unwrap().len(),
+        3,
+        "{}",
+        wrong.body
+    );
+}

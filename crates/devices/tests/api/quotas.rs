@@ -1,0 +1,602 @@
+//! Quotas: charged, given back, raised by what was paid, and never exceeded.
+
+use chrono::TimeDelta;
+use contracts::event::PlanTerms;
+use contracts::{Event, EventBody, Money, OrderId};
+use devices::quota::{Limit, Limits};
+use http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::app::{Answer, TestApp, User, id, text};
+
+/// A replica where a user without a plan has what these say, and of the rest what development gives.
+async fn with_limits<const N: usize>(db: PgPool, limits: [(Limit, i64); N]) -> TestApp {
+    let set = |config: &mut devices::Config| {
+        config.quota = Limits::defaults(false).overridden_by(&Limits(limits.into()));
+    };
+    TestApp::with(db, set).await
+}
+
+async fn quota(user: &User, of: &str) -> Value {
+    let answer = user.get(&format!("/quotas/user/{of}")).await;
+    answer.expect(StatusCode::OK).body
+}
+
+#[track_caller]
+fn exceeded(answer: Answer, words: &str) {
+    let body = answer.refused(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED").body;
+    let message = text(&body, "message");
+    assert!(
+        message.contains("quota") && message.contains(words),
+        "{message}"
+    );
+}
+
+fn paid(user: &str, order: &OrderId, plan: &str, devices: i64, now: contracts::Timestamp) -> Event {
+    let body = EventBody::OrderPaid {
+        order_id: order.clone(),
+        order_no: "1".into(),
+        plan_id: plan.parse().unwrap(),
+        amount: Money::yuan(99),
+        payment_no: None,
+        plan: Some(PlanTerms {
+            name: format!("The {plan} plan"),
+            days: 30,
+            max_devices: devices,
+            cpu_cores: 2,
+            memory_mb: 2_048,
+            storage_mb: 16_384,
+            storage_quota_gb: 80,
+            traffic_quota_gb: 500,
+        }),
+    };
+    Event::new(user.parse().unwrap(), now, body)
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn with_room_for_one_more_one_of_many_creations_at_once_succeeds(db: PgPool) {
+    let app = with_limits(db.clone(), [(Limit::Devices, 3)]).await;
+    let alice = app.user("alice", &[]).await;
+    let small = json!({ "name": "n", "autoStart": false });
+    let first = alice.create(small.clone()).await;
+    alice.create(small.clone()).await;
+    let others = [
+        app.clone(),
+        app.elsewhere(db.clone()).await,
+        app.elsewhere(db).await,
+    ];
+
+    let asking = (0..9).map(|number| {
+        let (alice, body) = (others[number % 3].as_user(&alice), small.clone());
+        async move { alice.post("/devices", body).await }
+    });
+    let answers = futures::future::join_all(asking).await;
+
+    let made = answers
+        .iter()
+        .filter(|answer| answer.status == StatusCode::CREATED);
+    assert_eq!(made.count(), 1);
+    for answer in answers {
+        if answer.status != StatusCode::CREATED {
+            exceeded(answer, "devices is exceeded: 3 used, 3 allowed");
+        }
+    }
+    assert_eq!(quota(&alice, "alice").await["usage"]["currentDevices"], 3);
+    // A deletion gives back once, from its acceptance on.
+    alice.delete(&first).await.expect(StatusCode::OK);
+    alice.delete(&first).await.expect(StatusCode::NOT_FOUND);
+    assert_eq!(quota(&alice, "alice").await["usage"]["currentDevices"], 2);
+    app.run_operations().await;
+    assert_eq!(quota(&alice, "alice").await["usage"]["currentDevices"], 2);
+    alice.create(small.clone()).await;
+    exceeded(alice.post("/devices", small).await, "3 used, 3 allowed");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_refused_creation_leaves_nothing_and_its_key_may_be_used_again(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(json!({ "name": "first" })).await;
+    let ask = json!({ "name": "second" });
+
+    let refused = alice
+        .send_with("POST", "/devices", ask.clone(), Some("key"))
+        .await;
+    exceeded(refused, "devices");
+    alice.delete(&device).await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    let made = alice.send_with("POST", "/devices", ask, Some("key")).await;
+    made.expect(StatusCode::CREATED);
+    // The port that the refused one had leased is free again: it was never anybody's.
+    let rows: i64 = sqlx::query_scalar("select count(*) from devices.devices")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(rows, 2);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn growth_is_charged_and_what_shrinks_is_given_back(db: PgPool) {
+    let app = with_limits(db, [(Limit::CpuCores, 6), (Limit::CpuCoresOfDevice, 4)]).await;
+    let alice = app.user("alice", &[]).await;
+    let (one, other) = (alice.running().await, alice.running().await);
+    let size = |device: &Value, body: Value| {
+        let (alice, path) = (alice.clone(), format!("/devices/{}", id(device)));
+        async move { alice.send("PATCH", &path, body).await }
+    };
+
+    size(&one, json!({ "cpuCores": 4 }))
+        .await
+        .expect(StatusCode::OK);
+    exceeded(
+        size(&other, json!({ "cpuCores": 3 })).await,
+        "CPU cores is exceeded: 6 used, 6 allowed",
+    );
+    exceeded(
+        size(&one, json!({ "cpuCores": 5 })).await,
+        "CPU cores of a device is exceeded: 5 used, 4 allowed",
+    );
+    assert_eq!(alice.device(&other).await["cpuCores"], 2);
+    size(&one, json!({ "cpuCores": 3 }))
+        .await
+        .expect(StatusCode::OK);
+    size(&other, json!({ "cpuCores": 3, "name": "grown" }))
+        .await
+        .expect(StatusCode::OK);
+
+    assert_eq!(quota(&alice, "alice").await["usage"]["usedCpuCores"], 6);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn as_many_devices_run_as_may_however_they_are_started(db: PgPool) {
+    let app = with_limits(db, [(Limit::RunningDevices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let one = alice.running().await;
+    exceeded(
+        alice.post("/devices", json!({ "name": "n" })).await,
+        "running devices is exceeded: 1 used, 1 allowed",
+    );
+    let other = alice
+        .create(json!({ "name": "n", "autoStart": false }))
+        .await;
+    exceeded(alice.act(&other, "start").await, "running devices");
+    app.run_operations().await;
+
+    for action in ["start", "restart"] {
+        exceeded(alice.act(&other, action).await, "running devices");
+    }
+    // What runs is not counted twice.
+    alice.act(&one, "restart").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    alice.act(&one, "stop").await.expect(StatusCode::OK);
+    let (first, second) = tokio::join!(alice.act(&other, "start"), alice.act(&other, "start"));
+    assert_eq!(
+        (first.status, second.status),
+        (StatusCode::OK, StatusCode::OK)
+    );
+    app.run_operations().await;
+    exceeded(alice.act(&one, "start").await, "running devices");
+    let usage = &quota(&alice, "alice").await["usage"];
+    assert_eq!(
+        (&usage["currentConcurrentDevices"], &usage["currentDevices"]),
+        (&json!(1), &json!(2))
+    );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_paid_order_raises_the_quota_once_for_its_time_and_a_refund_ends_it(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1), (Limit::Storage, 20)]).await;
+    let alice = app.user("alice", &[]).await;
+    let now = app.platform.clock.now();
+    let (first, second) = (OrderId::new(), OrderId::new());
+    let event = paid("alice", &first, "basic", 5, now);
+
+    app.hear(&event).await;
+    app.hear(&event).await;
+    // The same order told by another event, too.
+    app.hear(&paid("alice", &first, "basic", 5, now)).await;
+
+    let raised = quota(&alice, "alice").await;
+    assert_eq!(
+        (&raised["planId"], &raised["planName"], &raised["status"]),
+        (&json!("basic"), &json!("The basic plan"), &json!("active"))
+    );
+    let limits = &raised["limits"];
+    assert_eq!(
+        (
+            &limits["maxDevices"],
+            &limits["totalStorageGB"],
+            &limits["maxUsageHoursPerDay"]
+        ),
+        (&json!(5), &json!(80), &json!(-1))
+    );
+    let until = |quota: &Value| text(quota, "validUntil");
+    let month = contracts::Timestamp::from(now.utc() + TimeDelta::days(30));
+    assert_eq!(until(&raised), month.to_string());
+
+    // A second order prolongs the first one.
+    app.hear(&paid("alice", &second, "basic", 5, now)).await;
+    let two = contracts::Timestamp::from(now.utc() + TimeDelta::days(60));
+    assert_eq!(until(&quota(&alice, "alice").await), two.to_string());
+
+    for order in [&second, &first] {
+        let body = EventBody::OrderRefunded {
+            order_id: order.clone(),
+            order_no: "1".into(),
+            amount: Money::yuan(99),
+        };
+        app.hear(&Event::new("alice".parse().unwrap(), now, body))
+            .await;
+    }
+    let lowered = quota(&alice, "alice").await;
+    assert_eq!(
+        (&lowered["limits"]["maxDevices"], &lowered["planId"]),
+        (&json!(1), &Value::Null)
+    );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_plan_that_is_over_allows_nothing_more_and_takes_nothing_away(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let now = app.platform.clock.now();
+    let long_ago = contracts::Timestamp::from(now.utc() - TimeDelta::days(31));
+    app.hear(&paid("alice", &OrderId::new(), "basic", 5, now))
+        .await;
+    for _ in 0..2 {
+        alice
+            .create(json!({ "name": "n", "autoStart": false }))
+            .await;
+    }
+
+    sqlx::query(
+        "update devices.quota_grants set valid_from = $1, valid_until = $1 + interval '30 days'",
+    )
+    .bind(long_ago)
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    let over = quota(&alice, "alice").await;
+    assert_eq!(
+        (
+            &over["status"],
+            &over["limits"]["maxDevices"],
+            &over["usage"]["currentDevices"]
+        ),
+        (&json!("exceeded"), &json!(1), &json!(2))
+    );
+    exceeded(
+        alice.post("/devices", json!({ "name": "n" })).await,
+        "2 used, 1 allowed",
+    );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn hours_are_counted_from_the_time_that_devices_ran(db: PgPool) {
+    let app = with_limits(db, [(Limit::HoursOfMonth, 2)]).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    let runs: Vec<bool> = sqlx::query_scalar("select ended_at is not null from devices.runs")
+        .fetch_all(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(runs, [true]);
+    alice.act(&device, "start").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    // Two hours of this month, whatever day it is: before it nothing counts.
+    let now = app.platform.clock.now().utc();
+    let month = now.date_naive().format("%Y-%m-01T00:00:00Z").to_string();
+    sqlx::query("update devices.runs set began_at = $1::timestamptz - interval '3 hours', ended_at = $1::timestamptz + interval '2 hours' where ended_at is not null")
+        .bind(month)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    exceeded(
+        alice.act(&device, "start").await,
+        "hours of a month is exceeded: 2 used, 2 allowed",
+    );
+    let usage = &quota(&alice, "alice").await["usage"];
+    assert_eq!(usage["monthlyUsageHours"], 2.0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn admins_set_suspend_prolong_and_reset(db: PgPool) {
+    let app = with_limits(db, []).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let default = quota(&alice, "alice").await;
+    assert_eq!(
+        (&default["limits"]["maxDevices"], &default["status"]),
+        (&json!(50), &json!("active"))
+    );
+    let path = format!("/quotas/{}", text(&default, "id"));
+
+    let until = "2999-01-01T00:00:00.000Z";
+    let set = json!({ "userId": "alice", "limits": { "maxDevices": 1 }, "validUntil": until });
+    let set = root
+        .post("/quotas", set)
+        .await
+        .expect(StatusCode::CREATED)
+        .body;
+    assert_eq!(
+        (
+            &set["limits"]["maxDevices"],
+            &set["limits"]["totalCpuCores"],
+            &set["validUntil"]
+        ),
+        (&json!(1), &json!(200), &json!(until))
+    );
+    let renewed = root
+        .post("/quotas/renew/alice", json!({}))
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(renewed["validUntil"], "2999-01-31T00:00:00.000Z");
+    let suspend = json!({ "status": "suspended" });
+    let suspended = root
+        .send("PUT", &path, suspend)
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(suspended["status"], "suspended");
+    exceeded(
+        alice.post("/devices", json!({ "name": "n" })).await,
+        "quota",
+    );
+    root.send("PUT", &path, json!({ "status": "active" }))
+        .await
+        .expect(StatusCode::OK);
+    alice.create(json!({ "name": "n" })).await;
+    exceeded(
+        alice.post("/devices", json!({ "name": "n" })).await,
+        "devices is exceeded: 1 used, 1 allowed",
+    );
+    root.send("DELETE", &path, Value::Null)
+        .await
+        .expect(StatusCode::OK);
+    alice.create(json!({ "name": "n" })).await;
+
+    for (method, path, body) in [
+        ("POST", "/quotas", json!({ "userId": "alice" })),
+        ("PUT", path.as_str(), json!({})),
+        ("DELETE", path.as_str(), Value::Null),
+        ("POST", "/quotas/renew/alice", Value::Null),
+        ("GET", "/quotas", Value::Null),
+        ("GET", "/quotas/alerts", Value::Null),
+        ("GET", "/quotas/summary", Value::Null),
+        ("GET", "/quotas/user/root", Value::Null),
+        ("GET", "/quotas/usage-stats/root", Value::Null),
+        (
+            "POST",
+            "/quotas/check/batch",
+            json!([{ "quotaType": "cpu", "requestedAmount": 1 }]),
+        ),
+        (
+            "POST",
+            "/quotas/deduct",
+            json!({ "userId": "alice", "deviceCount": 1 }),
+        ),
+        (
+            "POST",
+            "/quotas/restore",
+            json!({ "userId": "alice", "deviceCount": 1 }),
+        ),
+        (
+            "POST",
+            "/quotas/user/alice/usage",
+            json!({ "deviceId": "d", "operation": "increment" }),
+        ),
+    ] {
+        alice
+            .send(method, path, body)
+            .await
+            .refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+    }
+    let wrong = json!({ "userId": "alice", "limits": { "maxDevices": -2 } });
+    root.post("/quotas", wrong)
+        .await
+        .refused(StatusCode::BAD_REQUEST, "VALIDATION_FAILED");
+    root.send("PUT", "/quotas/none", json!({}))
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_question_is_answered_with_the_numbers(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 2), (Limit::CpuCoresOfDevice, 4)]).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    alice.running().await;
+    let ask = |amount: i64| json!({ "userId": "alice", "quotaType": "device", "requestedAmount": amount });
+
+    let fits = alice
+        .post("/quotas/check", ask(1))
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        fits,
+        json!({ "allowed": true, "current": 1, "limit": 2, "remaining": 1 })
+    );
+    let denied = alice
+        .post("/quotas/check", ask(2))
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (&denied["allowed"], &denied["remaining"]),
+        (&json!(false), &json!(1))
+    );
+    assert!(text(&denied, "reason").contains("quota"), "{denied}");
+    let large = json!({ "quotaType": "cpu", "requestedAmount": 5, "deviceConfig": { "cpuCores": 5, "memoryMB": 1024 } });
+    let large = alice
+        .post("/quotas/check", large)
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert!(
+        text(&large, "reason").contains("CPU cores of a device"),
+        "{large}"
+    );
+    let free = json!({ "quotaType": "bandwidth", "requestedAmount": 7 });
+    let free = alice
+        .post("/quotas/check", free)
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (&free["allowed"], &free["limit"]),
+        (&json!(true), &json!(-1))
+    );
+    let foreign = json!({ "userId": "root", "quotaType": "cpu", "requestedAmount": 1 });
+    alice
+        .post("/quotas/check", foreign)
+        .await
+        .refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+    alice
+        .post("/quotas/check", ask(0))
+        .await
+        .refused(StatusCode::BAD_REQUEST, "VALIDATION_FAILED");
+
+    let both = root
+        .post("/quotas/check/batch", json!([ask(1), ask(2)]))
+        .await;
+    let both = both.expect(StatusCode::OK).body;
+    assert_eq!(
+        (&both["total"], &both["allowed"], &both["denied"]),
+        (&json!(2), &json!(1), &json!(1))
+    );
+    let stats = alice
+        .get("/quotas/usage-stats/alice")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (
+            &stats["usagePercentages"]["devices"],
+            &stats["remaining"]["devices"],
+            &stats["alerts"]
+        ),
+        (&json!(50.0), &json!(1.0), &json!([]))
+    );
+    alice.create(json!({ "name": "n" })).await;
+    let alerts = root
+        .get("/quotas/alerts?threshold=100")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(
+        (&alerts["total"], &alerts["data"][0]["userId"]),
+        (&json!(1), &json!("alice"))
+    );
+    assert_eq!(alerts["data"][0]["alerts"][0]["type"], "devices");
+    let summary = root
+        .get("/quotas/summary")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(summary["byStatus"]["active"], summary["total"]);
+    assert_eq!(summary["alerts"], 1);
+    let page = root
+        .get("/quotas?status=active&pageSize=1")
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(page["total"], summary["total"]);
+    assert_eq!(page["data"].as_array().unwrap().len(), 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_others_run_is_booked_once_and_given_back_once(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 2), (Limit::CpuCores, 8)]).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let own = alice.create(json!({ "name": "n" })).await;
+    let book = |operation: &str, device: &str| {
+        let body = json!({ "deviceId": device, "cpuCores": 2, "memoryGB": 4, "storageGB": 10, "operation": operation });
+        let root = root.clone();
+        async move { root.post("/quotas/user/alice/usage", body).await }
+    };
+    let used = |quota: &Value| {
+        (
+            quota["usage"]["currentDevices"].clone(),
+            quota["usage"]["usedCpuCores"].clone(),
+        )
+    };
+
+    // One of ours is counted by itself.
+    let quota = book("increment", id(&own).as_str())
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(used(&quota), (json!(1), json!(2)));
+    for _ in 0..2 {
+        let quota = book("increment", "elsewhere")
+            .await
+            .expect(StatusCode::OK)
+            .body;
+        assert_eq!(used(&quota), (json!(2), json!(4)));
+    }
+    exceeded(
+        book("increment", "further").await,
+        "devices is exceeded: 2 used, 2 allowed",
+    );
+    exceeded(
+        alice.post("/devices", json!({ "name": "n" })).await,
+        "2 used, 2 allowed",
+    );
+    for _ in 0..2 {
+        let quota = book("decrement", "elsewhere")
+            .await
+            .expect(StatusCode::OK)
+            .body;
+        assert_eq!(used(&quota), (json!(1), json!(2)));
+    }
+
+    let amounts = json!({ "userId": "alice", "cpuCores": 6, "memoryGB": 1.5 });
+    let quota = root
+        .post("/quotas/deduct", amounts.clone())
+        .await
+        .expect(StatusCode::OK)
+        .body;
+    assert_eq!(used(&quota), (json!(1), json!(8)));
+    assert_eq!(quota["usage"]["usedMemoryGB"], 5.5);
+    exceeded(
+        root.post("/quotas/deduct", amounts.clone()).await,
+        "CPU cores is exceeded: 8 used, 8 allowed",
+    );
+    for _ in 0..2 {
+        root.post("/quotas/restore", amounts.clone())
+            .await
+            .expect(StatusCode::OK);
+    }
+    let quota = root.get("/quotas/user/alice").await.body;
+    assert_eq!(used(&quota), (json!(1), json!(2)));
+}
+
+#[test]
+fn the_settings_name_the_limits_that_differ() {
+    let mut env = platform::Env::of([
+        ("PROFILE", "production"),
+        ("QUOTA_LIMITS", "maxDevices=7, totalCpuCores=-1"),
+    ]);
+    let config = devices::Config::from_env(&mut env);
+    let expected = Limits::defaults(true)
+        .overridden_by(&Limits([(Limit::Devices, 7), (Limit::CpuCores, -1)].into()));
+    assert_eq!(config.quota, expected);
+}
