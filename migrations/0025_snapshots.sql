@@ -9,6 +9,7 @@ create table devices.snapshots (
     status text not null check (status in ('creating', 'ready', 'restoring', 'error', 'deleting')),
     size bigint not null default 0 check (size >= 0),
     error text,
+    taken_at timestamptz,
     created_by text not null,
     created_at timestamptz not null,
     updated_at timestamptz not null
@@ -23,6 +24,7 @@ comment on table devices.snapshots is
     'What was on a device at a moment. The row is there before the image and goes after it: an image without a row is nobody''s.';
 comment on column devices.snapshots.user_id is 'The owner of the device, whose limits it counts against; created_by may be an admin.';
 comment on column devices.snapshots.size is 'Bytes that it takes on its node; 0 until it is ready.';
+comment on column devices.snapshots.taken_at is 'Since when there is something to restore; null where it was never taken.';
 
 alter table devices.devices add column restored_from text references devices.snapshots (id) on delete set null;
 

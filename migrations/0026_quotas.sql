@@ -26,18 +26,23 @@ comment on column devices.quotas.extra_devices is 'Used besides the devices that
 create table devices.quota_grants (
     order_id text primary key,
     user_id text not null,
-    plan_id text not null,
-    plan_name text not null,
-    limits jsonb not null check (jsonb_typeof(limits) = 'object'),
-    valid_from timestamptz not null,
-    valid_until timestamptz not null check (valid_until > valid_from),
-    revoked_at timestamptz
+    plan_id text,
+    plan_name text,
+    limits jsonb check (jsonb_typeof(limits) = 'object'),
+    valid_from timestamptz,
+    lasts interval,
+    valid_until timestamptz check (valid_until > valid_from),
+    revoked_at timestamptz,
+    constraint quota_grants_whole
+        check (revoked_at is not null or num_nulls(plan_id, plan_name, limits, valid_from, lasts, valid_until) = 0)
 );
 
 create index quota_grants_user on devices.quota_grants (user_id, valid_until) where revoked_at is null;
 
 comment on table devices.quota_grants is
-    'What paid orders grant, one row an order: an event that comes twice finds its row. They end by themselves.';
+    'What paid orders grant, one row an order: an event that comes twice finds its row. They end by themselves. A refund that is heard of before its payment leaves a revoked row without a plan.';
+comment on column devices.quota_grants.lasts is
+    'The time that the order itself paid for, the last part before valid_until: a further order of the same plan begins where the last one ends.';
 
 create table devices.quota_bookings (
     user_id text not null references devices.quotas (user_id),
@@ -69,10 +74,24 @@ create index runs_user on devices.runs (user_id, ended_at);
 create index runs_ended on devices.runs (ended_at);
 
 comment on table devices.runs is
-    'From when to when devices ran; written in the transactions that change their status. What users run by hours, and are billed for, is counted from these.';
+    'From when to when devices ran; written by a trigger on their status. What users run by hours, and are billed for, is counted from these.';
 
 insert into devices.runs (device_id, user_id, began_at)
 select id, user_id, coalesce(last_started_at, updated_at) from devices.devices where status = 'running';
+
+create function devices.write_run() returns trigger language plpgsql as $$
+begin
+    if new.status = 'running' then
+        insert into devices.runs (device_id, user_id, began_at) values (new.id, new.user_id, new.updated_at) on conflict do nothing;
+    else
+        update devices.runs set ended_at = greatest(began_at, new.updated_at) where device_id = new.id and ended_at is null;
+    end if;
+    return null;
+end
+$$;
+
+create trigger devices_run after update of status on devices.devices
+    for each row when (old.status is distinct from new.status) execute function devices.write_run();
 
 create table devices.traffic (
     user_id text not null,

@@ -53,6 +53,14 @@ pub enum Error {
         /// The node.
         node: String,
     },
+    /// A device in a container keeps the sizes that its container was made with.
+    #[error(
+        "device {device} is in a container and cannot become smaller: make a smaller one instead"
+    )]
+    CannotShrink {
+        /// The device.
+        device: DeviceId,
+    },
     /// The node of a device has no room for it to grow.
     #[error("node {node} has no room for the device to grow")]
     NoRoomToGrow {
@@ -154,6 +162,7 @@ impl Error {
                 "another operation on the device is under way; try again",
             )
             .retry_after(Duration::from_secs(1)),
+            Self::CannotShrink { .. } => Problem::conflict("CONFLICT", self.to_string()),
             Self::InError { .. } => Problem::conflict(
                 "CONFLICT",
                 "the device is in the error state; its `error` says why",

@@ -30,7 +30,7 @@ use chrono::TimeDelta;
 use coordination::cron::{CatchUp, Job, Overlap};
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use config::Config;
 pub use error::Error;
@@ -65,6 +65,8 @@ pub struct Devices {
     runtimes: Runtimes,
     access: Access,
     quotas: Quotas,
+    /// What items of batches wait for.
+    batch_items: Arc<Semaphore>,
     /// Wakes the worker of this replica; the others look by themselves.
     operations_due: Arc<Notify>,
 }
@@ -84,6 +86,7 @@ impl Devices {
             quotas: Quotas::new(platform, &config),
             platform: platform.clone(),
             config: Arc::new(config),
+            batch_items: Arc::new(Semaphore::new(batch::MOST_AT_ONCE)),
             operations_due: Arc::default(),
         })
     }

@@ -93,6 +93,20 @@ impl IdempotencyKey {
         Self(None)
     }
 
+    /// Whether no key was sent.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The key of one effect of several that a request has, each in a transaction of its own.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Self {
+        Self(self.0.clone().map(|named| Named {
+            route: format!("{} {name}", named.route),
+            ..named
+        }))
+    }
+
     /// Claims the key for a caller, in the transaction of the effect.
     ///
     /// # Errors

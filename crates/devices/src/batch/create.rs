@@ -6,6 +6,7 @@ use contracts::UserId;
 use garde::Validate;
 use http::StatusCode;
 use platform::http::Json;
+use platform::idempotency::{IdempotencyKey, Idempotent};
 use platform::{CurrentUser, Problem};
 use serde::Deserialize;
 
@@ -66,12 +67,13 @@ pub struct CreateDevices {
     pub auto_start: Option<bool>,
 }
 
-/// Creates devices, as far as the quota allows: the reply tells what became of each.
-#[utoipa::path(post, path = "/devices/batch/create", tag = "batch", request_body = CreateDevices, responses((status = 201, body = Report), (status = 400)))]
+/// Creates devices, as far as the quota allows: the reply tells what became of each. A repeated request creates those that
+/// did not come into being before, and tells the others as they are.
+#[utoipa::path(post, path = "/devices/batch/create", tag = "batch", params(("Idempotency-Key" = Option<String>, Header)), request_body = CreateDevices, responses((status = 201, body = Report), (status = 400)))]
 pub async fn create_devices(
     State(state): State<Devices>,
     user: CurrentUser,
-    Json(body): Json<CreateDevices>,
+    Idempotent { body, key }: Idempotent<CreateDevices>,
 ) -> Result<Response> {
     let owner = user.acting_for(body.user_id.clone())?;
     let prefix = body.name_prefix.as_deref().unwrap_or("device");
@@ -90,14 +92,15 @@ pub async fn create_devices(
         auto_start: body.auto_start,
         ..CreateDevice::default()
     };
-    let report = many(&state, &user, &owner, (prefix, body.count), at_once, &like).await;
+    let named = (prefix, body.count);
+    let report = many(&state, (&user, &key), &owner, named, at_once, &like).await;
     Ok((StatusCode::CREATED, Json(report)).into_response())
 }
 
-/// Creates `count` devices like this one, named after the prefix.
+/// Creates `count` devices like this one, named after the prefix; each once for a key.
 pub async fn many(
     state: &Devices,
-    user: &CurrentUser,
+    (user, key): (&CurrentUser, &IdempotencyKey),
     owner: &UserId,
     (prefix, count): (&str, usize),
     at_once: usize,
@@ -109,11 +112,13 @@ pub async fn many(
             Item::New(name) => name,
             Item::Device(_) => return Err(Problem::internal().into()),
         };
+        let key = key.part(&name);
         let body = CreateDevice {
             name,
             ..like.clone()
         };
-        let (device, saga_id) = create::one(state, owner.clone(), body).await?;
+        let made = create::one(state, owner.clone(), body, key, user.id.as_str());
+        let (device, saga_id) = made.await?;
         Ok::<Done, _>((device, Some(saga_id)))
     };
     each(state, (&user.id, "create"), items.collect(), at_once, work).await

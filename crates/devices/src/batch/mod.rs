@@ -21,8 +21,8 @@ use progress::Progress;
 
 /// How many devices one call may name.
 pub const MOST: usize = 500;
-/// How many of them are worked on at a time, however many the caller asks for: each takes a connection of the pool.
-const MOST_AT_ONCE: usize = 8;
+/// How many of them a replica works on at a time, of all calls together: each takes a connection of the pool.
+pub const MOST_AT_ONCE: usize = 8;
 /// How long a call goes on with further devices, below the 8 s within which it is answered.
 const PATIENCE: Duration = Duration::from_millis(6_500);
 
@@ -109,11 +109,15 @@ where
         let progress = &progress;
         async move {
             // A future that was never polled has done nothing.
-            let done = match Instant::now() >= until {
-                true => None,
-                false => timeout_at(until + Duration::from_secs(1), working)
-                    .await
-                    .ok(),
+            let turn = timeout_at(until, state.batch_items.acquire()).await;
+            let done = match turn {
+                Ok(Ok(_permit)) if Instant::now() < until => {
+                    timeout_at(until + Duration::from_secs(1), working)
+                        .await
+                        .ok()
+                }
+                // Its turn did not come; the semaphore is never closed.
+                Ok(_) | Err(_) => None,
             };
             match done {
                 Some(Ok((device_id, saga_id))) => {

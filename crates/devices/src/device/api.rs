@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use super::{Device, DeviceReply, Status, create, db};
+use super::{Device, DeviceReply, RuntimeKind, Status, create, db};
 use crate::node::placement;
 use crate::operation::{self, Kind};
 use crate::{Devices, Error, error::Result, quota, snapshot};
@@ -70,7 +70,7 @@ pub async fn lock_visible(
 
 /// Changes a device.
 #[utoipa::path(patch, path = "/devices/{id}", tag = "devices", params(("id" = String, Path)), request_body = PatchDevice,
-    responses((status = 200, body = DeviceReply), (status = 400), (status = 403, description = "The quota does not allow the growth"), (status = 404), (status = 503, description = "Its node has no room for it to grow")))]
+    responses((status = 200, body = DeviceReply), (status = 400), (status = 403, description = "The quota does not allow the growth"), (status = 404), (status = 409, description = "It is in a container, which does not shrink"), (status = 503, description = "Its node has no room for it to grow")))]
 pub async fn patch_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -84,6 +84,12 @@ pub async fn patch_device(
     to.cpu_cores = body.cpu_cores.unwrap_or(to.cpu_cores);
     to.memory_mb = body.memory_m_b.unwrap_or(to.memory_mb);
     to.storage_mb = body.storage_m_b.unwrap_or(to.storage_mb);
+    let shrinks = to.cpu_cores < from.cpu_cores
+        || to.memory_mb < from.memory_mb
+        || to.storage_mb < from.storage_mb;
+    if shrinks && before.runtime == RuntimeKind::Docker {
+        return Err(Error::CannotShrink { device: id });
+    }
     quota::charge_growth(&mut tx, &state.quotas, &before.user_id, (from, to), now).await?;
     db::patch(&mut tx, &id, &body, now).await?;
     let device = db::find(&mut tx, &id).await?;

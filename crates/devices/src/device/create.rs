@@ -5,10 +5,10 @@ use axum::response::{IntoResponse, Response};
 use contracts::{DeviceId, Event, EventBody, Timestamp, UserId};
 use coordination::PortError;
 use garde::Validate;
-use http::{HeaderMap, StatusCode};
-use platform::Caller;
+use http::StatusCode;
 use platform::events::emit;
 use platform::idempotency::{IdempotencyKey, Idempotent, Turn};
+use platform::{Caller, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::{info, warn};
@@ -25,6 +25,8 @@ use crate::{Devices, Error, error::Result, metrics, quota};
 const ATTEMPTS: u32 = 16;
 /// The longest metadata, as JSON.
 const METADATA_BYTES: usize = 16 * 1024;
+/// The longest reply that is read again: the device stands in it twice, with its metadata.
+const REPLY_BYTES: usize = 256 * 1024;
 
 /// What a device shall be.
 #[derive(Clone, Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
@@ -161,7 +163,6 @@ impl CreateDevice {
 pub async fn create_device(
     State(state): State<Devices>,
     caller: Caller,
-    headers: HeaderMap,
     Idempotent { body, key }: Idempotent<CreateDevice>,
 ) -> Result<Response> {
     let owner = caller.acting_for(body.user_id.clone())?;
@@ -169,12 +170,8 @@ pub async fn create_device(
         .user()
         .map_or_else(|| format!("sandbox:{owner}"), |user| user.id.to_string());
     // A request that comes again shall not use up ports.
-    if headers.contains_key("idempotency-key") {
-        let mut tx = state.platform.db.begin().await?;
-        if let Turn::Replay(reply) = key.clone().claim(&mut tx, &scope).await? {
-            return Ok(reply);
-        }
-        tx.rollback().await?;
+    if let Some(reply) = before(&state, &key, &scope).await? {
+        return Ok(reply);
     }
     Ok(reply(&state, owner, body, key, &scope).await?.0)
 }
@@ -195,14 +192,58 @@ pub async fn reply(
     Ok((reply, !saga_id.is_empty()))
 }
 
-/// Creates one device of several; its id, and the name of its creation.
+/// Creates one device of several, or finds the one that an earlier request with the key created; its id, and the name of
+/// its creation.
 ///
 /// # Errors
 /// As for [`create_device`].
-pub async fn one(state: &Devices, owner: UserId, body: CreateDevice) -> Result<(DeviceId, String)> {
+pub async fn one(
+    state: &Devices,
+    owner: UserId,
+    body: CreateDevice,
+    key: IdempotencyKey,
+    scope: &str,
+) -> Result<(DeviceId, String)> {
     let device = body.into_new(owner);
-    let (_, saga_id) = make(state, &device, IdempotencyKey::none(), "").await?;
-    Ok((device.id, saga_id))
+    if let Some(reply) = before(state, &key, scope).await? {
+        return made_before(reply).await;
+    }
+    let (reply, saga_id) = make(state, &device, key, scope).await?;
+    match saga_id.is_empty() {
+        true => made_before(reply).await,
+        false => Ok((device.id, saga_id)),
+    }
+}
+
+/// The reply to an earlier request with the key.
+async fn before(state: &Devices, key: &IdempotencyKey, scope: &str) -> Result<Option<Response>> {
+    if key.is_none() {
+        return Ok(None);
+    }
+    let mut tx = state.platform.db.begin().await?;
+    match key.clone().claim(&mut tx, scope).await? {
+        Turn::Replay(reply) => Ok(Some(reply)),
+        Turn::First(_) => {
+            tx.rollback().await?;
+            Ok(None)
+        }
+    }
+}
+
+/// The device and the name of its creation, as an earlier reply tells them.
+async fn made_before(reply: Response) -> Result<(DeviceId, String)> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Told {
+        id: DeviceId,
+        saga_id: String,
+    }
+    let body = axum::body::to_bytes(reply.into_body(), REPLY_BYTES).await;
+    let told = body
+        .ok()
+        .and_then(|body| serde_json::from_slice::<Told>(&body).ok());
+    let told = told.ok_or_else(Problem::internal)?;
+    Ok((told.id, told.saga_id))
 }
 
 /// Makes a device with its ports; the reply, and the name of the creation, which is empty where the reply is an earlier one.
@@ -243,10 +284,7 @@ async fn make(
                 state.operations_due.notify_one();
                 return Ok((reply, saga_id));
             }
-            Ok(Stored::Before(reply)) => {
-                ports.give_up(leased).await;
-                return Ok((reply, String::new()));
-            }
+            Ok(Stored::Before(reply)) => return Ok((reply, String::new())),
             // The ports go back by themselves; the next look at the nodes sees what there is by now.
             Ok(Stored::NoRoom) => {}
             Err(Error::Database(error)) if port::is_conflict(&error) => {
@@ -256,11 +294,7 @@ async fn make(
                 ports.give_up(leased).await;
                 ports.reconcile().await?;
             }
-            Err(error @ Error::QuotaExceeded { .. }) => {
-                // Nobody has used them.
-                ports.give_up(leased).await;
-                return Err(error);
-            }
+            // Nobody has used the ports: they go back by themselves, and do not rest.
             Err(error) => return Err(error),
         }
     }

@@ -237,12 +237,14 @@ pub async fn list_quick(
         "select d.id, d.name, d.status from devices.devices d where d.deleted_at is null
             and ($1::text is null or d.user_id = $1) and ($2::text is null or d.status = $2)
             and ($3::text is null or strpos(lower(d.name || ' ' || coalesce(d.description, '')), lower($3)) > 0 or d.id = $3)
+            and ($5::text is null or d.group_name = $5)
         order by d.created_at desc, d.seq desc limit $4",
     )
     .bind(&filter.user_id)
     .bind(filter.status.map(ShownStatus::as_str))
     .bind(&filter.search)
     .bind(limit)
+    .bind(&filter.group_name)
     .persistent(false)
     .fetch_all(conn)
     .await
@@ -366,7 +368,8 @@ pub async fn count_by_status(
     .await
 }
 
-/// Writes the status of a device, the times that go with it, and from when to when it ran. The caller holds its lock.
+/// Writes the status of a device and the times that go with it; a trigger writes from when to when it ran. The caller holds
+/// its lock.
 pub async fn set_status(
     conn: &mut PgConnection,
     id: &DeviceId,
@@ -375,12 +378,7 @@ pub async fn set_status(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     let update = sqlx::query(
-        "with run as (
-            update devices.runs set ended_at = greatest(began_at, $4) where device_id = $1 and ended_at is null and $2 <> 'running'),
-        begun as (
-            insert into devices.runs (device_id, user_id, began_at) select id, user_id, $4 from devices.devices
-            where id = $1 and $2 = 'running' on conflict do nothing)
-        update devices.devices set status = $2, error = $3, updated_at = $4,
+        "update devices.devices set status = $2, error = $3, updated_at = $4,
             wanted = case $2 when 'stopping' then 'stopped' when 'starting' then 'running' when 'rebooting' then 'running' else wanted end,
             last_started_at = case when $2 = 'running' then $4 else last_started_at end,
             last_stopped_at = case when $2 = 'stopped' then $4 else last_stopped_at end,

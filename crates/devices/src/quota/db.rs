@@ -180,8 +180,8 @@ async fn count_used(
             coalesce(sum(memory_mb), 0)::bigint as memory_mb, coalesce(sum(storage_mb), 0)::bigint as storage_mb,
             count(*) filter (where d.id is distinct from $2 and (status in ('starting', 'running')
                 or (status in ('creating', 'rebooting') and wanted = 'running')
-                or (status = 'stopping' and exists (select 1 from devices.operations o
-                    where o.device_id = d.id and o.state = 'queued' and o.kind in ('start', 'restart'))))) as running,
+                or exists (select 1 from devices.operations o
+                    where o.device_id = d.id and o.state in ('queued', 'running') and o.kind in ('start', 'restart')))) as running,
             (select coalesce(extract(epoch from sum(coalesce(ended_at, $5) - greatest(began_at, $3)) filter (where coalesce(ended_at, $5) > $3)) / 60, 0)::bigint
                 from devices.runs where user_id = $1 and (ended_at > $4 or ended_at is null)) as minutes_today,
             (select coalesce(extract(epoch from sum(coalesce(ended_at, $5) - greatest(began_at, $4))) / 60, 0)::bigint
@@ -221,8 +221,10 @@ async fn count_all_used(
             select user_id, count(*) as devices, sum(cpu_cores)::bigint as cpu_cores, sum(memory_mb)::bigint as memory_mb,
                 sum(storage_mb)::bigint as storage_mb,
                 count(*) filter (where status in ('starting', 'running')
-                    or (status in ('creating', 'rebooting') and wanted = 'running')) as running
-            from devices.devices where user_id = any($1) and deleted_at is null group by user_id) d using (user_id)
+                    or (status in ('creating', 'rebooting') and wanted = 'running')
+                    or exists (select 1 from devices.operations o
+                        where o.device_id = d.id and o.state in ('queued', 'running') and o.kind in ('start', 'restart'))) as running
+            from devices.devices d where user_id = any($1) and deleted_at is null group by user_id) d using (user_id)
         left join (
             select user_id,
                 (extract(epoch from sum(coalesce(ended_at, $4) - greatest(began_at, $2)) filter (where coalesce(ended_at, $4) > $2)) / 60)::bigint as today,
@@ -365,7 +367,8 @@ pub async fn prolong(
     .execute(&mut *conn)
     .await?;
     sqlx::query(
-        "update devices.quota_grants set valid_until = greatest(valid_until, $3) + make_interval(days => $2::int)
+        "update devices.quota_grants set valid_until = greatest(valid_until, $3) + make_interval(days => $2::int),
+            lasts = lasts + make_interval(days => $2::int)
         where order_id = (
             select order_id from devices.quota_grants where user_id = $1 and revoked_at is null order by valid_until desc limit 1)",
     )

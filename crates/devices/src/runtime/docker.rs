@@ -469,8 +469,12 @@ impl Docker {
 
     /// Makes the container anew of the image that the spec names.
     async fn remake(&self, spec: &Spec) -> Result<(), RuntimeError> {
-        let (tried, name) = ("inspect a container", name(&spec.id));
         let engine = self.engine().await?;
+        // The container goes only where there is what takes its place.
+        let (tried, image) = ("inspect the image to restore", self.image(spec));
+        let inspect = self.call(tried, QUICK, engine.inspect_image(&image));
+        inspect.await?.map_err(|error| self.refused(tried, error))?;
+        let (tried, name) = ("inspect a container", name(&spec.id));
         let inspect = engine.inspect_container(&name, None::<InspectContainerOptions>);
         match self.call(tried, QUICK, inspect).await? {
             Err(error) if status(&error) == Some(404) => {}
@@ -589,6 +593,14 @@ impl Docker {
         }
     }
 
+    /// The image that the container of a device is made of.
+    fn image(&self, spec: &Spec) -> String {
+        match &spec.made_of {
+            Some(snapshot) => reference(snapshot),
+            None => self.recipe.image.clone(),
+        }
+    }
+
     fn body(&self, spec: &Spec) -> ContainerCreateBody {
         let ports = bindings(spec).map(|(inside, outside)| {
             let binding = PortBinding {
@@ -600,10 +612,7 @@ impl Docker {
         let ports = HashMap::from(ports);
         let memory = i64::from(spec.memory_mb) * 1024 * 1024;
         ContainerCreateBody {
-            image: Some(match &spec.made_of {
-                Some(snapshot) => reference(snapshot),
-                None => self.recipe.image.clone(),
-            }),
+            image: Some(self.image(spec)),
             hostname: Some("cloudphone".into()),
             env: Some(vec![
                 format!("DEVICE_NAME={}", spec.name),

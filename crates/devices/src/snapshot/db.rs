@@ -125,7 +125,17 @@ pub async fn count_by_status(
     .await
 }
 
-/// Writes that a snapshot was taken.
+/// Whether there is something to restore, also of one that was deleted since.
+pub async fn was_taken(conn: &mut PgConnection, id: &SnapshotId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.snapshots where id = $1 and taken_at is not null)",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await
+}
+
+/// Writes that a snapshot was taken, also where it was deleted meanwhile.
 pub async fn taken(
     conn: &mut PgConnection,
     id: &SnapshotId,
@@ -133,7 +143,9 @@ pub async fn taken(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update devices.snapshots set status = 'ready', size = $2, error = null, updated_at = $3 where id = $1 and status = 'creating'",
+        "update devices.snapshots set taken_at = $3, size = $2, error = null, updated_at = $3,
+            status = case status when 'creating' then 'ready' else status end
+        where id = $1 and taken_at is null",
     )
     .bind(id)
     .bind(size)

@@ -72,9 +72,8 @@ async fn begin(state: &Devices, claimed: &Claimed, id: &SnapshotId) -> Step<Opti
         device::db::set_wanted(&mut tx, &device.id, wanted).await?;
         (device.status, device.wanted) = (DeviceStatus::Rebooting, wanted);
     }
-    // One that was deleted since is kept until its removal, which is behind us in the queue.
-    let snapshot = db::find(&mut tx, id).await?;
-    if snapshot.is_some_and(|snapshot| snapshot.status == Status::Error) {
+    // One that was taken and deleted since is kept until its removal, which is behind us in the queue.
+    if !db::was_taken(&mut tx, id).await? {
         change_status(&mut tx, &device, device.wanted, None, now).await?;
         let reason = Some("the snapshot was not taken");
         settled(finish(&mut tx, claimed, "failed", reason, now).await?, tx).await?;

@@ -85,13 +85,13 @@ pub async fn create_device_of_template(
 }
 
 /// Creates devices of a template, as far as the quota allows: those that came into being.
-#[utoipa::path(post, path = "/templates/{id}/batch-create", tag = "templates", params(("id" = String, Path)), request_body = CreateManyOfTemplate,
+#[utoipa::path(post, path = "/templates/{id}/batch-create", tag = "templates", params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = CreateManyOfTemplate,
     responses((status = 201, body = Vec<DeviceView>), (status = 400), (status = 403, description = "The quota allows none of them"), (status = 404)))]
 pub async fn create_devices_of_template(
     State(state): State<Devices>,
     user: CurrentUser,
     Path(id): Path<String>,
-    Json(body): Json<CreateManyOfTemplate>,
+    Idempotent { body, key }: Idempotent<CreateManyOfTemplate>,
 ) -> Result<(StatusCode, Json<Vec<DeviceView>>)> {
     let template = {
         let mut conn = state.platform.db.acquire().await?;
@@ -108,7 +108,7 @@ pub async fn create_devices_of_template(
     let at_once = body.max_concurrency.unwrap_or(10);
     let report = many(
         &state,
-        &user,
+        (&user, &key),
         &user.id,
         (&prefix, body.count),
         at_once,

@@ -154,10 +154,60 @@ async fn a_batch_makes_as_many_devices_as_the_quota_allows_and_tells_how_it_goes
             .any(|event| event["data"]["done"] == 30 && event["data"]["failed"] == 18),
         "{told:?}"
     );
+}
 
-    // A group names its devices, too.
-    let report = batch(&alice, "delete", json!({ "groupName": "g" })).await;
-    assert_eq!(report["succeeded"], 12);
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_group_names_its_devices_and_no_others(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let member = json!({ "name": "n", "autoStart": false, "groupName": "lab" });
+    let inside = alice.create(member.clone()).await;
+    let outside = stopped(&alice, 1).await.remove(0);
+    let other = json!({ "name": "n", "autoStart": false, "groupName": "rack" });
+    let elsewhere = alice.create(other).await;
+    let foreign = bob.create(member).await;
+
+    let none = batch(&alice, "delete", json!({ "groupName": "none" })).await;
+    let report = batch(&alice, "delete", json!({ "groupName": "lab" })).await;
+
+    assert_eq!(none["total"], 0, "{none}");
+    assert_eq!(
+        (&report["total"], &report["results"][0]["deviceId"]),
+        (&json!(1), &inside["id"])
+    );
+    alice.device(&outside).await;
+    alice.device(&elsewhere).await;
+    bob.device(&foreign).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_batch_that_comes_again_with_its_key_makes_only_what_is_missing(db: PgPool) {
+    let app = TestApp::with(db, |config| config.quota.0.extend([(Limit::Devices, 3)])).await;
+    let alice = app.user("alice", &[]).await;
+    let path = "/devices/batch/create";
+    let body = json!({ "count": 4, "autoStart": false });
+    let ask = async || {
+        let key = Some("9a51");
+        let answer = alice.send_with("POST", path, body.clone(), key).await;
+        answer.expect(StatusCode::CREATED).body
+    };
+    let made = |report: &Value| -> Vec<String> {
+        let results = report["results"].as_array().unwrap().iter();
+        let made = results.filter(|result| result["success"] == true);
+        made.map(|result| text(result, "deviceId")).collect()
+    };
+
+    let (first, again) = (ask().await, ask().await);
+
+    let (first, again) = (made(&first), made(&again));
+    assert_eq!(first.len(), 3);
+    assert_eq!(first, again);
+    assert_eq!(alice.get("/devices/count").await.body["count"], 3);
+    let gone = json!({ "id": first[0] });
+    alice.delete(&gone).await.expect(StatusCode::OK);
+    let whole = made(&ask().await);
+    assert_eq!(whole.len(), 4, "{whole:?}");
+    assert_eq!(alice.get("/devices/count").await.body["count"], 3);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::app::{Answer, TestApp, User, id, text};
+use crate::app::{Answer, TestApp, User, id, text, until};
 
 /// A replica where a user without a plan has what these say, and of the rest what development gives.
 async fn with_limits<const N: usize>(db: PgPool, limits: [(Limit, i64); N]) -> TestApp {
@@ -235,6 +235,177 @@ async fn a_paid_order_raises_the_quota_once_for_its_time_and_a_refund_ends_it(db
         (&lowered["limits"]["maxDevices"], &lowered["planId"]),
         (&json!(1), &Value::Null)
     );
+}
+
+fn refunded(user: &str, order: &OrderId, now: contracts::Timestamp) -> Event {
+    let body = EventBody::OrderRefunded {
+        order_id: order.clone(),
+        order_no: "1".into(),
+        amount: Money::yuan(99),
+    };
+    Event::new(user.parse().unwrap(), now, body)
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_refund_that_is_heard_of_before_the_payment_leaves_nothing_granted(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let now = app.platform.clock.now();
+    let order = OrderId::new();
+
+    app.hear(&refunded("alice", &order, now)).await;
+    app.hear(&paid("alice", &order, "basic", 5, now)).await;
+
+    let quota = quota(&alice, "alice").await;
+    assert_eq!(
+        (&quota["limits"]["maxDevices"], &quota["planId"]),
+        (&json!(1), &Value::Null)
+    );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_refunded_order_takes_its_own_time_with_it_and_no_more(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let now = app.platform.clock.now();
+    let after = |days| contracts::Timestamp::from(now.utc() + TimeDelta::days(days));
+    let orders = [OrderId::new(), OrderId::new(), OrderId::new()];
+    for order in &orders {
+        app.hear(&paid("alice", order, "basic", 5, now)).await;
+    }
+    let until = async || text(&quota(&alice, "alice").await, "validUntil");
+    assert_eq!(until().await, after(90).to_string());
+
+    // Ten days of the first one are over: twenty are left of it.
+    app.hear(&refunded("alice", &orders[0], after(10))).await;
+    app.hear(&refunded("alice", &orders[0], after(10))).await;
+    assert_eq!(until().await, after(70).to_string());
+
+    // The last one ends where the one before it ends, which stays.
+    app.hear(&refunded("alice", &orders[2], after(10))).await;
+    assert_eq!(until().await, after(40).to_string());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn refusals_use_up_no_ports(db: PgPool) {
+    let app = TestApp::with(db, |config| {
+        config.quota.0.extend([(Limit::Devices, 1)]);
+        config.ports.adb = 5555..=5558;
+    })
+    .await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let body = json!({ "name": "n", "autoStart": false });
+    alice.create(body.clone()).await;
+
+    for _ in 0..12 {
+        let refused = alice.post("/devices", body.clone()).await;
+        assert_ne!(refused.status, StatusCode::CREATED);
+    }
+
+    // Ports rest for a minute after a device had them; those that none had do not.
+    until("another user creates a device", async || {
+        bob.post("/devices", body.clone()).await.status == StatusCode::CREATED
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn starts_in_the_queue_count_as_running(db: PgPool) {
+    let app = with_limits(db, [(Limit::RunningDevices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let body = json!({ "name": "n", "autoStart": false });
+    let (one, other) = (alice.create(body.clone()).await, alice.create(body).await);
+
+    // Both are being created, and shall be stopped then.
+    let ids = json!({ "ids": [one["id"], other["id"]], "maxConcurrency": 1 });
+    let report = alice.post("/devices/batch/restart", ids).await;
+    let report = report.expect(StatusCode::OK).body;
+
+    assert_eq!(report["succeeded"], 1, "{report}");
+    assert_eq!(
+        quota(&alice, "alice").await["usage"]["currentConcurrentDevices"],
+        1
+    );
+    let root = app.user("root", &["admin"]).await;
+    let listed = root.get("/quotas").await.expect(StatusCode::OK).body;
+    assert_eq!(
+        listed["data"][0]["usage"]["currentConcurrentDevices"], 1,
+        "{listed}"
+    );
+    app.run_operations().await;
+    let statuses = [alice.status(&one).await, alice.status(&other).await];
+    let running = statuses.iter().filter(|status| *status == "running");
+    assert_eq!(running.count(), 1, "{statuses:?}");
+
+    // Between the end of a stop and the begin of the start behind it, too.
+    let (on, off) = match statuses[0] == "running" {
+        true => (one, other),
+        false => (other, one),
+    };
+    alice.act(&on, "stop").await.expect(StatusCode::OK);
+    let ids = json!({ "ids": [on["id"]] });
+    alice
+        .post("/devices/batch/start", ids)
+        .await
+        .expect(StatusCode::OK);
+    sqlx::query("update devices.devices set status = 'stopped' where id = $1")
+        .bind(id(&on))
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let refused = alice.act(&off, "start").await;
+    exceeded(refused, "running devices");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_in_a_container_keeps_the_sizes_that_it_was_made_with(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(json!({ "name": "n", "cpuCores": 4 })).await;
+    sqlx::query("update devices.devices set runtime = 'docker'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let path = format!("/devices/{}", id(&device));
+
+    for smaller in [
+        json!({ "cpuCores": 3 }),
+        json!({ "memoryMB": 512 }),
+        json!({ "storageMB": 1024, "cpuCores": 8 }),
+    ] {
+        let answer = alice.send("PATCH", &path, smaller).await;
+        answer.refused(StatusCode::CONFLICT, "CONFLICT");
+    }
+
+    let same = json!({ "cpuCores": 4, "name": "m" });
+    let answer = alice.send("PATCH", &path, same).await;
+    answer.expect(StatusCode::OK);
+    assert_eq!(quota(&alice, "alice").await["usage"]["usedCpuCores"], 4);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_run_ends_and_begins_with_the_status_whoever_writes_it(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    alice.running().await;
+    let runs = async || -> (i64, i64) {
+        sqlx::query_as(
+            "select count(*), count(*) filter (where ended_at is null) from devices.runs",
+        )
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap()
+    };
+    assert_eq!(runs().await, (1, 1));
+
+    for (status, expected) in [("stopped", (1, 0)), ("running", (2, 1)), ("error", (2, 0))] {
+        sqlx::query("update devices.devices set status = $1, updated_at = clock_timestamp()")
+            .bind(status)
+            .execute(&app.platform.db)
+            .await
+            .unwrap();
+        assert_eq!(runs().await, expected, "{status}");
+    }
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

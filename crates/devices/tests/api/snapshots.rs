@@ -222,6 +222,28 @@ async fn a_snapshot_that_is_deleted_before_its_turn_is_never_taken(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_restore_of_what_was_never_taken_leaves_the_device_as_it_is(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let (address, adb) = (app.config.node_address, ports(&device).adb);
+    install(address, adb, "com.example.app").await;
+
+    let taken = take(&alice, &device, "s").await;
+    restore(&alice, &taken).await;
+    remove(&alice, &taken).await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    assert_eq!(packages(address, adb).await, ["com.example.app"]);
+    let restored: Option<String> = sqlx::query_scalar("select restored_from from devices.devices")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!((restored, rows(&app, "snapshots").await), (None, 0));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn deleting_a_device_frees_its_snapshots(db: PgPool) {
     let app = TestApp::new(db).await;
     let alice = app.user("alice", &[]).await;
