@@ -406,6 +406,7 @@ mod tests {
             "/billing/orders/{id}/confirm",
             "/billing/orders/{id}/refund",
             "/devices",
+            "/devices/batch/create",
             "/devices/{id}/snapshots",
             "/media/tasks",
             "/notifications",
@@ -415,6 +416,7 @@ mod tests {
             "/orders/{id}/refund",
             "/payments",
             "/snapshots/device/{id}",
+            "/templates/{id}/batch-create",
             "/templates/{id}/create-device",
         ];
         assert_eq!(keyed, expected.map(|path| ("POST", path)));
