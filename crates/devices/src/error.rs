@@ -8,6 +8,7 @@ use platform::Problem;
 use std::time::Duration;
 
 use crate::access::Fault;
+use crate::device::RuntimeKind;
 use crate::node::placement::{Refusal, told};
 use crate::runtime::RuntimeError;
 
@@ -111,6 +112,14 @@ pub enum Error {
         /// The snapshot asked for.
         snapshot: SnapshotId,
     },
+    /// What runs the device keeps no snapshots.
+    #[error("device {device} runs in {runtime}, which keeps no snapshots")]
+    NoSnapshots {
+        /// The device.
+        device: DeviceId,
+        /// What runs it.
+        runtime: RuntimeKind,
+    },
     /// More than the owner may have.
     #[error("the quota of {quota} does not allow it: {current} used, {limit} allowed")]
     QuotaExceeded {
@@ -186,6 +195,7 @@ impl Error {
                 "CONFLICT",
                 "the snapshot is in the error state: it was not taken, and cannot be restored",
             ),
+            Self::NoSnapshots { .. } => Problem::conflict("NOT_SUPPORTED", self.to_string()),
             Self::QuotaExceeded {
                 quota,
                 current,

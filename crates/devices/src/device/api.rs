@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use super::{Device, DeviceReply, RuntimeKind, Status, create, db};
+use super::{Device, DeviceReply, Status, create, db};
 use crate::node::placement;
 use crate::operation::{self, Kind};
 use crate::{Devices, Error, error::Result, quota, snapshot};
@@ -87,7 +87,7 @@ pub async fn patch_device(
     let shrinks = to.cpu_cores < from.cpu_cores
         || to.memory_mb < from.memory_mb
         || to.storage_mb < from.storage_mb;
-    if shrinks && before.runtime == RuntimeKind::Docker {
+    if shrinks && before.runtime.has_engine() {
         return Err(Error::CannotShrink { device: id });
     }
     quota::charge_growth(&mut tx, &state.quotas, &before.user_id, (from, to), now).await?;

@@ -80,10 +80,30 @@ names! {
 names! {
     /// What really runs a device.
     RuntimeKind, "runtime" {
-        /// A container of an engine.
+        /// A container of a Docker engine.
         Docker = "docker",
+        /// A pod of a Kubernetes cluster.
+        Kubernetes = "kubernetes",
         /// A stand-in within our own process.
         Simulated = "simulated",
+    }
+}
+
+impl RuntimeKind {
+    /// Whether it needs an engine, and devices are containers there.
+    pub const fn has_engine(self) -> bool {
+        match self {
+            Self::Docker | Self::Kubernetes => true,
+            Self::Simulated => false,
+        }
+    }
+
+    /// Whether it can keep what is on a device, and make the device anew of it.
+    pub const fn keeps_snapshots(self) -> bool {
+        match self {
+            Self::Docker | Self::Simulated => true,
+            Self::Kubernetes => false,
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use axum::extract::State as Shared;
 use contracts::Timestamp;
 use garde::Validate;
 use http::StatusCode;
-use platform::Admin;
 use platform::http::{Json, Page, PageQuery, Path, Query};
+use platform::{Admin, Problem};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
@@ -49,7 +49,7 @@ pub struct NodeView {
     name: String,
     runtime: RuntimeKind,
     hosts_simulated: bool,
-    /// The engine: `unix:///path` or `tcp://host:port`.
+    /// The engine: `unix:///path`, `tcp://host:port`, `in-cluster://namespace` or `kubeconfig:///path?…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     /// With which files replicas authenticate themselves to it: paths, never what is in them.
@@ -123,7 +123,7 @@ impl Node {
 #[serde(rename_all = "camelCase")]
 pub struct PatchNode {
     /// The engine, where the node has one; its containers must be the same.
-    #[garde(inner(custom(check_endpoint)))]
+    #[garde(skip)]
     endpoint: Option<String>,
     /// With which files replicas authenticate themselves to it.
     #[garde(skip)]
@@ -215,6 +215,16 @@ pub async fn patch_node(
     Path(name): Path<String>,
     Json(body): Json<PatchNode>,
 ) -> Result<Json<NodeView>> {
+    let now = state.platform.clock.now();
+    let mut conn = state.platform.db.acquire().await?;
+    if body.endpoint.is_some() {
+        let node = db::find(&mut conn, &name).await?;
+        let node = node.ok_or_else(|| Error::NoSuchNode { node: name.clone() })?;
+        // What runs devices on a node with devices stays the same.
+        if let Err(fault) = check_endpoint(node.runtime)(&body.endpoint, &()) {
+            return Err(Problem::invalid_field("endpoint", fault.to_string()).into());
+        }
+    }
     let change = NodeChange {
         endpoint: body.endpoint,
         tls: body.tls,
@@ -225,8 +235,6 @@ pub async fn patch_node(
         memory_mb: body.memory_m_b,
         most_devices: body.devices,
     };
-    let now = state.platform.clock.now();
-    let mut conn = state.platform.db.acquire().await?;
     if !db::patch(&mut conn, &name, &change, now).await? {
         return Err(Error::NoSuchNode { node: name });
     }

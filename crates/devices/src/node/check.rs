@@ -11,9 +11,9 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use super::{Node, db};
-use crate::device::RuntimeKind;
 use crate::runtime;
-use crate::runtime::docker::{Docker, Recipe};
+use crate::runtime::engines::{Engine, engine};
+use crate::runtime::recipe::Recipe;
 use crate::{Config, Devices, Error, error::Result};
 
 /// How something that a node needs stands.
@@ -68,7 +68,13 @@ pub struct Report {
 }
 
 impl Check {
-    fn new(name: &'static str, status: Standing, found: impl Into<String>, advice: &str) -> Self {
+    /// What was found, and what to do where it is not well.
+    pub fn new(
+        name: &'static str,
+        status: Standing,
+        found: impl Into<String>,
+        advice: &str,
+    ) -> Self {
         Self {
             name,
             status,
@@ -91,9 +97,9 @@ pub async fn check_node(
     };
     let node = node.ok_or(Error::NoSuchNode { node: name })?;
     state.runtimes.engines.know(&node);
-    let engine = match node.runtime {
-        RuntimeKind::Docker => Some(state.runtimes.engines.of(&node.name)?),
-        RuntimeKind::Simulated => None,
+    let engine = match node.runtime.has_engine() {
+        true => Some(state.runtimes.engines.of(&node.name)?),
+        false => None,
     };
     Ok(Json(report(&node, engine.as_deref()).await))
 }
@@ -114,29 +120,17 @@ pub async fn check_nodes(
         .iter()
         .filter(|node| name.is_none_or(|name| node.name == name))
     {
-        reports.push(report(node, Docker::of(node, &recipe).as_ref()).await);
+        reports.push(report(node, engine(node, &recipe).as_deref()).await);
     }
     Ok(reports)
 }
 
 /// The report on a node.
-pub async fn report(node: &Node, engine: Option<&Docker>) -> Report {
+pub async fn report(node: &Node, engine: Option<&dyn Engine>) -> Report {
     let mut checks = Vec::new();
     if let Some(engine) = engine {
-        match engine.info().await {
-            Ok(info) => {
-                let redroid = engine.is_android();
-                checks.extend(engine_checks(node, &info));
-                checks.extend(match node.may_be_here() {
-                    true => local_checks(&info, redroid),
-                    false => vec![Check::new(
-                        "kernel",
-                        Standing::Unknown,
-                        "the engine is on another machine",
-                        "run `gateway nodes check` there, with the engine's unix:// socket as its endpoint",
-                    )],
-                });
-            }
+        match engine.check(node).await {
+            Ok(found) => checks = found,
             Err(error) => checks.push(Check::new(
                 "engine",
                 Standing::Fail,
@@ -153,6 +147,21 @@ pub async fn report(node: &Node, engine: Option<&Docker>) -> Report {
         status: worst.unwrap_or(Standing::Ok),
         checks,
     }
+}
+
+/// What the engine says of itself and, where it is on this machine, what the kernel says.
+pub fn of_engine(node: &Node, info: &SystemInfo, android: bool) -> Vec<Check> {
+    let mut checks = engine_checks(node, info);
+    checks.extend(match node.may_be_here() {
+        true => local_checks(info, android),
+        false => vec![Check::new(
+            "kernel",
+            Standing::Unknown,
+            "the engine is on another machine",
+            "run `gateway nodes check` there, with the engine's unix:// socket as its endpoint",
+        )],
+    });
+    checks
 }
 
 fn engine_checks(node: &Node, info: &SystemInfo) -> Vec<Check> {

@@ -174,7 +174,7 @@ pub async fn patch(
     now: Timestamp,
 ) -> sqlx::Result<bool> {
     let update = sqlx::query(
-        "update devices.nodes set endpoint = case when runtime = 'docker' then coalesce($2, endpoint) else endpoint end,
+        "update devices.nodes set endpoint = case when runtime <> 'simulated' then coalesce($2, endpoint) else endpoint end,
             tls = coalesce($3, tls), address = coalesce($4, address), labels = coalesce($5, labels),
             cpu_millis = coalesce($6, cpu_millis), cpu_overcommit = coalesce($7, cpu_overcommit),
             memory_mb = coalesce($8, memory_mb), most_devices = coalesce($9, most_devices), updated_at = $10

@@ -55,7 +55,7 @@ pub async fn lose_devices(state: &Devices, node: &Node, elsewhere: bool) -> Resu
     let ids: Vec<DeviceId> = {
         let mut conn = state.platform.db.acquire().await?;
         let select = sqlx::query_scalar(
-            "select id from devices.devices where node = $1 and runtime = 'docker'
+            "select id from devices.devices where node = $1 and runtime <> 'simulated'
                 and status in ('creating', 'starting', 'running', 'stopping', 'rebooting') order by id limit $2",
         );
         select
@@ -211,7 +211,7 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
     };
     for (id, adb, webrtc, scrcpy) in left {
         // The node gets no devices until the last leftover is gone: what bears this name is what was left.
-        let runtime = state.runtimes.of(device::RuntimeKind::Docker, &node.name)?;
+        let runtime = state.runtimes.of(node.runtime, &node.name)?;
         runtime.remove(&id).await?;
         let ports = port_set(adb, webrtc, scrcpy);
         let rest = state.config.port_quarantine;

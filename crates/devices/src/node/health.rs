@@ -131,7 +131,7 @@ async fn miss(state: &Devices, node: &Node, error: &RuntimeError) -> Result<()> 
     let after = state.config.node_down_after;
     let engine = state.runtimes.engines.of(&node.name);
     if node.down_since.is_none() {
-        if !engine.is_ok_and(|engine| engine.unseen_for(node.seen_at) >= after) {
+        if !engine.is_ok_and(|engine| engine.presence().unseen_for(node.seen_at) >= after) {
             return Ok(());
         }
         let mut conn = state.platform.db.acquire().await?;

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use crate::device::RuntimeKind;
+use crate::runtime::kubernetes::Endpoint;
 
 /// Marks of a node, for placement.
 pub type Labels = BTreeMap<String, String>;
@@ -177,6 +178,15 @@ pub fn is_endpoint(text: &str) -> bool {
             is_address(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
         }),
         _ => false,
+    }
+}
+
+/// Whether a text names an engine that runs devices in this way.
+pub fn is_endpoint_of(runtime: RuntimeKind, endpoint: &str) -> bool {
+    match runtime {
+        RuntimeKind::Docker => is_endpoint(endpoint),
+        RuntimeKind::Kubernetes => Endpoint::parse(endpoint).is_some(),
+        RuntimeKind::Simulated => false,
     }
 }
 

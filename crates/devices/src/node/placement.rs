@@ -72,12 +72,16 @@ pub fn told(refusals: &[Refusal]) -> String {
     }
 }
 
-/// What runs a device for this provider in a cluster of these nodes: containers where there is an engine.
-pub fn runtime(nodes: &[Node], provider: ProviderType) -> RuntimeKind {
-    let has_engine = || nodes.iter().any(|node| node.runtime == RuntimeKind::Docker);
+/// What would run a device for this provider on a node: a container where any node has an engine. `None` where nothing there
+/// does.
+fn runtime(node: &Node, provider: ProviderType, engines: bool) -> Option<RuntimeKind> {
     match provider {
-        ProviderType::Redroid if has_engine() => RuntimeKind::Docker,
-        ProviderType::Redroid | ProviderType::Simulated => RuntimeKind::Simulated,
+        ProviderType::Redroid if engines => node.runtime.has_engine().then_some(node.runtime),
+        ProviderType::Redroid => {
+            (node.runtime == RuntimeKind::Simulated).then_some(RuntimeKind::Simulated)
+        }
+        ProviderType::Simulated => (node.runtime == RuntimeKind::Simulated || node.hosts_simulated)
+            .then_some(RuntimeKind::Simulated),
     }
 }
 
@@ -88,32 +92,36 @@ pub fn choose<'a>(
     policy: Policy,
     tried: &[Refusal],
 ) -> Result<(&'a Node, RuntimeKind), Vec<Refusal>> {
-    let runtime = runtime(nodes, demand.provider);
+    let engines = nodes.iter().any(|node| node.runtime.has_engine());
     let mut refusals = Vec::new();
     let mut open = Vec::new();
     for node in nodes {
         if let Some(known) = tried.iter().find(|tried| tried.node == node.name) {
             refusals.push(known.clone());
-        } else if let Some(reason) = refusal(node, demand, runtime) {
-            let node = node.name.clone();
-            refusals.push(Refusal { node, reason });
-        } else {
-            open.push(node);
+            continue;
+        }
+        let runtime = runtime(node, demand.provider, engines);
+        match (runtime, refusal(node, demand)) {
+            (Some(runtime), None) => open.push((node, runtime)),
+            (runtime, reason) => {
+                let wanted = match demand.provider == ProviderType::Redroid && engines {
+                    true => "takes no devices in containers",
+                    false => "takes no simulated devices",
+                };
+                let reason = reason.filter(|_| runtime.is_some());
+                refusals.push(Refusal {
+                    node: node.name.clone(),
+                    reason: reason.unwrap_or_else(|| wanted.into()),
+                });
+            }
         }
     }
-    let best = open.into_iter().min_by(|a, b| order(a, b, policy));
-    best.map(|node| (node, runtime)).ok_or(refusals)
+    let best = (open.into_iter()).min_by(|(a, _), (b, _)| order(a, b, policy));
+    best.ok_or(refusals)
 }
 
-/// Why a node does not take a device.
-fn refusal(node: &Node, demand: &Demand, runtime: RuntimeKind) -> Option<String> {
-    let runs = node.runtime == runtime
-        || (runtime == RuntimeKind::Simulated
-            && demand.provider == ProviderType::Simulated
-            && node.hosts_simulated);
-    if !runs {
-        return Some(format!("takes no {runtime} devices"));
-    }
+/// Why a node does not take a device that it could run.
+fn refusal(node: &Node, demand: &Demand) -> Option<String> {
     if let Some(reason) = node.closed() {
         return Some(reason);
     }
@@ -376,6 +384,13 @@ mod tests {
         assert_eq!(name(&nodes, &demand(), Policy::Spread), "engine");
         assert_eq!(name(&nodes, &wish, Policy::Spread), "simulated");
         assert_eq!(name(&nodes[1..], &demand(), Policy::Spread), "simulated");
+
+        let pods = node("pods", |node| {
+            (node.runtime, node.used_devices) = (RuntimeKind::Kubernetes, 1);
+        });
+        let nodes = [pods, nodes[1].clone()];
+        let (chosen, runtime) = choose(&nodes, &demand(), Policy::Spread, &[]).unwrap();
+        assert_eq!((&*chosen.name, runtime), ("pods", RuntimeKind::Kubernetes));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use garde::Validate;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Labels, Tls, is_address, is_endpoint};
+use super::{Labels, Tls, is_address, is_endpoint_of};
 use crate::Config;
 use crate::device::RuntimeKind;
 
@@ -21,8 +21,9 @@ pub struct NodeSettings {
     #[serde(default = "docker")]
     #[garde(skip)]
     pub runtime: RuntimeKind,
-    /// The engine: `unix:///path` or `tcp://host:port`; none for a simulated node.
-    #[garde(inner(custom(check_endpoint)), custom(check_runtime(self.runtime)))]
+    /// The engine: `unix:///path` or `tcp://host:port`; for kubernetes `in-cluster://namespace` or
+    /// `kubeconfig:///path?context=name&namespace=name`; none for a simulated node.
+    #[garde(custom(check_endpoint(self.runtime)))]
     pub endpoint: Option<String>,
     /// With which files replicas authenticate themselves to an engine at `tcp://`.
     #[garde(skip)]
@@ -104,21 +105,23 @@ fn check_name(name: &str, _: &()) -> garde::Result {
     }
 }
 
-/// Checks where an engine is.
-pub fn check_endpoint(endpoint: &str, _: &()) -> garde::Result {
-    match is_endpoint(endpoint) {
-        true => Ok(()),
-        false => Err(garde::Error::new("must be unix:///path or tcp://host:port")),
-    }
-}
-
-fn check_runtime(runtime: RuntimeKind) -> impl FnOnce(&Option<String>, &()) -> garde::Result {
+/// Checks where an engine is, and whether there is one where it is needed.
+pub fn check_endpoint(runtime: RuntimeKind) -> impl FnOnce(&Option<String>, &()) -> garde::Result {
     move |endpoint, ()| match (runtime, endpoint) {
-        (RuntimeKind::Docker, None) => Err(garde::Error::new("is needed for docker")),
+        (RuntimeKind::Simulated, None) => Ok(()),
         (RuntimeKind::Simulated, Some(_)) => {
             Err(garde::Error::new("must be absent for simulated devices"))
         }
-        (RuntimeKind::Docker, Some(_)) | (RuntimeKind::Simulated, None) => Ok(()),
+        (RuntimeKind::Docker | RuntimeKind::Kubernetes, None) => {
+            Err(garde::Error::new(format!("is needed for {runtime}")))
+        }
+        (runtime, Some(endpoint)) if is_endpoint_of(runtime, endpoint) => Ok(()),
+        (RuntimeKind::Docker, Some(_)) => {
+            Err(garde::Error::new("must be unix:///path or tcp://host:port"))
+        }
+        (RuntimeKind::Kubernetes, Some(_)) => Err(garde::Error::new(
+            "must be in-cluster://namespace or kubeconfig:///path?context=name&namespace=name",
+        )),
     }
 }
 
@@ -212,6 +215,14 @@ mod tests {
             ),
             (
                 r#"[{"name": "a", "endpoint": "ftp://s", "address": "h"}]"#,
+                "tcp://host:port",
+            ),
+            (
+                r#"[{"name": "a", "runtime": "kubernetes", "endpoint": "unix:///s", "address": "h"}]"#,
+                "in-cluster://namespace",
+            ),
+            (
+                r#"[{"name": "a", "endpoint": "in-cluster://phones", "address": "h"}]"#,
                 "tcp://host:port",
             ),
             (

@@ -131,11 +131,11 @@ pub async fn claim(
         "-- operations::claim
         with booting as (
             select d.node, count(*) as count from devices.operations q join devices.devices d on d.id = q.device_id
-            where q.state = 'running' and q.lease_until >= clock_timestamp() and d.runtime = 'docker'
+            where q.state = 'running' and q.lease_until >= clock_timestamp() and d.runtime <> 'simulated'
                 and q.kind in ('create', 'start', 'restart', 'repair')
             group by d.node),
         due as (
-            select q.id, d.node, d.runtime = 'docker' and q.kind in ('create', 'start', 'restart', 'repair') as boots
+            select q.id, d.node, d.runtime <> 'simulated' and q.kind in ('create', 'start', 'restart', 'repair') as boots
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
             where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or (n.down_since is not null and q.kind = 'repair'))
                 and (d.runtime = 'simulated' or q.kind in ('stop', 'delete')

@@ -9,7 +9,7 @@ use super::api::{change_status, tell};
 use super::db::{self, Claimed};
 use super::steps::{Interrupted, Step, lock_living, run, spec, step};
 use crate::config::Failover;
-use crate::device::{self, Device, RuntimeKind, Status};
+use crate::device::{self, Device, Status};
 use crate::node::placement::{self, Demand, Refusal};
 use crate::node::{self, down};
 use crate::runtime::{RuntimeError, Seen};
@@ -86,7 +86,7 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
             node: node.name.clone(),
             reason,
         };
-        if runtime == RuntimeKind::Docker {
+        if runtime.has_engine() {
             state.runtimes.engines.know(node);
             if let Err(error) = state.runtimes.engines.of(&node.name)?.ping().await {
                 tried.push(refuses(error.to_string()));

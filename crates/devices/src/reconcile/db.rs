@@ -38,7 +38,7 @@ pub async fn rows(conn: &mut PgConnection, node: &str) -> sqlx::Result<Vec<Row>>
         "-- reconcile::rows
         select d.id, d.status, exists (select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running')),
             d.adb_port, d.webrtc_port, d.scrcpy_port, d.updated_at
-        from devices.devices d where d.node = $1 and d.runtime = 'docker' and d.released_at is null order by d.id",
+        from devices.devices d where d.node = $1 and d.runtime <> 'simulated' and d.released_at is null order by d.id",
     )
     .bind(node)
     .fetch_all(conn)

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Action, Container, Difference, Row, db, differences, ports};
-use crate::device::{self, RuntimeKind, Status};
+use crate::device::{self, Status};
 use crate::node::{self, Node};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
@@ -56,11 +56,11 @@ pub async fn run(state: &Devices, cancelled: &CancellationToken) -> anyhow::Resu
 
 async fn one(state: &Devices, node: &Node, cancelled: &CancellationToken) -> Result<()> {
     ports::compare(state, node).await?;
-    if node.runtime != RuntimeKind::Docker || node.down_since.is_some() {
+    if !node.runtime.has_engine() || node.down_since.is_some() {
         return Ok(());
     }
     let engine = state.runtimes.engines.of(&node.name)?;
-    if !engine.answers() && engine.ping().await.is_err() {
+    if !engine.presence().answers() && engine.ping().await.is_err() {
         // Whether it is down is for others to say.
         return Ok(());
     }

@@ -128,6 +128,7 @@ mod tests {
             },
             cpu_cores: 2,
             memory_mb: 4096,
+            storage_mb: 10_240,
             width: 720,
             height: 1280,
             dpi: 240,

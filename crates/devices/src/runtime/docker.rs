@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bollard::API_DEFAULT_VERSION;
@@ -17,15 +16,17 @@ use bollard::query_parameters::{
     ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions,
     StatsOptions, StopContainerOptions,
 };
-use contracts::{DeviceId, SnapshotId, Timestamp};
+use contracts::{DeviceId, SnapshotId};
 use coordination::PortSet;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
-use super::android::Android;
+use super::engines::Engine;
+use super::presence::Presence;
+use super::recipe::{CLUSTER_LABEL, DEVICE_LABEL, FENCE_LABEL, Recipe};
 use super::{Runtime, RuntimeError, Seen, Spec};
-use crate::Config;
 use crate::measure::Counted;
+use crate::node::check::{self, Check};
 use crate::node::settings::NodeSettings;
 use crate::node::{Node, Tls};
 use crate::reconcile::Container;
@@ -37,8 +38,6 @@ const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
-/// Looks at an engine that lie further apart do not count together.
-const LOOKS: Duration = Duration::from_secs(8);
 /// The repository of the images that keep snapshots.
 const REPOSITORY: &str = "cloudphone-snapshot";
 /// How long a commit may take; it copies all that was written on the device.
@@ -46,33 +45,8 @@ const COMMIT: Duration = Duration::from_secs(600);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
-/// The label with the id of the device.
-pub const DEVICE_LABEL: &str = "cloudphone.device";
-/// The label with the cluster the device belongs to.
-pub const CLUSTER_LABEL: &str = "cloudphone.cluster";
 /// The label with the id of the snapshot that an image keeps.
 pub const SNAPSHOT_LABEL: &str = "cloudphone.snapshot";
-/// The label with the fencing token of the worker that made the container.
-pub const FENCE_LABEL: &str = "cloudphone.fence";
-
-/// What containers of a cluster are made with, on whichever engine.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    image: String,
-    cluster: String,
-    android: Android,
-}
-
-impl Recipe {
-    /// What the settings say, for the cluster of an id.
-    pub fn new(cluster: &str, config: &Config) -> Self {
-        Self {
-            image: config.image.clone(),
-            cluster: cluster.to_owned(),
-            android: config.android.clone(),
-        }
-    }
-}
 
 /// The engine of one node. It is connected to when it is first needed.
 pub struct Docker {
@@ -81,16 +55,8 @@ pub struct Docker {
     tls: Option<Tls>,
     recipe: Recipe,
     connected: RwLock<Option<bollard::Docker>>,
-    unseen: Mutex<Unseen>,
-    /// Whether it answered when it was last asked.
-    answers: AtomicBool,
-    /// Whether it ever did.
-    ever: AtomicBool,
+    presence: Presence,
 }
-
-/// When an engine was last seen by anybody, since when this replica has read that, and when it did so last.
-#[derive(Default)]
-struct Unseen(Option<(Option<Timestamp>, Instant, Instant)>);
 
 impl Docker {
     /// The engine of a node that has one.
@@ -112,63 +78,7 @@ impl Docker {
             tls,
             recipe: recipe.clone(),
             connected: RwLock::default(),
-            unseen: Mutex::default(),
-            answers: AtomicBool::default(),
-            ever: AtomicBool::default(),
-        }
-    }
-
-    /// Whether this is the engine that the row names.
-    pub fn is_of(&self, node: &Node) -> bool {
-        node.endpoint.as_deref() == Some(&self.endpoint)
-            && node.tls.as_ref().map(|tls| &tls.0) == self.tls.as_ref()
-    }
-
-    /// Whether it answered this replica when it was last asked.
-    pub fn answers(&self) -> bool {
-        self.answers.load(Ordering::Relaxed)
-    }
-
-    /// For how long this replica has found, look by look, that no other one reached it since the given moment.
-    pub fn unseen_for(&self, seen_at: Option<Timestamp>) -> Duration {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let (since, looked) = match unseen.0 {
-            Some((seen, since, looked)) if seen == seen_at => (since, looked),
-            _ => (now, now),
-        };
-        // Who did not look for a while knows nothing of it.
-        let since = if now - looked > LOOKS { now } else { since };
-        unseen.0 = Some((seen_at, since, now));
-        now - since
-    }
-
-    /// Whether it ever answered this replica: where it never did, others may know better.
-    pub fn ever_answered(&self) -> bool {
-        self.ever.load(Ordering::Relaxed)
-    }
-
-    /// Asks it whether it is there, for a second at most.
-    ///
-    /// # Errors
-    /// Where it does not answer.
-    pub async fn ping(&self) -> Result<(), RuntimeError> {
-        let asked = async {
-            let engine = self.engine().await?;
-            let ping = engine.ping().await;
-            ping.map_err(|error| self.refused("ask the engine whether it is there", error))
-        };
-        match tokio::time::timeout(PING, asked).await {
-            Ok(Ok(_)) => {
-                self.answers.store(true, Ordering::Relaxed);
-                self.ever.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                self.answers.store(false, Ordering::Relaxed);
-                Err(error)
-            }
-            Err(_) => Err(self.silent("ask the engine whether it is there", PING)),
+            presence: Presence::default(),
         }
     }
 
@@ -235,7 +145,7 @@ impl Docker {
             let source = error.into();
             return RuntimeError::Engine { tried, source };
         }
-        self.answers.store(false, Ordering::Relaxed);
+        self.presence.missed();
         RuntimeError::Unreachable {
             node: self.node.clone(),
             tried,
@@ -244,7 +154,7 @@ impl Docker {
     }
 
     fn silent(&self, tried: &'static str, within: Duration) -> RuntimeError {
-        self.answers.store(false, Ordering::Relaxed);
+        self.presence.missed();
         RuntimeError::Silent { tried, within }
     }
 
@@ -326,51 +236,8 @@ impl Docker {
             return Err(RuntimeError::Fenced);
         }
         // By its id: a container that has taken its place meanwhile stays.
-        self.remove_container(&id).await?;
+        self.take_away(&id).await?;
         Ok(true)
-    }
-
-    /// Lists the containers of this cluster, running or not.
-    ///
-    /// # Errors
-    /// Where the engine fails.
-    pub async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
-        let tried = "list the containers";
-        let ours = format!("{CLUSTER_LABEL}={}", self.recipe.cluster);
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(HashMap::from([("label".to_owned(), vec![ours])])),
-            ..ListContainersOptions::default()
-        };
-        let engine = self.engine().await?;
-        let list = self.call(tried, SLOW, engine.list_containers(Some(options)));
-        let list = list.await?.map_err(|error| self.refused(tried, error))?;
-        let ours = |container: ContainerSummary| {
-            let labels = container.labels.unwrap_or_default();
-            // The engine was asked for these alone; what is not ours is not touched on its word.
-            if labels.get(CLUSTER_LABEL) != Some(&self.recipe.cluster) {
-                return None;
-            }
-            let state = container.state;
-            let bound = container.ports.unwrap_or_default();
-            let bound = |inside: u16| {
-                let mut ports = bound.iter().filter(|port| port.private_port == inside);
-                ports.find_map(|port| port.public_port)
-            };
-            Some(Container {
-                id: container.id?,
-                device: labels.get(DEVICE_LABEL)?.clone(),
-                running: state == Some(ContainerSummaryStateEnum::RUNNING),
-                ports: bound(5555).zip(bound(8080)).zip(bound(27183)).map(
-                    |((adb, webrtc), scrcpy)| PortSet {
-                        adb,
-                        webrtc,
-                        scrcpy,
-                    },
-                ),
-            })
-        };
-        Ok(list.into_iter().filter_map(ours).collect())
     }
 
     /// What the engine says of itself and its machine.
@@ -384,16 +251,8 @@ impl Docker {
         info.map_err(|error| self.refused(tried, error))
     }
 
-    /// Whether it runs Android, and not a stand-in.
-    pub fn is_android(&self) -> bool {
-        self.recipe.image.contains("redroid")
-    }
-
     /// Removes a container by its name or its id, with what was stored in it; one that is gone is fine.
-    ///
-    /// # Errors
-    /// Where the engine fails.
-    pub async fn remove_container(&self, name: &str) -> Result<(), RuntimeError> {
+    async fn take_away(&self, name: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptions {
             v: true,
             force: true,
@@ -486,7 +345,7 @@ impl Docker {
                 }
                 // By its id: a container that has taken its place meanwhile stays.
                 if let Some(id) = &seen.id {
-                    self.remove_container(id).await?;
+                    self.take_away(id).await?;
                 }
             }
         }
@@ -614,15 +473,12 @@ impl Docker {
         ContainerCreateBody {
             image: Some(self.image(spec)),
             hostname: Some("cloudphone".into()),
-            env: Some(vec![
-                format!("DEVICE_NAME={}", spec.name),
-                format!("DEVICE_LEASE={}", spec.id),
-                format!("DEVICE_ANDROID_VERSION={}", spec.android_version),
-                format!("DEVICE_WIDTH={}", spec.width),
-                format!("DEVICE_HEIGHT={}", spec.height),
-                format!("DEVICE_DENSITY={}", spec.dpi),
-            ]),
-            cmd: self.is_android().then(|| self.recipe.android.boot(spec)),
+            env: Some(
+                Recipe::environment(spec)
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .into(),
+            ),
+            cmd: self.recipe.boot(spec),
             labels: Some(HashMap::from([
                 (DEVICE_LABEL.to_owned(), spec.id.to_string()),
                 (CLUSTER_LABEL.to_owned(), self.recipe.cluster.clone()),
@@ -667,7 +523,7 @@ impl Runtime for Docker {
 
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
-            self.remove_container(&name(id)).await?;
+            self.take_away(&name(id)).await?;
             self.remove_images(DEVICE_LABEL, id.as_str()).await?;
             Ok(())
         })
@@ -730,6 +586,90 @@ impl Runtime for Docker {
                 Err(error) if status(&error) == Some(404) => Ok(Seen::Absent),
                 Err(error) => Err(self.refused("inspect a container", error)),
             }
+        })
+    }
+}
+
+impl Engine for Docker {
+    fn is_of(&self, node: &Node) -> bool {
+        node.endpoint.as_deref() == Some(&self.endpoint)
+            && node.tls.as_ref().map(|tls| &tls.0) == self.tls.as_ref()
+    }
+
+    fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            let tried = "ask the engine whether it is there";
+            let asked = async {
+                let ping = self.engine().await?.ping().await;
+                ping.map_err(|error| self.refused(tried, error))
+            };
+            match tokio::time::timeout(PING, asked).await {
+                Ok(Ok(_)) => {
+                    self.presence.answered();
+                    Ok(())
+                }
+                Ok(Err(error)) => {
+                    self.presence.missed();
+                    Err(error)
+                }
+                Err(_) => Err(self.silent(tried, PING)),
+            }
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Container>, RuntimeError>> {
+        Box::pin(async move {
+            let tried = "list the containers";
+            let ours = format!("{CLUSTER_LABEL}={}", self.recipe.cluster);
+            let options = ListContainersOptions {
+                all: true,
+                filters: Some(HashMap::from([("label".to_owned(), vec![ours])])),
+                ..ListContainersOptions::default()
+            };
+            let engine = self.engine().await?;
+            let list = self.call(tried, SLOW, engine.list_containers(Some(options)));
+            let list = list.await?.map_err(|error| self.refused(tried, error))?;
+            let ours = |container: ContainerSummary| {
+                let labels = container.labels.unwrap_or_default();
+                // The engine was asked for these alone; what is not ours is not touched on its word.
+                if labels.get(CLUSTER_LABEL) != Some(&self.recipe.cluster) {
+                    return None;
+                }
+                let state = container.state;
+                let bound = container.ports.unwrap_or_default();
+                let bound = |inside: u16| {
+                    let mut ports = bound.iter().filter(|port| port.private_port == inside);
+                    ports.find_map(|port| port.public_port)
+                };
+                Some(Container {
+                    id: container.id?,
+                    device: labels.get(DEVICE_LABEL)?.clone(),
+                    running: state == Some(ContainerSummaryStateEnum::RUNNING),
+                    ports: bound(5555).zip(bound(8080)).zip(bound(27183)).map(
+                        |((adb, webrtc), scrcpy)| PortSet {
+                            adb,
+                            webrtc,
+                            scrcpy,
+                        },
+                    ),
+                })
+            };
+            Ok(list.into_iter().filter_map(ours).collect())
+        })
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.take_away(id))
+    }
+
+    fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {
+        Box::pin(async move {
+            let info = self.info().await?;
+            Ok(check::of_engine(node, &info, self.recipe.is_android()))
         })
     }
 }

@@ -4,13 +4,45 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tracing::{info, warn};
 
-use super::RuntimeError;
-use super::docker::{Docker, Recipe};
+use super::docker::Docker;
+use super::kubernetes::Kubernetes;
+use super::presence::Presence;
+use super::recipe::Recipe;
+use super::{Runtime, RuntimeError};
+use crate::device::RuntimeKind;
 use crate::node::Node;
+use crate::node::check::Check;
 use crate::node::settings::NodeSettings;
+use crate::reconcile::Container;
+
+/// What runs the containers of a node.
+pub trait Engine: Runtime {
+    /// Whether this is the engine that the row names.
+    fn is_of(&self, node: &Node) -> bool;
+    /// Whether it is there, as this replica knows it.
+    fn presence(&self) -> &Presence;
+    /// Asks it whether it is there, for two seconds at most, and notes the answer.
+    fn ping(&self) -> BoxFuture<'_, Result<(), RuntimeError>>;
+    /// Lists the containers of this cluster, running or not.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Container>, RuntimeError>>;
+    /// Removes a container by the identity that a list gave, with what was stored in it; one that is gone is fine, and one
+    /// that took its place since stays.
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// What there is to be said of it and its machine.
+    fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>>;
+}
+
+/// The engine of a node that has one.
+pub fn engine(node: &Node, recipe: &Recipe) -> Option<Arc<dyn Engine>> {
+    match node.runtime {
+        RuntimeKind::Docker => Some(Arc::new(Docker::of(node, recipe)?)),
+        RuntimeKind::Kubernetes => Some(Arc::new(Kubernetes::of(node, recipe)?)),
+        RuntimeKind::Simulated => None,
+    }
+}
 
 /// The engines of all nodes that have one.
 #[derive(Clone)]
@@ -18,7 +50,7 @@ pub struct Engines(Arc<Inner>);
 
 struct Inner {
     recipe: Recipe,
-    by_node: RwLock<HashMap<String, Arc<Docker>>>,
+    by_node: RwLock<HashMap<String, Arc<dyn Engine>>>,
 }
 
 impl Engines {
@@ -47,26 +79,25 @@ impl Engines {
         });
         for node in nodes {
             if !by_node.contains_key(&node.name)
-                && let Some(engine) = Docker::of(node, &self.0.recipe)
+                && let Some(engine) = engine(node, &self.0.recipe)
             {
-                by_node.insert(node.name.clone(), Arc::new(engine));
+                by_node.insert(node.name.clone(), engine);
             }
         }
     }
 
     /// Knows this node, too, as its row describes it.
     pub fn know(&self, node: &Node) {
-        let is_known = |engine: &Arc<Docker>| engine.is_of(node);
-        if self.of(&node.name).is_ok_and(|engine| is_known(&engine)) {
+        if (self.of(&node.name)).is_ok_and(|engine| engine.is_of(node)) {
             return;
         }
-        if let Some(engine) = Docker::of(node, &self.0.recipe) {
+        if let Some(engine) = engine(node, &self.0.recipe) {
             let mut by_node = self
                 .0
                 .by_node
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            by_node.insert(node.name.clone(), Arc::new(engine));
+            by_node.insert(node.name.clone(), engine);
         }
     }
 
@@ -84,7 +115,7 @@ impl Engines {
     ///
     /// # Errors
     /// Where the node has none that is known here.
-    pub fn of(&self, node: &str) -> Result<Arc<Docker>, RuntimeError> {
+    pub fn of(&self, node: &str) -> Result<Arc<dyn Engine>, RuntimeError> {
         let by_node = self
             .0
             .by_node
@@ -101,11 +132,13 @@ impl Engines {
             .by_node
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let answering = by_node.iter().filter(|(_, engine)| engine.answers());
+        let answering = by_node
+            .iter()
+            .filter(|(_, engine)| engine.presence().answers());
         answering.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Asks every engine whether it is there, all at the same time and each for a second at most; tells what changed, and
+    /// Asks every engine whether it is there, all at the same time and each for a moment; tells what changed, and
     /// gives the nodes with what came of it.
     pub async fn ask_all(&self) -> Vec<(String, Result<(), RuntimeError>)> {
         let engines: Vec<_> = {
@@ -120,7 +153,7 @@ impl Engines {
                 .collect()
         };
         let asked = engines.into_iter().map(|(name, engine)| async move {
-            let before = engine.answers();
+            let before = engine.presence().answers();
             let answer = engine.ping().await;
             match &answer {
                 Ok(()) if !before => info!("the engine of node {name} answers"),

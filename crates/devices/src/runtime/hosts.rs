@@ -45,6 +45,7 @@ struct SpecRow {
     scrcpy_port: i32,
     cpu_cores: i32,
     memory_mb: i32,
+    storage_mb: i32,
     resolution: String,
     dpi: i32,
     android_version: String,
@@ -61,6 +62,7 @@ impl From<SpecRow> for Spec {
             ports: port_set(row.adb_port, row.webrtc_port, row.scrcpy_port),
             cpu_cores: row.cpu_cores,
             memory_mb: row.memory_mb,
+            storage_mb: row.storage_mb,
             width,
             height,
             dpi: u32::try_from(row.dpi).unwrap_or(320),
@@ -149,7 +151,7 @@ pub async fn take_over(
 /// What is needed to listen for devices.
 pub async fn specs(conn: &mut PgConnection, devices: &[DeviceId]) -> sqlx::Result<Vec<Spec>> {
     let rows: Vec<SpecRow> = sqlx::query_as(
-        "select d.id, d.name, n.bind, d.adb_port, d.webrtc_port, d.scrcpy_port, d.cpu_cores, d.memory_mb, d.resolution, d.dpi, d.android_version
+        "select d.id, d.name, n.bind, d.adb_port, d.webrtc_port, d.scrcpy_port, d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version
         from devices.devices d join devices.nodes n on n.name = d.node where d.id = any($1)",
     )
     .bind(devices)

@@ -4,6 +4,9 @@ pub mod android;
 pub mod docker;
 pub mod engines;
 pub mod hosts;
+pub mod kubernetes;
+pub mod presence;
+pub mod recipe;
 pub mod simulated;
 
 use std::net::IpAddr;
@@ -20,8 +23,8 @@ use crate::Config;
 use crate::device::{Device, RuntimeKind, pixels};
 use crate::measure::Counted;
 use crate::node;
-use docker::Recipe;
 use engines::Engines;
+use recipe::Recipe;
 use simulated::Simulated;
 
 /// What a runtime needs to know about a device.
@@ -41,6 +44,8 @@ pub struct Spec {
     pub cpu_cores: i32,
     /// Memory.
     pub memory_mb: i32,
+    /// Storage.
+    pub storage_mb: i32,
     /// Pixels from left to right.
     pub width: u32,
     /// Pixels from top to bottom.
@@ -65,6 +70,7 @@ impl Spec {
             ports: device.ports(),
             cpu_cores: device.cpu_cores,
             memory_mb: device.memory_mb,
+            storage_mb: device.storage_mb,
             width,
             height,
             dpi: u32::try_from(device.dpi).unwrap_or(320),
@@ -110,6 +116,14 @@ pub enum RuntimeError {
         /// How long it was waited for.
         within: Duration,
     },
+    /// A runtime of this kind cannot do it, ever.
+    #[error("{runtime} cannot {tried}")]
+    Unsupported {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// What was tried, as a verb phrase.
+        tried: &'static str,
+    },
     /// This worker no longer holds the operation.
     #[error("the operation went to another worker")]
     Fenced,
@@ -149,7 +163,7 @@ pub trait Runtime: Send + Sync {
     fn create<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Makes it run; after that its ports answer.
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Makes it stop; after that its ports are free on its machine.
+    /// Makes it stop; after that nothing answers on its ports.
     fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes all of it, and what was kept of it.
     fn remove<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>>;
@@ -227,7 +241,7 @@ impl Runtimes {
     pub fn of(&self, kind: RuntimeKind, node: &str) -> Result<Arc<dyn Runtime>, RuntimeError> {
         match kind {
             RuntimeKind::Simulated => Ok(Arc::new(self.simulated.clone())),
-            RuntimeKind::Docker => Ok(self.engines.of(node)?),
+            RuntimeKind::Docker | RuntimeKind::Kubernetes => Ok(self.engines.of(node)?),
         }
     }
 }

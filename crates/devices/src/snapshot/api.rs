@@ -335,6 +335,12 @@ async fn take(
     if device.status == DeviceStatus::Error {
         return Err(Error::InError { device: device.id });
     }
+    if !device.runtime.keeps_snapshots() {
+        return Err(Error::NoSnapshots {
+            device: device.id,
+            runtime: device.runtime,
+        });
+    }
     let (_, open) = operation::db::waiting(&mut tx, &device.id).await?;
     if open >= MOST_OPEN {
         return Err(Error::Busy { device: device.id });
@@ -389,6 +395,12 @@ async fn restore(
     let snapshot = visible(&mut tx, user, &id, Some(&of)).await?;
     if snapshot.status == Status::Error {
         return Err(Error::SnapshotInError { snapshot: id });
+    }
+    if !device.runtime.keeps_snapshots() {
+        return Err(Error::NoSnapshots {
+            device: device.id,
+            runtime: device.runtime,
+        });
     }
     let (waiting, open) = operation::db::waiting(&mut tx, &of).await?;
     if open >= MOST_OPEN {

@@ -1,0 +1,61 @@
+//! Whether an engine is there, as this replica knows it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use contracts::Timestamp;
+
+/// Looks at an engine that lie further apart do not count together.
+const LOOKS: Duration = Duration::from_secs(8);
+
+/// Whether an engine is there, and for how long nobody has seen it.
+#[derive(Debug, Default)]
+pub struct Presence {
+    unseen: Mutex<Unseen>,
+    /// Whether it answered when it was last asked.
+    answers: AtomicBool,
+    /// Whether it ever did.
+    ever: AtomicBool,
+}
+
+/// When an engine was last seen by anybody, since when this replica has read that, and when it did so last.
+#[derive(Debug, Default)]
+struct Unseen(Option<(Option<Timestamp>, Instant, Instant)>);
+
+impl Presence {
+    /// It answered.
+    pub fn answered(&self) {
+        self.answers.store(true, Ordering::Relaxed);
+        self.ever.store(true, Ordering::Relaxed);
+    }
+
+    /// It did not answer.
+    pub fn missed(&self) {
+        self.answers.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it answered this replica when it was last asked.
+    pub fn answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ever answered this replica: where it never did, others may know better.
+    pub fn ever_answered(&self) -> bool {
+        self.ever.load(Ordering::Relaxed)
+    }
+
+    /// For how long this replica has found, look by look, that no other one reached it since the given moment.
+    pub fn unseen_for(&self, seen_at: Option<Timestamp>) -> Duration {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, looked) = match unseen.0 {
+            Some((seen, since, looked)) if seen == seen_at => (since, looked),
+            _ => (now, now),
+        };
+        // Who did not look for a while knows nothing of it.
+        let since = if now - looked > LOOKS { now } else { since };
+        unseen.0 = Some((seen_at, since, now));
+        now - since
+    }
+}
