@@ -1,11 +1,13 @@
 //! Benchmarks: ours beside a peer or a limit, interleaved in one run, with medians, extremes and ratios.
 
 mod cron;
+mod devices;
 mod front_door;
 mod load;
 mod locks;
 mod peers;
 mod port_leases;
+mod process;
 mod renewals;
 mod report;
 mod stores;
@@ -88,6 +90,30 @@ enum Bench {
         #[arg(long, value_delimiter = ',')]
         rivals: Vec<String>,
     },
+    /// Devices created to running per second beside `docker run -d` in a shell loop, the latency of `POST /devices` at a rate,
+    /// and of lists of 10,000 devices.
+    ///
+    /// Needs root, dockerd, docker and rustc (Debian: docker.io), and the gateway: cargo build --release -p gateway
+    Devices {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How many devices a turn creates as fast as it can.
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=900))]
+        devices: u32,
+        /// How many of them at once.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+        parallel: u32,
+        /// How many creations are asked for in a second where their latency is measured.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        rate: u32,
+        /// For how long.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// How often each list is asked for in a turn.
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        lists: u32,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -101,6 +127,8 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Bench::Supervise { dir } = arguments.bench {
         return embedded::supervise(&dir).map(|()| ExitCode::SUCCESS);
     }
+    // Another one may be there already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new()?;
     let figures = runtime.block_on(async {
         match arguments.bench {
@@ -130,6 +158,24 @@ fn main() -> anyhow::Result<ExitCode> {
                     rivals,
                 };
                 front_door::run(&plan).await
+            }
+            Bench::Devices {
+                rounds,
+                devices,
+                parallel,
+                rate,
+                seconds,
+                lists,
+            } => {
+                let plan = devices::Plan {
+                    rounds,
+                    devices: usize::try_from(devices)?,
+                    parallel: usize::try_from(parallel)?,
+                    rate,
+                    seconds,
+                    lists: usize::try_from(lists)?,
+                };
+                devices::run(&plan).await
             }
             Bench::Supervise { .. } => Ok(Vec::new()),
         }

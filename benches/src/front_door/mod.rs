@@ -3,7 +3,6 @@
 //! The proxy that is measured has the first core to itself; the load and the upstream share the others. So the rate is what
 //! one core carries, whichever process brings it.
 
-mod process;
 mod rivals;
 mod upstream;
 mod wrk;
@@ -12,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use crate::process::Process;
 use crate::report::Figure;
 use crate::stores::Private;
-use process::Process;
 use rivals::{Place, RIVALS, Rival};
 use wrk::Load;
 

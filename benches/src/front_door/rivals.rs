@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use coordination::{Announcement, Keys, Membership, Registry};
 
-use super::process::Process;
 use super::{answers, free_port, wrk};
 use crate::peers;
+use crate::process::Process;
 use crate::stores::Private;
 
 /// What is asked for.

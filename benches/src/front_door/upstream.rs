@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::process::Process;
 use super::{answers, free_port};
+use crate::process::Process;
 
 /// The upstream.
 pub struct Upstream {
