@@ -31,8 +31,9 @@ pub struct NodeSettings {
     /// Where clients reach the ports of its devices: an IP address or a host name.
     #[garde(custom(check_address))]
     pub address: String,
-    /// The IP address on the node that these ports are bound to; default `address`, or every one where that is a name.
-    #[garde(skip)]
+    /// The IP address on the node that these ports are bound to; default `address`, or every one where that is a name. None
+    /// for kubernetes.
+    #[garde(custom(check_bind(self.runtime)))]
     #[schema(value_type = Option<String>)]
     pub bind: Option<std::net::IpAddr>,
     /// Marks for placement.
@@ -133,6 +134,18 @@ pub fn check_address(address: &str, _: &()) -> garde::Result {
     }
 }
 
+/// Refuses what a cluster would not heed: whoever sets it would take ports for closed that are open.
+fn check_bind(
+    runtime: RuntimeKind,
+) -> impl FnOnce(&Option<std::net::IpAddr>, &()) -> garde::Result {
+    move |bind, ()| match (runtime, bind) {
+        (RuntimeKind::Kubernetes, Some(_)) => Err(garde::Error::new(
+            "must be absent for kubernetes, which binds node ports as its --nodeport-addresses say",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Checks marks: few and short ones.
 pub fn check_labels(labels: &Option<Labels>, _: &()) -> garde::Result {
     let fits = |text: &str| (1..=63).contains(&text.chars().count());
@@ -220,6 +233,10 @@ mod tests {
             (
                 r#"[{"name": "a", "runtime": "kubernetes", "endpoint": "unix:///s", "address": "h"}]"#,
                 "in-cluster://namespace",
+            ),
+            (
+                r#"[{"name": "a", "runtime": "kubernetes", "endpoint": "in-cluster://phones", "address": "h", "bind": "127.0.0.1"}]"#,
+                "--nodeport-addresses",
             ),
             (
                 r#"[{"name": "a", "endpoint": "in-cluster://phones", "address": "h"}]"#,

@@ -6,6 +6,7 @@ use std::future::pending;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -16,6 +17,7 @@ use http::StatusCode;
 use platform::http::{Path, Query};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 /// A cluster with the namespace `phones`.
 #[derive(Clone)]
@@ -37,6 +39,9 @@ struct Inner {
     /// What we may not do, as `delete pods`.
     forbidden: Vec<String>,
     requests: Vec<String>,
+    /// The next request of this kind, as `POST pods`, waits.
+    held_back: Option<String>,
+    let_go: Arc<Notify>,
 }
 
 impl Cluster {
@@ -108,6 +113,29 @@ impl Cluster {
     /// Has somebody else be quicker with so many of the next writes.
     pub fn interfere(&self, conflicts: u32) {
         self.with(|inner| inner.conflicts = conflicts);
+    }
+
+    /// Has the next request of a kind, as `POST pods`, wait on its way until it is let go.
+    pub fn hold_back(&self, request: &str) {
+        self.with(|inner| inner.held_back = Some(request.to_owned()));
+    }
+
+    /// Waits until there is a request that is held back.
+    pub async fn holds(&self) {
+        testkit::eventually(
+            Duration::from_secs(60),
+            "a request is held back",
+            async || {
+                anyhow::ensure!(self.with(|inner| inner.held_back.is_none()));
+                Ok(())
+            },
+        )
+        .await;
+    }
+
+    /// Lets the request go that was held back.
+    pub fn let_go(&self) {
+        self.with(|inner| inner.let_go.notify_one());
     }
 
     /// Forbids something, as `delete pods`.
@@ -284,12 +312,18 @@ async fn admission(State(cluster): State<Cluster>, request: Request, next: Next)
         _ => "get",
     };
     let kind = request.uri().path().split('/').nth(5).unwrap_or_default();
-    let (silent, known, forbidden) = cluster.with(|inner| {
-        inner.requests.push(format!("{} {kind}", request.method()));
+    let (silent, known, forbidden, held_back) = cluster.with(|inner| {
+        let line = format!("{} {kind}", request.method());
+        let held_back = inner.held_back.take_if(|held| *held == line);
+        let held_back = held_back.map(|_| inner.let_go.clone());
+        inner.requests.push(line);
         let forbidden = inner.forbidden.contains(&format!("{verb} {kind}"));
         let known = token == format!("Bearer {}", inner.token);
-        (inner.silent, known, forbidden)
+        (inner.silent, known, forbidden, held_back)
     });
+    if let Some(let_go) = held_back {
+        let_go.notified().await;
+    }
     if silent {
         pending::<()>().await;
     }

@@ -201,6 +201,55 @@ async fn a_worker_that_comes_late_changes_nothing(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_worker_that_is_overtaken_on_its_way_leaves_nothing(db: PgPool) {
+    let cluster = Cluster::start().await;
+    let app = app(db, &cluster).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let runtime = runtime(&app);
+    let late = spec(&app, &device, 100).await;
+    let mut later = spec(&app, &device, 101).await;
+    let name = format!("cp-{}", late.id);
+    cluster.lose("pods", &name);
+    let overtaken = |outcome: Result<(), RuntimeError>| {
+        assert!(matches!(outcome, Err(RuntimeError::Fenced)), "{outcome:?}");
+    };
+
+    // The pod that it asked for comes after another worker has stopped the device.
+    cluster.hold_back("POST pods");
+    let (outcome, ()) = tokio::join!(runtime.start(&late), async {
+        cluster.holds().await;
+        runtime.stop(&later).await.unwrap();
+        cluster.let_go();
+    });
+    overtaken(outcome);
+    let pod = cluster.object("pods", &name).unwrap();
+    assert!(pod["metadata"]["deletionTimestamp"].is_string(), "{pod}");
+
+    // So do the ports that it wanted, after another one gave the device others.
+    let (mut late, ports) = (spec(&app, &device, 102).await, later.ports);
+    late.ports.adb = ports.adb + 1;
+    later.ports.adb = ports.adb + 2;
+    later.fence = 103;
+    cluster.hold_back("PUT services");
+    let (outcome, ()) = tokio::join!(runtime.start(&late), async {
+        cluster.holds().await;
+        runtime.start(&later).await.unwrap();
+        cluster.let_go();
+    });
+    overtaken(outcome);
+    let service = cluster.object("services", &name).unwrap();
+    assert_eq!(service["spec"]["ports"][0]["nodePort"], later.ports.adb);
+
+    // All of it is owned by the claim, and goes with it.
+    let claim = cluster.object("persistentvolumeclaims", &name).unwrap();
+    for kind in ["pods", "services"] {
+        let owner = &cluster.object(kind, &name).unwrap()["metadata"]["ownerReferences"][0];
+        assert_eq!(owner["uid"], claim["metadata"]["uid"], "{kind}");
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_port_that_another_service_has_is_exchanged(db: PgPool) {
     let cluster = Cluster::start().await;
     let app = app(db, &cluster).await;

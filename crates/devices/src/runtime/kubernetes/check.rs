@@ -1,6 +1,7 @@
 //! Whether a cluster lets us do what devices need.
 
 use contracts::DeviceId;
+use futures::future::try_join_all;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -45,20 +46,21 @@ impl Kubernetes {
     async fn permissions(&self) -> Result<Check, RuntimeError> {
         let cluster = self.cluster().await?;
         let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
-        let mut missing = Vec::new();
-        for (resource, verbs) in NEEDED {
-            for verb in verbs {
-                let attributes = ResourceAttributes {
-                    namespace: Some(cluster.namespace.clone()),
-                    resource: Some(resource.to_owned()),
-                    verb: Some((*verb).to_owned()),
-                    ..ResourceAttributes::default()
-                };
-                if !self.may(&reviews, attributes).await? {
-                    missing.push(format!("{verb} {resource}"));
-                }
-            }
-        }
+        let needed = NEEDED
+            .into_iter()
+            .flat_map(|(resource, verbs)| verbs.iter().map(move |verb| (*verb, resource)));
+        let asked = needed.map(async |(verb, resource)| {
+            let attributes = ResourceAttributes {
+                namespace: Some(cluster.namespace.clone()),
+                resource: Some(resource.to_owned()),
+                verb: Some(verb.to_owned()),
+                ..ResourceAttributes::default()
+            };
+            let may = self.may(&reviews, attributes).await?;
+            Ok::<_, RuntimeError>((!may).then(|| format!("{verb} {resource}")))
+        });
+        let answers = try_join_all(asked).await?;
+        let missing: Vec<String> = answers.into_iter().flatten().collect();
         Ok(match missing.is_empty() {
             true => Check::new("permissions", Standing::Ok, "all that is needed", ""),
             false => Check::new(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -84,7 +85,9 @@ impl Endpoint {
                     context: context.clone(),
                     ..KubeConfigOptions::default()
                 };
-                Config::from_custom_kubeconfig(read.await??, &options).await?
+                let file = read.await??;
+                runs_nothing(&file)?;
+                Config::from_custom_kubeconfig(file, &options).await?
             }
         };
         // Whoever asks tries again by himself, and has a deadline of his own.
@@ -94,6 +97,22 @@ impl Endpoint {
         let namespace = self.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         Ok((Client::try_from(config)?, namespace))
+    }
+}
+
+/// Refuses a file that names programs: who may set the endpoint of a node would run them with the rights of the replica.
+fn runs_nothing(file: &Kubeconfig) -> anyhow::Result<()> {
+    let mut users = file.auth_infos.iter();
+    let found = users.find(|user| {
+        let auth = user.auth_info.as_ref();
+        auth.is_some_and(|auth| auth.exec.is_some() || auth.auth_provider.is_some())
+    });
+    match found {
+        None => Ok(()),
+        Some(user) => bail!(
+            "user {} of the kubeconfig gets its credentials from a program (exec or auth-provider), and none is run: give it a token, a token file or a certificate",
+            user.name
+        ),
     }
 }
 
@@ -128,6 +147,23 @@ mod tests {
             context: Some("admin@prod".into()),
         };
         assert_eq!((outside.way, outside.storage_class), (way, None));
+    }
+
+    #[test]
+    fn a_file_that_names_programs_is_refused() {
+        let with = |auth: &str| {
+            let file = format!("users: [{{name: ops, user: {{{auth}}}}}]");
+            runs_nothing(&Kubeconfig::from_yaml(&file).unwrap())
+        };
+
+        with("tokenFile: /run/token").unwrap();
+        for auth in [
+            "exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh}",
+            "auth-provider: {name: gcp, config: {cmd-path: /bin/sh}}",
+        ] {
+            let error = with(auth).unwrap_err().to_string();
+            assert!(error.contains("user ops"), "{error}");
+        }
     }
 
     #[test]

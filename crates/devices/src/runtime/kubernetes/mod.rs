@@ -110,16 +110,28 @@ impl Kubernetes {
             Ok(Ok(answer)) => Ok(Ok(answer)),
             Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => {
                 if status.code == 401 {
-                    // What the replica authenticates itself with may be another by now: it is read anew.
-                    let mut connected =
-                        (self.connected.write()).unwrap_or_else(PoisonError::into_inner);
-                    *connected = None;
+                    self.forget_connection();
                 }
                 Ok(Err(status))
             }
-            Ok(Err(error)) => Err(self.unreachable(tried, error.into())),
+            // It is there and cannot now, or one of its webhooks cannot: that says nothing of the node.
+            Ok(Err(error @ kube::Error::Api(_))) => Err(RuntimeError::Unreachable {
+                node: self.node.clone(),
+                tried,
+                source: error.into(),
+            }),
+            Ok(Err(error)) => {
+                self.forget_connection();
+                Err(self.unreachable(tried, error.into()))
+            }
             Err(_) => Err(self.silent(tried, QUICK)),
         }
+    }
+
+    /// Has files be read anew: the address, what the cluster is known by, or what the replica authenticates itself with may
+    /// be another by now.
+    fn forget_connection(&self) {
+        *(self.connected.write()).unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn unreachable(

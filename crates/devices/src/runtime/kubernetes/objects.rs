@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
     VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::STOP_GRACE_SECONDS;
@@ -42,6 +42,20 @@ pub fn metadata(spec: &Spec, recipe: &Recipe) -> ObjectMeta {
         labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
         ..ObjectMeta::default()
     }
+}
+
+/// Has an object go when the claim of its device goes, whenever it was made.
+pub fn own(meta: &mut ObjectMeta, claim: &ObjectMeta) {
+    let (Some(name), Some(uid)) = (claim.name.clone(), claim.uid.clone()) else {
+        return;
+    };
+    meta.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "PersistentVolumeClaim".to_owned(),
+        name,
+        uid,
+        ..OwnerReference::default()
+    }]);
 }
 
 /// The claim on the storage of a device, which outlives its pods.

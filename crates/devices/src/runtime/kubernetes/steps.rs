@@ -1,5 +1,7 @@
 //! What is done with the objects of a device. Each step may be repeated, by this worker or another one, and a worker that
 //! comes late is refused: the claim, which is there for as long as the device, bears the highest fencing token that was seen.
+//! What one makes that was overtaken on its way it takes back, and what it makes after the claim is gone goes the same way,
+//! for the claim owns it.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -40,7 +42,7 @@ impl Kubernetes {
         let class = self.place.storage_class.as_deref();
         let claim = objects::claim(spec, &self.recipe, class);
         for _ in 0..ATTEMPTS {
-            if self.hold(spec).await? {
+            if self.hold(spec).await?.is_some() {
                 return Ok(());
             }
             let params = PostParams::default();
@@ -56,14 +58,14 @@ impl Kubernetes {
         Err(contended(tried))
     }
 
-    /// Makes sure that no later worker was here, and that none who came earlier goes on; `false` where the device has no
-    /// claim.
-    async fn hold(&self, spec: &Spec) -> Result<bool, RuntimeError> {
+    /// Makes sure that no later worker was here, and that none who came earlier goes on; the claim, where the device has
+    /// one.
+    async fn hold(&self, spec: &Spec) -> Result<Option<ObjectMeta>, RuntimeError> {
         let tried = "take the claim of a device";
         let claims = self.cluster().await?.claims;
         for _ in 0..ATTEMPTS {
             let Some(claim) = self.find(tried, &claims, &name(&spec.id)).await? else {
-                return Ok(false);
+                return Ok(None);
             };
             let meta = claim.metadata;
             self.must_be_ours(tried, &meta, &spec.id)?;
@@ -71,10 +73,9 @@ impl Kubernetes {
                 let source = "the claim of an earlier one is still being removed".into();
                 return Err(RuntimeError::Engine { tried, source });
             }
-            match fence(&meta) {
-                Some(fence) if fence > spec.fence => return Err(RuntimeError::Fenced),
-                Some(fence) if fence == spec.fence => return Ok(true),
-                Some(_) | None => {}
+            not_later(&meta, spec)?;
+            if fence(&meta) == Some(spec.fence) {
+                return Ok(Some(meta));
             }
             // Only as it was read: whoever changed it since may be later than this worker.
             let patch = json!({ "metadata": {
@@ -87,7 +88,7 @@ impl Kubernetes {
                 .call(tried, claims.patch(&name, &params, &patch))
                 .await?
             {
-                Ok(_) => return Ok(true),
+                Ok(claim) => return Ok(Some(claim.metadata)),
                 Err(status) if matches!(status.code, 404 | 409) => {}
                 Err(status) => return Err(refused(tried, &status)),
             }
@@ -95,28 +96,34 @@ impl Kubernetes {
         Err(contended(tried))
     }
 
+    /// The claim of a device that is to run.
+    async fn must_hold(&self, spec: &Spec) -> Result<ObjectMeta, RuntimeError> {
+        let (tried, source) = ("start a pod", "the device has no claim".into());
+        let claim = self.hold(spec).await?;
+        claim.ok_or(RuntimeError::Engine { tried, source })
+    }
+
     /// Makes a device run: its service with the leased ports, then its pod; waits until that runs.
     pub(super) async fn run(&self, spec: &Spec) -> Result<(), RuntimeError> {
-        if !self.hold(spec).await? {
-            let (tried, source) = ("start a pod", "the device has no claim".into());
-            return Err(RuntimeError::Engine { tried, source });
-        }
-        self.serve(spec).await?;
+        let claim = self.must_hold(spec).await?;
+        self.serve(spec, &claim).await?;
         self.boot(spec).await
     }
 
-    async fn serve(&self, spec: &Spec) -> Result<(), RuntimeError> {
+    async fn serve(&self, spec: &Spec, claim: &ObjectMeta) -> Result<(), RuntimeError> {
         let tried = "give a device its ports";
         let services = self.cluster().await?.services;
         let (name, params) = (name(&spec.id), PostParams::default());
         for _ in 0..ATTEMPTS {
             let answer = match self.find(tried, &services, &name).await? {
                 None => {
-                    let service = objects::service(spec, &self.recipe);
+                    let mut service = objects::service(spec, &self.recipe);
+                    objects::own(&mut service.metadata, claim);
                     self.call(tried, services.create(&params, &service)).await?
                 }
                 Some(mut service) => {
                     self.must_be_ours(tried, &service.metadata, &spec.id)?;
+                    not_later(&service.metadata, spec)?;
                     if node_ports(&service) == Some(spec.ports) {
                         return Ok(());
                     }
@@ -145,15 +152,23 @@ impl Kubernetes {
         while Instant::now() < until {
             match self.find(tried, &pods, &name).await? {
                 None => {
-                    let pod = objects::pod(spec, &self.recipe, self.overcommit);
+                    let mut pod = objects::pod(spec, &self.recipe, self.overcommit);
+                    objects::own(&mut pod.metadata, &self.must_hold(spec).await?);
                     let params = PostParams::default();
                     match self.call(tried, pods.create(&params, &pod)).await? {
-                        Err(status) if !exists(&status) => return Err(refused(tried, &status)),
-                        Ok(_) | Err(_) => {}
+                        Ok(pod) => {
+                            if let Err(overtaken) = self.must_hold(spec).await {
+                                self.delete(tried, &pods, &pod.metadata, Some(1)).await?;
+                                return Err(overtaken);
+                            }
+                        }
+                        Err(status) if exists(&status) => {}
+                        Err(status) => return Err(refused(tried, &status)),
                     }
                 }
                 Some(pod) => {
                     self.must_be_ours(tried, &pod.metadata, &spec.id)?;
+                    not_later(&pod.metadata, spec)?;
                     if is_running(&pod) {
                         return Ok(());
                     }
@@ -180,9 +195,7 @@ impl Kubernetes {
             return Ok(());
         };
         self.must_be_ours(tried, &pod.metadata, &spec.id)?;
-        if fence(&pod.metadata).is_some_and(|fence| fence > spec.fence) {
-            return Err(RuntimeError::Fenced);
-        }
+        not_later(&pod.metadata, spec)?;
         let grace = Some(STOP_GRACE_SECONDS);
         self.delete(tried, &pods, &pod.metadata, grace).await?;
         self.gone(tried, &pods, &pod.metadata).await
@@ -338,6 +351,14 @@ pub(super) fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 /// The fencing token of the last worker that changed an object.
 fn fence(meta: &ObjectMeta) -> Option<i64> {
     label(meta, FENCE_LABEL)?.parse().ok()
+}
+
+/// Refuses a worker where a later one was.
+fn not_later(meta: &ObjectMeta, spec: &Spec) -> Result<(), RuntimeError> {
+    match fence(meta) {
+        Some(fence) if fence > spec.fence => Err(RuntimeError::Fenced),
+        Some(_) | None => Ok(()),
+    }
 }
 
 pub(super) fn phase(pod: &Pod) -> Option<&str> {
