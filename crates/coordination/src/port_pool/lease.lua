@@ -1,5 +1,6 @@
 -- Leases the lowest free port of each kind, all or none. ARGV[3]: owner, ARGV[4]: ms to live.
 -- Answers {'leased', adb, webrtc, scrcpy}, {'missing'} or {'exhausted', kind, leased, resting}.
+-- Runs where lease_lowest.lua met anything unusual.
 if not built then return {'missing'} end
 local owner, ttl = ARGV[3], ARGV[4]
 -- Whatever is due comes back in the order in which it fell due. More than one lease takes, so that the lowest number is found

@@ -35,18 +35,18 @@ pub use ports::{PortKind, PortRanges, PortSet};
 pub use probe::probe;
 
 macro_rules! port_script {
-    ($file:literal) => {
-        LazyLock::new(|| Script::from_lua(concat!(include_str!("common.lua"), include_str!($file))))
+    ($first:literal $(, $more:literal)*) => {
+        LazyLock::new(|| Script::from_lua(concat!(include_str!($first) $(, include_str!($more))*)))
     };
 }
 
-static LEASE: LazyLock<Script> = port_script!("lease.lua");
-static RENEW: LazyLock<Script> = port_script!("renew.lua");
-static RELEASE: LazyLock<Script> = port_script!("release.lua");
-static SWEEP: LazyLock<Script> = port_script!("sweep.lua");
-static REBUILD: LazyLock<Script> = port_script!("rebuild.lua");
-static LEASES: LazyLock<Script> = port_script!("leases.lua");
-static RESTING: LazyLock<Script> = port_script!("resting.lua");
+static LEASE: LazyLock<Script> = port_script!("lease_lowest.lua", "common.lua", "lease.lua");
+static RENEW: LazyLock<Script> = port_script!("common.lua", "renew.lua");
+static RELEASE: LazyLock<Script> = port_script!("common.lua", "release.lua");
+static SWEEP: LazyLock<Script> = port_script!("common.lua", "sweep.lua");
+static REBUILD: LazyLock<Script> = port_script!("common.lua", "rebuild.lua");
+static LEASES: LazyLock<Script> = port_script!("common.lua", "leases.lua");
+static RESTING: LazyLock<Script> = port_script!("common.lua", "resting.lua");
 
 /// Most sets, and most resting ports, that one sweep takes back.
 const SWEEP_LIMIT: u32 = 512;
