@@ -1,7 +1,8 @@
 //! Two real engines and replicas that are killed: what engines have, what the database says and what Redis leases are the
-//! same in the end. Skipped where no engine can be started.
+//! same in the end, and nothing was doubled meanwhile. Skipped where no engine can be started.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -15,13 +16,15 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use testkit::{Cluster, Engine, IMAGE, eventually};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-const CLIENTS: usize = 6;
-/// Devices of each client, of which every third is deleted and every third stopped in the end.
+const CLIENTS: usize = 20;
+/// Devices of each client, of which two fifths are deleted and a fifth stopped in the end.
 const DEVICES: usize = 10;
-const KILLS: usize = 10;
+/// Most kills of replicas while the clients are at work.
+const KILLS: usize = 40;
 /// How long anything may take on a machine that has more to do.
-const STUBBORN: Duration = Duration::from_secs(240);
+const STUBBORN: Duration = Duration::from_secs(480);
 const ANSWER: Duration = Duration::from_secs(8);
 
 /// A device as one of the three sides has it: its node, its ADB, WebRTC and scrcpy port.
@@ -30,7 +33,7 @@ type Held = BTreeMap<String, (String, [u64; 3])>;
 #[tokio::test]
 async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<()> {
     let engines = match (Engine::start(), Engine::start()) {
-        (Ok(a), Ok(b)) => BTreeMap::from([("a", a), ("b", b)]),
+        (Ok(a), Ok(b)) => BTreeMap::from([("a", Arc::new(a)), ("b", Arc::new(b))]),
         (Err(reason), _) | (_, Err(reason)) => {
             eprintln!("skipped: no engine could be started: {reason:#}");
             return Ok(());
@@ -42,7 +45,7 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
         .map(|((name, engine), number)| {
             let pid = std::process::id();
             let address = format!("127.{}.{}.{}", 100 + number, pid / 250 % 250, pid % 250 + 1);
-            json!({ "name": name, "endpoint": engine.endpoint(), "address": address, "devices": 45 })
+            json!({ "name": name, "endpoint": engine.endpoint(), "address": address, "devices": 120 })
         })
         .collect();
     let cluster = Cluster::builder(3)
@@ -68,11 +71,19 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
         tokens.push(register(&cluster, &format!("renter{number}")).await?);
     }
     let clients = (tokens.iter().enumerate()).map(|(number, token)| rent(&cluster, number, token));
-    let (clients, killed) = tokio::join!(
-        futures::future::join_all(clients),
-        kill_often(&cluster, seed)
+    let done = CancellationToken::new();
+    let at_work = async {
+        let outcomes = futures::future::join_all(clients).await;
+        done.cancel();
+        outcomes
+    };
+    let (clients, killed, watched) = tokio::join!(
+        at_work,
+        kill_often(&cluster, seed, &done),
+        watch(&engines, &done)
     );
-    killed?;
+    let (kills, looks) = (killed?, watched?);
+    eprintln!("{kills} replicas were killed; the engines' lists were read {looks} times");
     for client in clients {
         client?;
     }
@@ -80,7 +91,6 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
     let admin = administrator(&cluster).await?;
     let db = cluster.database().await?;
     agree(&cluster, &engines, &admin, &db).await;
-    never_twice(&db).await?;
 
     // An engine that dies and comes back: its devices are found again.
     engines["a"].kill();
@@ -141,25 +151,75 @@ async fn rent(cluster: &Cluster, number: usize, token: &str) -> anyhow::Result<(
         })
         .await;
         until_status(cluster, client, &id, "running").await;
-        match device % 3 {
-            0 => {
-                eventually(STUBBORN, "a device is deleted", async || {
-                    let path = format!("/api/devices/{id}");
-                    let status = send(client, cluster, Method::DELETE, &path).await?.0;
-                    ensure!(status == 200 || status == 404, "{status}");
-                    Ok(())
-                })
-                .await;
-            }
+        match device % 5 {
+            0 => delete(cluster, client, &id).await,
             1 => wish(cluster, client, &id, "stop", "stopped").await,
-            _ => {
+            2 => {
                 wish(cluster, client, &id, "stop", "stopped").await;
                 wish(cluster, client, &id, "start", "running").await;
             }
+            3 => {
+                let snapshot = snapshot(cluster, client, &id).await;
+                restore(cluster, client, &id, &snapshot).await;
+            }
+            _ => {
+                snapshot(cluster, client, &id).await;
+                delete(cluster, client, &id).await;
+            }
         }
     });
-    devices.buffer_unordered(3).collect::<Vec<()>>().await;
+    devices.buffer_unordered(2).collect::<Vec<()>>().await;
     Ok(())
+}
+
+async fn delete(cluster: &Cluster, client: &Client, id: &str) {
+    eventually(STUBBORN, "a device is deleted", async || {
+        let path = format!("/api/devices/{id}");
+        let (status, body) = send(client, cluster, Method::DELETE, &path).await?;
+        ensure!(status == 200 || status == 404, "{status} {body}");
+        Ok(())
+    })
+    .await;
+}
+
+/// Takes a snapshot, and waits until it is ready.
+async fn snapshot(cluster: &Cluster, client: &Client, id: &str) -> String {
+    let url = cluster.url(GATEWAY, &format!("/api/devices/{id}/snapshots"));
+    let snapshot = eventually(STUBBORN, "a snapshot is taken", async || {
+        let request = (client.post(&url)).header("idempotency-key", format!("snapshot-{id}"));
+        let request = request.json(&json!({ "name": "as it was" }));
+        let reply = request.timeout(ANSWER).send().await?;
+        let (status, body) = (reply.status(), reply.text().await?);
+        ensure!(status == 201, "{status} {body}");
+        Ok(text(&serde_json::from_str(&body)?, "id"))
+    })
+    .await;
+    eventually(STUBBORN, "the snapshot is ready", async || {
+        let snapshot = get(client, cluster, &format!("/api/snapshots/{snapshot}")).await?;
+        ensure!(snapshot["status"] == "ready", "{snapshot}");
+        Ok(())
+    })
+    .await;
+    snapshot
+}
+
+/// Restores a snapshot, and waits until the device runs on what it kept.
+async fn restore(cluster: &Cluster, client: &Client, id: &str, snapshot: &str) {
+    eventually(STUBBORN, "a restore is accepted", async || {
+        let path = format!("/api/devices/{id}/snapshots/{snapshot}/restore");
+        let (status, body) = send(client, cluster, Method::POST, &path).await?;
+        ensure!((200..300).contains(&status), "{status} {body}");
+        Ok(())
+    })
+    .await;
+    eventually(STUBBORN, "the snapshot is restored", async || {
+        let snapshot = get(client, cluster, &format!("/api/snapshots/{snapshot}")).await?;
+        ensure!(snapshot["status"] == "ready", "{snapshot}");
+        let device = get(client, cluster, &format!("/api/devices/{id}")).await?;
+        ensure!(device["status"] == "running", "{device}");
+        Ok(())
+    })
+    .await;
 }
 
 /// Asks for something until the device is in the status that it leads to.
@@ -204,20 +264,58 @@ async fn send(
     Ok((status, serde_json::from_str(&body).unwrap_or_default()))
 }
 
-/// Kills one replica after the other, and starts it again.
-async fn kill_often(cluster: &Cluster, seed: u64) -> anyhow::Result<()> {
+/// Kills one replica after the other, and starts it again, while the clients are at work; how many it were.
+async fn kill_often(
+    cluster: &Cluster,
+    seed: u64,
+    done: &CancellationToken,
+) -> anyhow::Result<usize> {
     let mut random = StdRng::seed_from_u64(seed);
-    for _ in 0..KILLS {
-        sleep(Duration::from_millis(random.random_range(0..2500))).await;
+    for kills in 0..KILLS {
+        let pause = sleep(Duration::from_millis(random.random_range(0..2500)));
+        if done.run_until_cancelled(pause).await.is_none() {
+            return Ok(kills);
+        }
         let replica = cluster.replica(random.random_range(0..3));
         replica.kill9();
-        replica.restart().await?;
+        // On a machine that has more to do it may give up on stores that are slow, as its supervisor would see.
+        eventually(STUBBORN, "a killed replica is back", async || replica.restart().await).await;
     }
-    Ok(())
+    Ok(KILLS)
+}
+
+/// Reads what the engines say of their containers again and again: no device has two, and no port is bound twice. How often
+/// it looked.
+async fn watch(
+    engines: &BTreeMap<&'static str, Arc<Engine>>,
+    done: &CancellationToken,
+) -> anyhow::Result<usize> {
+    let mut looks = 0;
+    loop {
+        let mut made = BTreeMap::new();
+        for (node, engine) in engines {
+            let engine = engine.clone();
+            let containers = tokio::task::spawn_blocking(move || containers(&engine)).await??;
+            for (id, _) in containers {
+                let before = made.insert(id.clone(), node);
+                ensure!(before.is_none(), "{id} is on {node} and on {before:?}");
+            }
+        }
+        looks += 1;
+        let pause = sleep(Duration::from_millis(300));
+        if done.run_until_cancelled(pause).await.is_none() {
+            return Ok(looks);
+        }
+    }
 }
 
 /// Waits until the engines, the database and Redis say the same about every device and every port.
-async fn agree(cluster: &Cluster, engines: &BTreeMap<&str, Engine>, admin: &Client, db: &PgPool) {
+async fn agree(
+    cluster: &Cluster,
+    engines: &BTreeMap<&'static str, Arc<Engine>>,
+    admin: &Client,
+    db: &PgPool,
+) {
     eventually(STUBBORN, "all three sides agree", async || {
         let open: i64 = sqlx::query_scalar(
             "select count(*) from devices.operations where state in ('queued', 'running')",
@@ -252,7 +350,7 @@ async fn agree(cluster: &Cluster, engines: &BTreeMap<&str, Engine>, admin: &Clie
                     bound.insert(id, ((*node).to_owned(), ports));
                 }
             }
-            let path = format!("/api/ports/leases?node={node}&pageSize=100");
+            let path = format!("/api/ports/leases?node={node}&pageSize=200");
             let page = get(admin, cluster, &path).await?;
             for lease in page["data"].as_array().context("no page")? {
                 let port = |name: &str| lease[name].as_u64().unwrap_or_default();
@@ -272,6 +370,20 @@ async fn agree(cluster: &Cluster, engines: &BTreeMap<&str, Engine>, admin: &Clie
         .fetch_one(db)
         .await?;
         ensure!(overbooked == 0, "a node does not know how many devices it has");
+        let snapshots: BTreeSet<String> = sqlx::query_scalar(
+            "select id from devices.snapshots union select restored_from from devices.devices where released_at is null and restored_from is not null",
+        )
+        .fetch_all(db)
+        .await?
+        .into_iter()
+        .collect();
+        let mut images = BTreeSet::new();
+        for engine in engines.values() {
+            let filter = ["images", "--filter", "label=cloudphone.snapshot"];
+            let list = engine.docker(&[&filter[..], &["--format", "{{.Tag}}"]].concat())?;
+            images.extend(list.lines().map(str::to_owned));
+        }
+        ensure!(images == snapshots, "images {images:?}, snapshots {snapshots:?}");
         Ok(())
     })
     .await;
@@ -286,38 +398,25 @@ fn containers(engine: &Engine) -> anyhow::Result<Vec<(String, Option<[u64; 3]>)>
     for line in list.lines() {
         let mut parts = line.split(';');
         let (id, state) = (parts.next().unwrap_or_default(), parts.next());
-        let ports = parts.next().unwrap_or_default();
-        let port = |inside: &str| -> anyhow::Result<u64> {
-            let bound = ports
+        let bound = parts.next().unwrap_or_default();
+        // One that has just begun to run may be listed without its ports.
+        let port = |inside: &str| -> Option<u64> {
+            let bound = bound
                 .split(", ")
                 .find_map(|bound| bound.strip_suffix(inside));
-            let (_, port) = bound
-                .and_then(|bound| bound.rsplit_once(':'))
-                .with_context(|| format!("{line} has no {inside}"))?;
-            ensure!(seen.insert(port.to_owned()), "{port} is bound twice");
-            Ok(port.parse()?)
+            bound?.rsplit_once(':')?.1.parse().ok()
         };
-        let ports = match state {
-            Some("running") => {
-                let inside = ["->5555/tcp", "->8080/tcp", "->27183/tcp"];
-                let ports: Vec<u64> = inside.into_iter().map(port).collect::<Result<_, _>>()?;
-                Some([ports[0], ports[1], ports[2]])
+        let ports = ["->5555/tcp", "->8080/tcp", "->27183/tcp"].map(port);
+        let ports = match (state, ports) {
+            (Some("running"), [Some(adb), Some(webrtc), Some(scrcpy)]) => {
+                Some([adb, webrtc, scrcpy])
             }
             _ => None,
         };
+        for port in ports.into_iter().flatten() {
+            ensure!(seen.insert(port), "{port} is bound twice: {list}");
+        }
         containers.push((id.to_owned(), ports));
     }
     Ok(containers)
-}
-
-/// No finding says that a port was in two hands at any time.
-async fn never_twice(db: &PgPool) -> anyhow::Result<()> {
-    let twice: i64 = sqlx::query_scalar(
-        "select count(*) from (
-            select node, adb_port from devices.devices where released_at is null group by 1, 2 having count(*) > 1) twice",
-    )
-    .fetch_one(db)
-    .await?;
-    ensure!(twice == 0, "{twice} ports are in two hands");
-    Ok(())
 }
