@@ -1,4 +1,4 @@
-//! Billing: plans, orders, payments and their webhooks, balances, and the double-entry ledger below them all.
+//! Billing: plans, orders, payments and their webhooks, balances, usage, and the double-entry ledger below them all.
 //!
 //! Whatever must happen once is decided by a row lock and refused by a constraint: an order is paid in one
 //! transaction with its payment, its ledger entry and its event, whichever replica was told and how often.
@@ -15,6 +15,7 @@ mod plan;
 mod routes;
 mod rules;
 mod times;
+mod usage;
 mod webhook;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use platform::lifecycle::Tasks;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use routes::{openapi, router};
+pub use usage::Meter;
 
 /// The service: what its handlers and jobs work with.
 #[derive(Clone)]
@@ -50,12 +52,12 @@ impl Billing {
         })
     }
 
-    /// Starts what every replica does for itself: nothing yet, all periodic work is cluster-wide.
+    /// Starts what every replica does for itself: hearing how long devices ran. All periodic work is cluster-wide.
     ///
     /// # Errors
-    /// None today; services that consume events subscribe here.
-    pub async fn spawn_jobs(&self, _tasks: &Tasks) -> anyhow::Result<()> {
-        Ok(())
+    /// Where a store does not answer at start.
+    pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        platform::events::spawn_consumer(&self.platform, tasks, Meter).await
     }
 
     /// The jobs that run once a slot in the whole cluster. Neither needs the guard of its run: an order is expired by

@@ -14,6 +14,11 @@ pub fn payment_succeeded() {
     counter!("cloudphone_payments_success_total").increment(1);
 }
 
+/// Counts minutes that devices ran, as they are stored for the first time or told again.
+pub fn device_minutes(minutes: i32) {
+    counter!("cloudphone_device_minutes_total").increment(minutes.unsigned_abs().into());
+}
+
 /// Counts what was made of a notice.
 pub fn webhook(result: &'static str) {
     counter!("cloudphone_webhooks_total", "result" => result).increment(1);

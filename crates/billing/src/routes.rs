@@ -3,7 +3,7 @@
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::{Billing, balance, ledger, order, payment, plan, webhook};
+use crate::{Billing, balance, ledger, order, payment, plan, usage, webhook};
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
 pub fn router(state: Billing) -> OpenApiRouter {
@@ -45,6 +45,11 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(balance::api::adjust))
         .routes(routes!(balance::history::list_transactions))
         .routes(routes!(balance::history::list_balance_transactions))
+        .routes(routes!(usage::api::list_usage))
+        .routes(routes!(usage::api::usage_statistics))
+        .routes(routes!(usage::api::page_usage))
+        .routes(routes!(usage::api::list_all_usage))
+        .routes(routes!(usage::api::sum_all_usage))
         .routes(routes!(ledger::api::verify_ledger))
 }
 

@@ -131,9 +131,8 @@ pub enum EventBody {
         plan_id: PlanId,
         amount: Money,
         payment_no: Option<String>,
-        /// What the plan allows; absent from older replicas.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        plan: Option<PlanTerms>,
+        /// What the plan allowed when it was ordered.
+        plan: PlanTerms,
     },
     /// A paid order was given back as a whole; what it granted ends.
     #[serde(rename = "order.refunded")]
@@ -239,7 +238,16 @@ mod tests {
             plan_id: "basic".parse().unwrap(),
             amount: Money::yuan(99),
             payment_no: None,
-            plan: None,
+            plan: PlanTerms {
+                name: "Basic".into(),
+                days: 30,
+                max_devices: 5,
+                cpu_cores: 2,
+                memory_mb: 2_048,
+                storage_mb: 16_384,
+                storage_quota_gb: 80,
+                traffic_quota_gb: 500,
+            },
         };
 
         let wire = serde_json::to_value(&body).unwrap();

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 78] = [
+const HELP: [(&str, &str); 79] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -13,6 +13,10 @@ const HELP: [(&str, &str); 78] = [
     (
         "cloudphone_device_commands_total",
         "Commands given to devices by ADB: done, cut off, or failed",
+    ),
+    (
+        "cloudphone_device_minutes_total",
+        "Minutes that devices ran, as billing heard of them",
     ),
     (
         "cloudphone_device_operation_duration_seconds",

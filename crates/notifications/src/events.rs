@@ -340,6 +340,7 @@ fn device_push(event: &Event) -> Option<Push> {
 
 #[cfg(test)]
 mod tests {
+    use contracts::event::PlanTerms;
     use contracts::{DeviceId, PlanId, UserId};
     use platform::Clock;
 
@@ -357,7 +358,16 @@ mod tests {
             plan_id: "basic".parse::<PlanId>().unwrap(),
             amount: Money::yuan(99),
             payment_no: None,
-            plan: None,
+            plan: PlanTerms {
+                name: "Basic".into(),
+                days: 30,
+                max_devices: 5,
+                cpu_cores: 2,
+                memory_mb: 2_048,
+                storage_mb: 16_384,
+                storage_quota_gb: 80,
+                traffic_quota_gb: 500,
+            },
         });
 
         let draft = draft(&paid).unwrap();

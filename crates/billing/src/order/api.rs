@@ -113,6 +113,7 @@ pub async fn create_order(
         user_id: user,
         plan_id: plan.id.clone(),
         plan_name: plan.name.clone(),
+        terms: sqlx::types::Json(plan.terms()),
         amount: plan.price,
         discount_amount: Money::ZERO,
         final_amount: plan.price,

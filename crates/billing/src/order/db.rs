@@ -10,7 +10,7 @@ use crate::times::Bound;
 
 macro_rules! columns {
     () => {
-        "id, order_no, user_id, plan_id, plan_name, amount, discount_amount, final_amount, currency, state, payment_method,
+        "id, order_no, user_id, plan_id, plan_name, terms, amount, discount_amount, final_amount, currency, state, payment_method,
         transaction_id, coupon_id, expires_at, paid_at, cancelled_at, refunded_at, refund_amount, remark, created_at,
         updated_at"
     };
@@ -32,10 +32,10 @@ pub async fn insert(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Orde
         "-- order::insert
         insert into billing.orders
             (id, order_no, user_id, plan_id, plan_name, amount, final_amount, state, payment_method, expires_at, remark,
-             created_at, updated_at)
+             created_at, updated_at, terms)
         values ($1, 'ORD' || to_char($2 at time zone 'UTC', 'YYYYMMDDHH24MISS')
                     || lpad((nextval('billing.order_numbers') % 100000000)::text, 8, '0'),
-            $3, $4, $5, $6, $7, $8, $9, $10, $11, $2, $2)
+            $3, $4, $5, $6, $7, $8, $9, $10, $11, $2, $2, $12)
         returning ",
         columns!()
     ))
@@ -50,6 +50,7 @@ pub async fn insert(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Orde
     .bind(&order.payment_method)
     .bind(order.expires_at)
     .bind(&order.remark)
+    .bind(&order.terms)
     .fetch_one(conn)
     .await
 }

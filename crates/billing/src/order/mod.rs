@@ -6,8 +6,10 @@ pub mod jobs;
 pub mod refund;
 pub mod reply;
 
+use contracts::event::PlanTerms;
 use contracts::{EventBody, Money, OrderId, PlanId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 
 use crate::{Error, Result};
 
@@ -83,6 +85,8 @@ pub struct Order {
     pub user_id: UserId,
     pub plan_id: PlanId,
     pub plan_name: String,
+    /// What the plan allowed when it was ordered.
+    pub terms: Json<PlanTerms>,
     pub amount: Money,
     pub discount_amount: Money,
     pub final_amount: Money,
@@ -176,6 +180,16 @@ pub mod tests {
             user_id: "u".parse().unwrap(),
             plan_id: "basic".parse().unwrap(),
             plan_name: "Basic".into(),
+            terms: Json(PlanTerms {
+                name: "Basic".into(),
+                days: 30,
+                max_devices: 5,
+                cpu_cores: 2,
+                memory_mb: 2_048,
+                storage_mb: 16_384,
+                storage_quota_gb: 80,
+                traffic_quota_gb: 500,
+            }),
             amount: Money::yuan(99),
             discount_amount: Money::ZERO,
             final_amount: Money::yuan(99),

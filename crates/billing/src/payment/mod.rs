@@ -11,7 +11,6 @@ use sqlx::PgConnection;
 use crate::balance::{self, Movement};
 use crate::ledger::{self, Account, Details, Entry};
 use crate::order::{self, Order, OrderState};
-use crate::plan::{self, Plan};
 use crate::{Error, Result, metrics};
 
 /// How long a payment may be carried out at its provider.
@@ -198,14 +197,13 @@ pub async fn pay(
         };
         collect(conn, order, funding, details, now).await?;
     }
-    let plan = plan::db::find(conn, paid.plan_id.as_str()).await?;
     let body = EventBody::OrderPaid {
         order_id: paid.id.clone(),
         order_no: paid.order_no.clone(),
         plan_id: paid.plan_id.clone(),
         amount: paid.final_amount,
         payment_no: Some(payment.payment_no.clone()),
-        plan: plan.map(Plan::terms),
+        plan: paid.terms.0.clone(),
     };
     platform::events::emit(conn, &Event::new(paid.user_id.clone(), now, body)).await?;
     Ok((paid, payment))

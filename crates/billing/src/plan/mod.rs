@@ -37,9 +37,9 @@ pub struct Plan {
 
 impl Plan {
     /// What it allows.
-    pub fn terms(self) -> PlanTerms {
+    pub fn terms(&self) -> PlanTerms {
         PlanTerms {
-            name: self.name,
+            name: self.name.clone(),
             days: self.duration.into(),
             max_devices: self.max_devices.into(),
             cpu_cores: self.cpu_cores.into(),

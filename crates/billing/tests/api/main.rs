@@ -9,4 +9,6 @@ mod orders;
 mod payments;
 mod plans;
 mod signed;
+mod terms;
+mod usage;
 mod webhooks;

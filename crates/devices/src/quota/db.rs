@@ -368,7 +368,7 @@ pub async fn prolong(
     .await?;
     sqlx::query(
         "update devices.quota_grants set valid_until = greatest(valid_until, $3) + make_interval(days => $2::int),
-            lasts = lasts + make_interval(days => $2::int)
+            lasts = lasts + (greatest(valid_until, $3) - valid_until) + make_interval(days => $2::int)
         where order_id = (
             select order_id from devices.quota_grants where user_id = $1 and revoked_at is null order by valid_until desc limit 1)",
     )

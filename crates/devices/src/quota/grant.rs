@@ -23,7 +23,7 @@ impl Consumer for Grants {
             EventBody::OrderPaid {
                 order_id,
                 plan_id,
-                plan: Some(terms),
+                plan: terms,
                 ..
             } => {
                 let of = (&event.user_id, order_id, plan_id);
@@ -36,7 +36,7 @@ impl Consumer for Grants {
                     .await
                     .with_context(|| format!("revoking what order {order_id} granted"))
             }
-            // An order of a replica that did not tell the terms, or news for others.
+            // News for others.
             _ => Ok(()),
         }
     }
@@ -74,11 +74,9 @@ async fn grant(
     lock(tx, user, paid_at).await?;
     let insert = sqlx::query(
         "insert into devices.quota_grants (order_id, user_id, plan_id, plan_name, limits, valid_from, lasts, valid_until)
-        select $1, $2, $3, $4, $5, $6, $7, greatest($6, coalesce(max(valid_until), $6)) + $7
-        from devices.quota_grants where user_id = $2 and plan_id = $3 and revoked_at is null
-        on conflict (order_id) do nothing",
+        values ($1, $2, $3, $4, $5, $6, $7, $6 + $7) on conflict (order_id) do nothing",
     );
-    insert
+    let done = insert
         .bind(order)
         .bind(user)
         .bind(plan)
@@ -86,8 +84,11 @@ async fn grant(
         .bind(Json(limits(terms)))
         .bind(paid_at)
         .bind(TimeDelta::days(terms.days.clamp(1, 36_600)))
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
+    if done.rows_affected() == 1 {
+        line_up(tx, order).await?;
+    }
     Ok(())
 }
 
@@ -101,7 +102,9 @@ async fn revoke(
     lock(tx, user, at).await?;
     let revoke = sqlx::query(
         "insert into devices.quota_grants as g (order_id, user_id, revoked_at) values ($1, $2, $3)
-        on conflict (order_id) do update set revoked_at = excluded.revoked_at where g.revoked_at is null",
+        on conflict (order_id) do update set revoked_at = excluded.revoked_at,
+            lasts = greatest(interval '0', least(g.lasts, excluded.revoked_at - (g.valid_until - g.lasts)))
+        where g.revoked_at is null",
     );
     let done = revoke
         .bind(order)
@@ -109,18 +112,30 @@ async fn revoke(
         .bind(at)
         .execute(&mut *tx)
         .await?;
-    if done.rows_affected() == 0 {
-        return Ok(());
+    if done.rows_affected() == 1 {
+        line_up(tx, order).await?;
     }
+    Ok(())
+}
+
+/// Lets the orders of the same user and plan hold one after the other in the order of their payment, whichever was heard
+/// of first. Of a revoked one the time counts that was used.
+async fn line_up(tx: &mut PgConnection, like: &OrderId) -> sqlx::Result<()> {
     sqlx::query(
-        "update devices.quota_grants g set valid_until = greatest(g.valid_from + g.lasts,
-            g.valid_until - greatest(interval '0', r.valid_until - greatest($2, r.valid_until - r.lasts)))
-        from devices.quota_grants r
-        where r.order_id = $1 and g.user_id = r.user_id and g.plan_id = r.plan_id and g.revoked_at is null
-            and g.valid_until > r.valid_until",
+        "-- grant::line_up
+        with recursive links as (
+            select g.order_id, g.valid_from, g.lasts, row_number() over (order by g.valid_from, g.order_id) as place
+            from devices.quota_grants g join devices.quota_grants l on l.user_id = g.user_id and l.plan_id = g.plan_id
+            where l.order_id = $1),
+        chain as (
+            select order_id, place, valid_from + lasts as valid_until from links where place = 1
+            union all
+            select n.order_id, n.place, greatest(n.valid_from, c.valid_until) + n.lasts
+            from chain c join links n on n.place = c.place + 1)
+        update devices.quota_grants g set valid_until = c.valid_until
+        from chain c where c.order_id = g.order_id and g.revoked_at is null and g.valid_until <> c.valid_until",
     )
-    .bind(order)
-    .bind(at)
+    .bind(like)
     .execute(tx)
     .await?;
     Ok(())

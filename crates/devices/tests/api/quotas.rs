@@ -40,7 +40,7 @@ fn paid(user: &str, order: &OrderId, plan: &str, devices: i64, now: contracts::T
         plan_id: plan.parse().unwrap(),
         amount: Money::yuan(99),
         payment_no: None,
-        plan: Some(PlanTerms {
+        plan: PlanTerms {
             name: format!("The {plan} plan"),
             days: 30,
             max_devices: devices,
@@ -49,7 +49,7 @@ fn paid(user: &str, order: &OrderId, plan: &str, devices: i64, now: contracts::T
             storage_mb: 16_384,
             storage_quota_gb: 80,
             traffic_quota_gb: 500,
-        }),
+        },
     };
     Event::new(user.parse().unwrap(), now, body)
 }
@@ -284,6 +284,29 @@ async fn a_refunded_order_takes_its_own_time_with_it_and_no_more(db: PgPool) {
     // The last one ends where the one before it ends, which stays.
     app.hear(&refunded("alice", &orders[2], after(10))).await;
     assert_eq!(until().await, after(40).to_string());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn orders_hold_one_after_the_other_in_whichever_order_they_are_heard_of(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 1)]).await;
+    let alice = app.user("alice", &[]).await;
+    let now = app.platform.clock.now();
+    let at = |days| contracts::Timestamp::from(now.utc() + TimeDelta::days(days));
+    let until = async || text(&quota(&alice, "alice").await, "validUntil");
+    let orders = [OrderId::new(), OrderId::new(), OrderId::new()];
+
+    // Paid 70, 20 and 10 days ago: the first one ended before the second one began.
+    app.hear(&paid("alice", &orders[2], "basic", 5, at(-10)))
+        .await;
+    app.hear(&paid("alice", &orders[0], "basic", 5, at(-70)))
+        .await;
+    assert_eq!(until().await, at(20).to_string());
+    app.hear(&paid("alice", &orders[1], "basic", 5, at(-20)))
+        .await;
+    assert_eq!(until().await, at(40).to_string());
+
+    app.hear(&refunded("alice", &orders[1], at(0))).await;
+    assert_eq!(until().await, at(30).to_string());
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

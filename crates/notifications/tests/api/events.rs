@@ -1,5 +1,6 @@
 //! Domain events become one notification each.
 
+use contracts::event::PlanTerms;
 use contracts::{DeviceId, EventBody, Money, OrderId, PlanId, SessionId};
 use platform::events::spawn_relay;
 use serde_json::json;
@@ -24,7 +25,16 @@ async fn each_event_is_told_once_with_its_pushes(db: PgPool) {
         plan_id: "basic".parse::<PlanId>().unwrap(),
         amount: Money::yuan(99),
         payment_no: Some("P1".into()),
-        plan: None,
+        plan: PlanTerms {
+            name: "Basic".into(),
+            days: 30,
+            max_devices: 5,
+            cpu_cores: 2,
+            memory_mb: 2_048,
+            storage_mb: 16_384,
+            storage_quota_gb: 80,
+            traffic_quota_gb: 500,
+        },
     };
 
     cluster.emit(&cluster.event("alice", paid)).await;

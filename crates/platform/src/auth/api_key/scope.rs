@@ -57,6 +57,9 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/payments", Grant::All("payments")),
     ("/balance", Grant::All("balance")),
     ("/transactions", Grant::All("balance")),
+    ("/usage", Grant::All("usage")),
+    ("/billing/usage", Grant::All("usage")),
+    ("/billing/admin/usage", Grant::All("usage")),
     ("/admin/ledger", Grant::All("ledger")),
     ("/notifications", Grant::All("notifications")),
     // A stream lives on for hours by the session that opened it.
