@@ -97,6 +97,15 @@ pub enum EventBody {
         ended_at: Timestamp,
         minutes: i32,
     },
+    /// A device was stopped, since what its user runs is beyond a limit of the quota.
+    #[serde(rename = "device.stopped_by_quota")]
+    DeviceStoppedByQuota {
+        device_id: DeviceId,
+        name: String,
+        quota: String,
+        current: i64,
+        limit: i64,
+    },
     /// So many devices of a batch are done; how many of them failed.
     #[serde(rename = "device.batch_progressed")]
     BatchProgressed {
@@ -209,6 +218,7 @@ impl EventBody {
             Self::DeviceStatusChanged { .. } => "device.status_changed",
             Self::DeviceDeleted { .. } => "device.deleted",
             Self::DeviceUsed { .. } => "device.used",
+            Self::DeviceStoppedByQuota { .. } => "device.stopped_by_quota",
             Self::BatchProgressed { .. } => "device.batch_progressed",
             Self::AppUploaded { .. } => "app.uploaded",
             Self::OrderCreated { .. } => "order.created",

@@ -167,6 +167,11 @@ impl Devices {
             async move { device::usage::tell(&state, run.slot, &run.cancelled).await }
         });
         let state = self.clone();
+        let quotas = Job::new("devices-quota-limits", "*/5 * * * *", move |run| {
+            let state = state.clone();
+            async move { quota::enforce::stop_beyond(&state, &run.cancelled).await }
+        });
+        let state = self.clone();
         let clearing = Job::new("devices-clearing", "31 * * * *", move |run| {
             let state = state.clone();
             async move { device::clearing::clear(&state, &run.cancelled).await }
@@ -183,6 +188,8 @@ impl Devices {
             // An hour that nobody was told of is made good for two days.
             usage.catch_up(CatchUp::All(TimeDelta::days(2))),
             clearing,
+            // What stands now is looked at: what a round missed is the same for the next one.
+            quotas.catch_up(CatchUp::None).overlap(Overlap::Skip),
             // What a round missed the next one finds.
             reconciler
                 .catch_up(CatchUp::None)

@@ -106,6 +106,11 @@ pub fn used(cpu_cores: f64, memory_mb: f64) {
     gauge!("cloudphone_devices_memory_megabytes_used").set(memory_mb);
 }
 
+/// Counts a device that ran beyond a limit and was stopped.
+pub fn stopped_by_quota(limit: &'static str) {
+    counter!("cloudphone_devices_stopped_by_quota_total", "limit" => limit).increment(1);
+}
+
 /// What was kept of a snapshot that there is not, and was removed.
 pub fn snapshot_swept() {
     counter!("cloudphone_snapshots_swept_total").increment(1);

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 79] = [
+const HELP: [(&str, &str); 80] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -45,6 +45,10 @@ const HELP: [(&str, &str); 79] = [
     (
         "cloudphone_devices_reconciled_total",
         "Differences between engines, database and Redis, by what was done about them",
+    ),
+    (
+        "cloudphone_devices_stopped_by_quota_total",
+        "Devices that ran beyond a limit of a quota and were stopped, by limit",
     ),
     (
         "cloudphone_devices_taken_over_total",

@@ -37,6 +37,7 @@ impl Consumer for Teller {
         "device.status_changed",
         "device.deleted",
         "device.batch_progressed",
+        "device.stopped_by_quota",
         "app.uploaded",
         "order.paid",
         "order.cancelled",
@@ -161,6 +162,20 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             body.kind(),
             "Device deleted",
             format!("Device {name} was deleted"),
+        ),
+        EventBody::DeviceStoppedByQuota {
+            name,
+            quota,
+            current,
+            limit,
+            ..
+        } => (
+            Kind::Device,
+            body.kind(),
+            "Device stopped",
+            format!(
+                "Device {name} was stopped: the quota of {quota} allows {limit}, and {current} are used"
+            ),
         ),
         EventBody::AppUploaded {
             package_name,

@@ -1,5 +1,7 @@
 //! The creation of many devices at once, each charged to the quota by itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use contracts::UserId;
@@ -93,11 +95,12 @@ pub async fn create_devices(
         ..CreateDevice::default()
     };
     let named = (prefix, body.count);
-    let report = many(&state, (&user, &key), &owner, named, at_once, &like).await;
+    let (report, _) = many(&state, (&user, &key), &owner, named, at_once, &like).await;
     Ok((StatusCode::CREATED, Json(report)).into_response())
 }
 
-/// Creates `count` devices like this one, named after the prefix; each once for a key.
+/// Creates `count` devices like this one, named after the prefix; each once for a key. What became of each, and how many this
+/// request has made.
 pub async fn many(
     state: &Devices,
     (user, key): (&CurrentUser, &IdempotencyKey),
@@ -105,8 +108,10 @@ pub async fn many(
     (prefix, count): (&str, usize),
     at_once: usize,
     like: &CreateDevice,
-) -> Report {
+) -> (Report, usize) {
+    let new = AtomicUsize::new(0);
     let items = (1..=count).map(|number| Item::New(format!("{prefix}-{number}")));
+    let made_now = &new;
     let work = |item| async move {
         let name = match item {
             Item::New(name) => name,
@@ -118,8 +123,10 @@ pub async fn many(
             ..like.clone()
         };
         let made = create::one(state, owner.clone(), body, key, user.id.as_str());
-        let (device, saga_id) = made.await?;
-        Ok::<Done, _>((device, Some(saga_id)))
+        let made = made.await?;
+        made_now.fetch_add(made.is_new.into(), Ordering::Relaxed);
+        Ok::<Done, _>((made.device, Some(made.saga_id)))
     };
-    each(state, (&user.id, "create"), items.collect(), at_once, work).await
+    let report = each(state, (&user.id, "create"), items.collect(), at_once, work).await;
+    (report, new.into_inner())
 }

@@ -24,7 +24,9 @@ pub const MOST: usize = 500;
 /// How many of them a replica works on at a time, of all calls together: each takes a connection of the pool.
 pub const MOST_AT_ONCE: usize = 8;
 /// How long a call goes on with further devices, below the 8 s within which it is answered.
-const PATIENCE: Duration = Duration::from_millis(6_500);
+pub const PATIENCE: Duration = Duration::from_millis(6_500);
+/// What is told of an item that was not begun.
+pub const NOT_REACHED: &str = "not reached in time; try again";
 
 /// What became of one device.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -111,11 +113,8 @@ where
             // A future that was never polled has done nothing.
             let turn = timeout_at(until, state.batch_items.acquire()).await;
             let done = match turn {
-                Ok(Ok(_permit)) if Instant::now() < until => {
-                    timeout_at(until + Duration::from_secs(1), working)
-                        .await
-                        .ok()
-                }
+                // What is begun is ended, and told as it ended: each of its statements has a deadline.
+                Ok(Ok(_permit)) if Instant::now() < until => Some(working.await),
                 // Its turn did not come; the semaphore is never closed.
                 Ok(_) | Err(_) => None,
             };
@@ -130,7 +129,7 @@ where
                     outcome.error = Some(problem.message().to_owned());
                     outcome.problem = Some(problem);
                 }
-                None => outcome.error = Some("not reached in time; try again".into()),
+                None => outcome.error = Some(NOT_REACHED.into()),
             }
             progress.one(outcome.success).await;
             (index, outcome)
@@ -171,7 +170,7 @@ impl Report {
 }
 
 /// What a client is told of an error.
-fn told(error: &Error) -> Problem {
+pub fn told(error: &Error) -> Problem {
     let problem = error.problem();
     if problem.status().is_server_error() {
         warn!("an item of a batch failed: {}", causes(error));

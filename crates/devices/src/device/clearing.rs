@@ -1,5 +1,4 @@
-//! Deletes what nobody asks for any more: operations that are over, runs and hours of long ago, readings of devices that are
-//! gone.
+//! Deletes what nobody asks for any more: operations that are over, runs and hours of long ago.
 
 use anyhow::Context;
 use chrono::TimeDelta;
@@ -32,9 +31,6 @@ pub async fn clear(state: &Devices, cancelled: &CancellationToken) -> anyhow::Re
             usage(&mut conn, before(USAGE))
                 .await
                 .context("deleting hours of long ago")?,
-            readings(&mut conn)
-                .await
-                .context("deleting readings of devices that are gone")?,
         ];
         if deleted.into_iter().all(|rows| rows < BATCH as u64) {
             break;
@@ -68,15 +64,5 @@ async fn usage(conn: &mut PgConnection, before: Timestamp) -> sqlx::Result<u64> 
             select device_id, began_at from devices.usage where began_at < $1 order by began_at limit $2 for update skip locked)",
     );
     let done = delete.bind(before).bind(BATCH).execute(conn).await?;
-    Ok(done.rows_affected())
-}
-
-async fn readings(conn: &mut PgConnection) -> sqlx::Result<u64> {
-    let delete = sqlx::query(
-        "delete from devices.readings where device_id in (
-            select r.device_id from devices.readings r join devices.devices d on d.id = r.device_id
-            where d.deleted_at is not null limit $1 for update of r skip locked)",
-    );
-    let done = delete.bind(BATCH).execute(conn).await?;
     Ok(done.rows_affected())
 }

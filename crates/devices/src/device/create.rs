@@ -192,8 +192,18 @@ pub async fn reply(
     Ok((reply, !saga_id.is_empty()))
 }
 
-/// Creates one device of several, or finds the one that an earlier request with the key created; its id, and the name of
-/// its creation.
+/// One device of several.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Which.
+    pub device: DeviceId,
+    /// The name of its creation.
+    pub saga_id: String,
+    /// Whether this request has made it, and not an earlier one with the same key.
+    pub is_new: bool,
+}
+
+/// Creates one device of several, or finds the one that an earlier request with the key created.
 ///
 /// # Errors
 /// As for [`create_device`].
@@ -203,7 +213,7 @@ pub async fn one(
     body: CreateDevice,
     key: IdempotencyKey,
     scope: &str,
-) -> Result<(DeviceId, String)> {
+) -> Result<Made> {
     let device = body.into_new(owner);
     if let Some(reply) = before(state, &key, scope).await? {
         return made_before(reply).await;
@@ -211,7 +221,11 @@ pub async fn one(
     let (reply, saga_id) = make(state, &device, key, scope).await?;
     match saga_id.is_empty() {
         true => made_before(reply).await,
-        false => Ok((device.id, saga_id)),
+        false => Ok(Made {
+            device: device.id,
+            saga_id,
+            is_new: true,
+        }),
     }
 }
 
@@ -231,7 +245,7 @@ async fn before(state: &Devices, key: &IdempotencyKey, scope: &str) -> Result<Op
 }
 
 /// The device and the name of its creation, as an earlier reply tells them.
-async fn made_before(reply: Response) -> Result<(DeviceId, String)> {
+async fn made_before(reply: Response) -> Result<Made> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Told {
@@ -243,7 +257,11 @@ async fn made_before(reply: Response) -> Result<(DeviceId, String)> {
         .ok()
         .and_then(|body| serde_json::from_slice::<Told>(&body).ok());
     let told = told.ok_or_else(Problem::internal)?;
-    Ok((told.id, told.saga_id))
+    Ok(Made {
+        device: told.id,
+        saga_id: told.saga_id,
+        is_new: false,
+    })
 }
 
 /// Makes a device with its ports; the reply, and the name of the creation, which is empty where the reply is an earlier one.

@@ -290,8 +290,11 @@ pub async fn set_group(
     now: Timestamp,
 ) -> sqlx::Result<u64> {
     let update = sqlx::query(
-        "update devices.devices set group_name = $3, updated_at = $4
-        where id = any($1) and deleted_at is null and ($2::text is null or user_id = $2)",
+        "-- devices::set_group
+        with theirs as (
+            select id from devices.devices
+            where id = any($1) and deleted_at is null and ($2::text is null or user_id = $2) order by id for update)
+        update devices.devices set group_name = $3, updated_at = $4 where id in (select id from theirs)",
     );
     let done = update
         .bind(ids)
@@ -456,7 +459,11 @@ pub async fn set_place(
 ) -> sqlx::Result<()> {
     let [adb, webrtc, scrcpy] = port_columns(ports);
     let update = sqlx::query(
-        "update devices.devices set restored_from = null, node = $2, runtime = $3, adb_port = $4, webrtc_port = $5, scrcpy_port = $6, updated_at = $7 where id = $1",
+        "with unused as (
+            -- A snapshot that was deleted and stayed for this device alone; the sweep frees its space on the node that is left.
+            delete from devices.snapshots s using devices.devices d
+            where d.id = $1 and s.id = d.restored_from and s.status = 'deleting')
+        update devices.devices set restored_from = null, node = $2, runtime = $3, adb_port = $4, webrtc_port = $5, scrcpy_port = $6, updated_at = $7 where id = $1",
     );
     update
         .bind(id)

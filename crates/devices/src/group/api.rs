@@ -9,7 +9,7 @@ use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::{Group, db};
-use crate::{Devices, error::Result};
+use crate::{Devices, Error, error::Result};
 
 /// What a group shall be.
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -56,7 +56,7 @@ pub async fn list_groups(
 }
 
 /// Makes a group. Devices that name it already are in it.
-#[utoipa::path(post, path = "/devices/groups", tag = "groups", request_body = CreateGroup, responses((status = 201, body = Group), (status = 400), (status = 409, description = "The caller has a group of this name")))]
+#[utoipa::path(post, path = "/devices/groups", tag = "groups", request_body = CreateGroup, responses((status = 201, body = Group), (status = 400), (status = 403, description = "The caller has 500 groups"), (status = 409, description = "The caller has a group of this name")))]
 pub async fn create_group(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -65,6 +65,14 @@ pub async fn create_group(
     // Not a task's, but an id like all of ours.
     let id = TaskId::new().to_string();
     let mut tx = state.platform.db.begin().await?;
+    let current = db::count_locked(&mut tx, &user.id).await?;
+    if current >= db::MOST {
+        return Err(Error::QuotaExceeded {
+            quota: "groups",
+            current,
+            limit: db::MOST,
+        });
+    }
     let inserted = db::insert(&mut tx, (&id, &user.id), &body, state.platform.clock.now()).await;
     inserted.map_err(taken)?;
     let group = db::find(&mut tx, &user.id, &id).await?;

@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use super::Group;
 use super::api::{CreateGroup, PatchGroup};
 
-/// The most groups that are listed.
-const MOST: i64 = 500;
+/// The most groups that a user has.
+pub const MOST: i64 = 500;
 
 /// The groups of a user, by name: one statement, with their devices counted.
 pub async fn list(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<Vec<Group>> {
@@ -36,6 +36,18 @@ pub async fn find(conn: &mut PgConnection, user: &UserId, id: &str) -> sqlx::Res
     .bind(id)
     .fetch_optional(conn)
     .await
+}
+
+/// How many groups a user has. Whoever asks for the same user at the same time waits until this transaction ends.
+pub async fn count_locked(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<i64> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('devices.groups:' || $1, 0))")
+        .bind(user)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query_scalar("select count(*) from devices.groups where user_id = $1")
+        .bind(user)
+        .fetch_one(conn)
+        .await
 }
 
 /// Writes a new group. The unique constraint refuses a name that the user has given before.
@@ -123,7 +135,10 @@ async fn rename(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update devices.devices set group_name = $3, updated_at = $4 where user_id = $1 and group_name = $2 and deleted_at is null",
+        "-- group::rename
+        with theirs as (
+            select id from devices.devices where user_id = $1 and group_name = $2 and deleted_at is null order by id for update)
+        update devices.devices set group_name = $3, updated_at = $4 where id in (select id from theirs)",
     )
     .bind(user)
     .bind(from)

@@ -15,8 +15,8 @@ use super::{Counted, between};
 use crate::runtime::RuntimeError;
 use crate::{Devices, metrics};
 
-/// How many devices one step measures, and how many at once.
-const BATCH: i64 = 100;
+/// How many devices one step measures, and how many at once: few enough that they are written soon.
+const BATCH: i64 = 40;
 const AT_ONCE: usize = 8;
 /// How long one device may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,9 +40,8 @@ pub async fn step(state: &Devices) -> anyhow::Result<Tick> {
     let measured: Vec<Measured> = measured.into_iter().flatten().collect();
     metrics::measured(measured.len(), claimed - measured.len());
     if !measured.is_empty() {
-        let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
-        db::write(&mut tx, &measured, now).await?;
+        db::write(&mut tx, &measured).await?;
         tx.commit().await?;
     }
     debug!(
@@ -69,12 +68,14 @@ async fn measure(state: &Devices, due: Due) -> Option<Measured> {
         debug!(device.id = %due.device_id, "device {} was not measured: {}", due.device_id, causes(&error));
         None
     })?;
-    let used = between(
-        &due.before(state.platform.clock.now()),
-        &counted,
-        due.cpu_cores,
-    );
-    Some(Measured { due, counted, used })
+    let at = state.platform.clock.now();
+    let used = between(&due.before(at), &counted, due.cpu_cores);
+    Some(Measured {
+        due,
+        at,
+        counted,
+        used,
+    })
 }
 
 /// The slot that a moment is in.

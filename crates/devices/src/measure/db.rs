@@ -47,6 +47,8 @@ impl Due {
 pub struct Measured {
     /// Of which device.
     pub due: Due,
+    /// When the device was asked.
+    pub at: Timestamp,
     /// What was counted.
     pub counted: super::Counted,
     /// What that makes.
@@ -118,74 +120,76 @@ pub async fn claim(
     .await
 }
 
-/// Writes measurements: the last values, the history, and the traffic of their users.
-pub async fn write(
-    conn: &mut PgConnection,
-    measured: &[Measured],
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    let ids: Vec<&str> = measured
-        .iter()
-        .map(|one| one.due.device_id.as_str())
-        .collect();
-    let users: Vec<&str> = measured
-        .iter()
-        .map(|one| one.due.user_id.as_str())
-        .collect();
+/// Writes measurements: the last values, the history, and the traffic of their users. One whose device another replica has
+/// measured since it was claimed is dropped: what lies between was counted with that one. How many were written.
+pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Result<i64> {
+    let texts = |of: fn(&Measured) -> &str| measured.iter().map(of).collect::<Vec<&str>>();
     let floats = |of: fn(&Measured) -> f64| measured.iter().map(of).collect::<Vec<f64>>();
     let counts = |of: fn(&Measured) -> i64| measured.iter().map(of).collect::<Vec<i64>>();
-    let (rx, tx) = (counts(|one| one.used.rx), counts(|one| one.used.tx));
+    let ids = texts(|one| one.due.device_id.as_str());
+    // In the order in which they are claimed, so that two replicas wait for each other and never both.
     sqlx::query(
+        "select 1 from devices.readings where device_id = any($1) order by device_id for update",
+    )
+    .bind(&ids)
+    .execute(&mut *conn)
+    .await?;
+    let write = sqlx::query_scalar(
         "-- measure::write
-        update devices.readings r set taken_at = $2, cpu_usage = m.cpu_usage, memory_mb = m.memory_mb, storage_mb = m.storage_mb,
-            network_rx = r.network_rx + m.rx, network_tx = r.network_tx + m.tx,
-            counted_cpu = m.counted_cpu, counted_rx = m.counted_rx, counted_tx = m.counted_tx
-        from unnest($1::text[], $3::float8[], $4::float8[], $5::float8[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-            as m (device_id, cpu_usage, memory_mb, storage_mb, rx, tx, counted_cpu, counted_rx, counted_tx)
-        where r.device_id = m.device_id",
-    )
-    .bind(&ids)
-    .bind(now)
-    .bind(floats(|one| one.used.cpu_usage))
-    .bind(floats(|one| one.counted.memory_mb))
-    .bind(floats(|one| one.counted.storage_mb))
-    .bind(&rx)
-    .bind(&tx)
-    .bind(counts(|one| one.counted.cpu))
-    .bind(counts(|one| one.counted.rx))
-    .bind(counts(|one| one.counted.tx))
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query(
-        "insert into devices.metrics (step, device_id, at, cpu_usage, memory_usage, storage_usage, network_in, network_out)
-        select 0, m.device_id, $2, m.cpu_usage, m.memory_usage, m.storage_usage, m.rx, m.tx
-        from unnest($1::text[], $3::float8[], $4::float8[], $5::float8[], $6::bigint[], $7::bigint[])
-            as m (device_id, cpu_usage, memory_usage, storage_usage, rx, tx)
-        on conflict do nothing",
-    )
-    .bind(&ids)
-    .bind(now)
-    .bind(floats(|one| one.used.cpu_usage))
-    .bind(floats(|one| super::percent(one.counted.memory_mb, one.due.memory_mb)))
-    .bind(floats(|one| super::percent(one.counted.storage_mb, one.due.storage_mb)))
-    .bind(&rx)
-    .bind(&tx)
-    .execute(&mut *conn)
-    .await?;
-    // In the order of the key, so that two replicas wait for each other and never both.
-    sqlx::query(
-        "insert into devices.traffic as t (user_id, month, bytes)
-        select m.user_id, date_trunc('month', $2 at time zone 'UTC')::date, sum(m.rx + m.tx)
-        from unnest($1::text[], $3::bigint[], $4::bigint[]) as m (user_id, rx, tx)
-        group by m.user_id having sum(m.rx + m.tx) > 0 order by m.user_id
-        on conflict (user_id, month) do update set bytes = t.bytes + excluded.bytes",
-    )
-    .bind(&users)
-    .bind(now)
-    .bind(&rx)
-    .bind(&tx)
-    .execute(conn)
-    .await?;
+        with written as (
+            update devices.readings r set taken_at = m.at, cpu_usage = m.cpu_usage, memory_mb = m.memory_mb, storage_mb = m.storage_mb,
+                network_rx = r.network_rx + m.rx, network_tx = r.network_tx + m.tx,
+                counted_cpu = m.counted_cpu, counted_rx = m.counted_rx, counted_tx = m.counted_tx
+            from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
+                    $8::float8[], $9::float8[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
+                as m (device_id, user_id, at, before, cpu_usage, memory_mb, storage_mb, memory_usage, storage_usage, rx, tx,
+                    counted_cpu, counted_rx, counted_tx)
+            where r.device_id = m.device_id and r.taken_at is not distinct from m.before
+            returning m.*),
+        history as (
+            insert into devices.metrics (step, device_id, at, cpu_usage, memory_usage, storage_usage, network_in, network_out)
+            select 0, device_id, at, cpu_usage, memory_usage, storage_usage, rx, tx from written
+            on conflict do nothing),
+        traffic as (
+            insert into devices.traffic as t (user_id, month, bytes)
+            select user_id, date_trunc('month', at at time zone 'UTC')::date, sum(rx + tx)
+            from written group by 1, 2 having sum(rx + tx) > 0 order by 1, 2
+            on conflict (user_id, month) do update set bytes = t.bytes + excluded.bytes)
+        select count(*) from written",
+    );
+    let moments = measured.iter().map(|one| one.at.utc());
+    let before = measured
+        .iter()
+        .map(|one| one.due.taken_at.map(Timestamp::utc));
+    write
+        .bind(&ids)
+        .bind(texts(|one| one.due.user_id.as_str()))
+        .bind(moments.collect::<Vec<_>>())
+        .bind(before.collect::<Vec<_>>())
+        .bind(floats(|one| one.used.cpu_usage))
+        .bind(floats(|one| one.counted.memory_mb))
+        .bind(floats(|one| one.counted.storage_mb))
+        .bind(floats(|one| {
+            super::percent(one.counted.memory_mb, one.due.memory_mb)
+        }))
+        .bind(floats(|one| {
+            super::percent(one.counted.storage_mb, one.due.storage_mb)
+        }))
+        .bind(counts(|one| one.used.rx))
+        .bind(counts(|one| one.used.tx))
+        .bind(counts(|one| one.counted.cpu))
+        .bind(counts(|one| one.counted.rx))
+        .bind(counts(|one| one.counted.tx))
+        .fetch_one(conn)
+        .await
+}
+
+/// Forgets what was last measured on a device that is gone.
+pub async fn forget(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<()> {
+    sqlx::query("delete from devices.readings where device_id = $1")
+        .bind(device)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -248,8 +252,30 @@ pub async fn history(
     .await
 }
 
-/// Puts measurements of a finer step together into those of a coarser one, for each span that began since a moment and is
-/// over. Done again it writes the same.
+/// Up to when measurements are put together into a step: locked until the transaction ends, so that one replica goes on at
+/// a time. Of a step of which nothing was put together yet, from when on there are finer ones, or the end.
+pub async fn lock_rolled_up(
+    conn: &mut PgConnection,
+    (finer, coarser): (i16, i16),
+    end: Timestamp,
+) -> sqlx::Result<Timestamp> {
+    sqlx::query(
+        "insert into devices.rolled_up (step, until)
+        select $2, least($3, coalesce((select to_timestamp(floor(extract(epoch from min(at)) / $2) * $2) from devices.metrics where step = $1), $3))
+        on conflict (step) do nothing",
+    )
+    .bind(finer)
+    .bind(coarser)
+    .bind(end)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query_scalar("select until from devices.rolled_up where step = $1 for update")
+        .bind(coarser)
+        .fetch_one(conn)
+        .await
+}
+
+/// Puts measurements of a finer step together into one of a coarser one, and notes that it is done.
 pub async fn roll_up(
     conn: &mut PgConnection,
     (finer, coarser): (i16, i16),
@@ -258,16 +284,19 @@ pub async fn roll_up(
     let insert = sqlx::query(
         "-- measure::roll_up
         insert into devices.metrics (step, device_id, at, cpu_usage, memory_usage, storage_usage, network_in, network_out)
-        select $2, device_id, to_timestamp(floor(extract(epoch from at) / $2) * $2), avg(cpu_usage), avg(memory_usage), avg(storage_usage),
-            sum(network_in), sum(network_out)
-        from devices.metrics where step = $1 and at >= $3 and at < $4 group by 2, 3
-        on conflict (step, device_id, at) do update set cpu_usage = excluded.cpu_usage, memory_usage = excluded.memory_usage,
-            storage_usage = excluded.storage_usage, network_in = excluded.network_in, network_out = excluded.network_out",
+        select $2, device_id, $3, avg(cpu_usage), avg(memory_usage), avg(storage_usage), sum(network_in), sum(network_out)
+        from devices.metrics where step = $1 and at >= $3 and at < $4 group by device_id
+        on conflict (step, device_id, at) do nothing",
     );
     let done = insert
         .bind(finer)
         .bind(coarser)
         .bind(since)
+        .bind(until)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("update devices.rolled_up set until = $2 where step = $1")
+        .bind(coarser)
         .bind(until)
         .execute(conn)
         .await?;

@@ -9,6 +9,8 @@ use super::db;
 use crate::Devices;
 
 const BATCH: i64 = 5_000;
+/// How long after its moment a measurement is written at the latest, to be counted in.
+const LATE: TimeDelta = TimeDelta::minutes(1);
 /// Each step, and how long it is kept.
 const KEPT: [(i16, TimeDelta); 3] = [
     (0, TimeDelta::hours(2)),
@@ -23,16 +25,13 @@ pub async fn tidy(state: &Devices, cancelled: &CancellationToken) -> anyhow::Res
         let mut conn = state.platform.db.acquire().await?;
         state.platform.clock.shared(&mut conn).await?
     };
-    for ((finer, coarser), back) in [
-        ((0, 60), TimeDelta::minutes(5)),
-        ((60, 900), TimeDelta::minutes(45)),
-    ] {
-        let until = floor(now, coarser);
-        let since = floor((until.utc() - back).into(), coarser);
-        let mut conn = state.platform.db.acquire().await?;
-        db::roll_up(&mut conn, (finer, coarser), (since, until))
+    let mut complete = Timestamp::from(now.utc() - LATE);
+    for [(finer, kept), (coarser, _)] in [[KEPT[0], KEPT[1]], [KEPT[1], KEPT[2]]] {
+        let end = floor(complete, coarser);
+        let since = floor(now - kept, coarser);
+        complete = put_together(state, (finer, coarser), (since, end), cancelled)
             .await
-            .context("putting measurements together")?;
+            .with_context(|| format!("putting measurements together into steps of {coarser} s"))?;
     }
     for (step, kept) in KEPT {
         let before = Timestamp::from(now.utc() - kept);
@@ -45,6 +44,26 @@ pub async fn tidy(state: &Devices, cancelled: &CancellationToken) -> anyhow::Res
         }
     }
     Ok(())
+}
+
+/// Goes on from where it was left to the end, a span at a time; up to when it is done then.
+async fn put_together(
+    state: &Devices,
+    steps: (i16, i16),
+    (since, end): (Timestamp, Timestamp),
+    cancelled: &CancellationToken,
+) -> sqlx::Result<Timestamp> {
+    loop {
+        let mut tx = state.platform.db.begin().await?;
+        // What is no longer kept cannot be put together.
+        let from = db::lock_rolled_up(&mut tx, steps, end).await?.max(since);
+        if from >= end || cancelled.is_cancelled() {
+            return Ok(from.min(end));
+        }
+        let until = from + TimeDelta::seconds(steps.1.into());
+        db::roll_up(&mut tx, steps, (from, until)).await?;
+        tx.commit().await?;
+    }
 }
 
 /// The beginning of the span of so many seconds that a moment is in.

@@ -11,7 +11,7 @@ use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
 use crate::node::placement::{self, Refusal};
 use crate::runtime::{RuntimeError, Spec};
-use crate::{Devices, Error, snapshot};
+use crate::{Devices, Error, measure, snapshot};
 
 /// How often an attempt changes the ports of a device before it has failed.
 const PORT_CHANGES: u32 = 4;
@@ -150,6 +150,7 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
     }
     device::db::set_status(&mut tx, &device.id, Status::Deleted, None, now).await?;
     snapshot::db::remove_all(&mut tx, &device.id).await?;
+    measure::db::forget(&mut tx, &device.id).await?;
     let body = EventBody::DeviceDeleted {
         device_id: device.id.clone(),
         name: device.name.clone(),

@@ -187,9 +187,20 @@ async fn give_back(
             | Interrupted::Runtime(RuntimeError::Database(_))
             | Interrupted::Ports(Error::Database(_) | Error::Ports(PortError::Store(_)))
     );
-    let is_last = claimed.attempts >= state.config.operation_attempts && counts && !is_ours;
-    // What removes is tried until it succeeds: nobody else would free the ports, or the space.
-    if is_last && !matches!(claimed.kind, Kind::Delete | Kind::Forget) {
+    // Trying again would change nothing.
+    let is_vain = matches!(
+        interrupted,
+        Interrupted::Runtime(RuntimeError::TooManyLayers { .. })
+    );
+    let is_last = claimed.attempts >= state.config.operation_attempts || is_vain;
+    let is_last = is_last && counts && !is_ours;
+    if is_last && claimed.kind == Kind::Forget {
+        // Nothing else that is to be done with the device waits for it: the sweep removes what there is no snapshot of.
+        warn!(device.id = %device, "what was kept of a snapshot of device {device} could not be removed, left to the sweep: {text}");
+        return snapshot::steps::leave_to_sweep(state, claimed, &interrupted.to_string()).await;
+    }
+    // What frees the ports is tried until it succeeds: nobody else would.
+    if is_last && claimed.kind != Kind::Delete {
         error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
         // Its owner is told what failed; what the engine said stands in the log.
         return match steps::fail(state, claimed, &interrupted.to_string()).await {

@@ -1,5 +1,7 @@
 //! Showing, checking and changing quotas.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use contracts::{Timestamp, UserId};
 use garde::Validate;
@@ -11,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::report::{Alert, QuotaView, UsageStats};
 use super::{Limit, Limits, Quota, Quotas, Size, Status, UNLIMITED, db, fits, used};
 use crate::error::{Error, Result};
-
-/// How many quotas are looked through for those in a status or near their limits: the newest.
-const LOOKED_THROUGH: i64 = 10_000;
 
 /// What somebody wants to know before asking for it.
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -275,12 +274,21 @@ pub async fn check_quotas(
     }
     let now = quotas.platform.clock.now();
     let mut conn = quotas.platform.db.acquire().await?;
-    let mut results = Vec::with_capacity(questions.len());
-    for question in &questions {
-        let user = caller.acting_for(question.user_id.clone())?;
-        let quota = db::find(&mut conn, &quotas, &user, now).await?;
-        results.push(answer(&quota, question));
-    }
+    let users = questions
+        .iter()
+        .map(|question| caller.acting_for(question.user_id.clone()))
+        .collect::<Result<Vec<UserId>, Problem>>()?;
+    let mut wanted = users.clone();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = db::find_all(&mut conn, &quotas, &wanted, now).await?;
+    let found: HashMap<&UserId, &Quota> =
+        found.iter().map(|quota| (&quota.user_id, quota)).collect();
+    let results: Vec<Checked> = users
+        .iter()
+        .zip(&questions)
+        .filter_map(|(user, question)| Some(answer(found.get(user)?, question)))
+        .collect();
     let allowed = results.iter().filter(|result| result.allowed).count();
     Ok(Json(CheckedAll {
         total: results.len(),
@@ -306,13 +314,19 @@ pub async fn list_quotas(
             (found, db::count(&mut conn).await?)
         }
         Some(status) => {
-            let mut found = db::list(&mut conn, &quotas, newest(), now).await?;
-            found.retain(|quota| quota.status == status);
-            let (total, Slice { limit, offset }) = (found.len(), page.slice());
-            let (skip, take) = (usize::try_from(offset), usize::try_from(limit));
-            let found = found.into_iter().skip(skip.unwrap_or(usize::MAX));
-            let found = found.take(take.unwrap_or_default()).collect();
-            (found, i64::try_from(total).unwrap_or(i64::MAX))
+            let (mut found, mut total) = (Vec::new(), 0);
+            let Slice { limit, offset } = page.slice();
+            let wanted = offset..offset.saturating_add(limit);
+            look_through(&mut conn, &quotas, now, |quota| {
+                if quota.status == status {
+                    if wanted.contains(&total) {
+                        found.push(quota);
+                    }
+                    total += 1;
+                }
+            })
+            .await?;
+            (found, total)
         }
     };
     let found = found.into_iter().map(|quota| quota.view(now)).collect();
@@ -329,16 +343,18 @@ pub async fn list_quota_alerts(
     let threshold = query.threshold.unwrap_or(80) as f64;
     let now = quotas.platform.clock.now();
     let mut conn = quotas.platform.db.acquire().await?;
-    let found = db::list(&mut conn, &quotas, newest(), now).await?;
-    let data: Vec<_> = found
-        .into_iter()
-        .map(|quota| UserAlerts {
-            alerts: quota.alerts(threshold),
-            user_id: quota.user_id,
-            quota_id: quota.id,
-        })
-        .filter(|alerts| !alerts.alerts.is_empty())
-        .collect();
+    let mut data = Vec::new();
+    look_through(&mut conn, &quotas, now, |quota| {
+        let alerts = quota.alerts(threshold);
+        if !alerts.is_empty() {
+            data.push(UserAlerts {
+                alerts,
+                user_id: quota.user_id,
+                quota_id: quota.id,
+            });
+        }
+    })
+    .await?;
     Ok(Json(AlertList {
         total: data.len(),
         data,
@@ -358,7 +374,7 @@ pub async fn summarize_quotas(
         ..QuotaSummary::default()
     };
     let (mut sum, mut limited) = (0.0, 0_u32);
-    for quota in db::list(&mut conn, &quotas, newest(), now).await? {
+    look_through(&mut conn, &quotas, now, |quota| {
         let counts = &mut summary.by_status;
         match quota.status {
             Status::Active => counts.active += 1,
@@ -371,7 +387,8 @@ pub async fn summarize_quotas(
             sum += quota.percentage(Limit::Devices);
             limited += 1;
         }
-    }
+    })
+    .await?;
     if limited > 0 {
         summary.avg_usage = (sum * 10.0 / f64::from(limited)).round() / 10.0;
     }
@@ -460,10 +477,21 @@ async fn owner(conn: &mut sqlx::PgConnection, id: &str) -> Result<UserId> {
     Ok(owner.ok_or_else(|| Problem::not_found("quota"))?)
 }
 
-fn newest() -> Slice {
-    Slice {
-        limit: LOOKED_THROUGH,
-        offset: 0,
+/// Looks at every quota, the newest first, a bounded number at a time. Ends with the oldest.
+async fn look_through(
+    conn: &mut sqlx::PgConnection,
+    quotas: &Quotas,
+    now: Timestamp,
+    mut look: impl FnMut(Quota),
+) -> Result<()> {
+    let mut before = i64::MAX;
+    loop {
+        let (found, next) = db::list_before(conn, quotas, before, now).await?;
+        found.into_iter().for_each(&mut look);
+        match next {
+            Some(next) => before = next,
+            None => return Ok(()),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Booking what others run, by services and admins.
 
 use axum::extract::State;
+use axum::response::Response;
 use contracts::{DeviceId, UserId};
 use garde::Validate;
-use platform::Caller;
-use platform::Problem;
+use http::StatusCode;
 use platform::http::{Json, Path};
+use platform::idempotency::{Idempotent, Turn};
+use platform::{Caller, Problem};
 use serde::Deserialize;
 
 use super::report::QuotaView;
@@ -77,43 +79,53 @@ impl BookAmounts {
     }
 }
 
-/// Charges a quota with what others run.
-#[utoipa::path(post, path = "/quotas/deduct", tag = "quotas", request_body = BookAmounts,
+/// Charges a quota with what others run; with an `Idempotency-Key` once, however often it is sent.
+#[utoipa::path(post, path = "/quotas/deduct", tag = "quotas", params(("Idempotency-Key" = Option<String>, Header)), request_body = BookAmounts,
     responses((status = 200, body = QuotaView), (status = 403, description = "There is no room, or the caller may not")))]
 pub async fn deduct_quota(
     State(quotas): State<Quotas>,
     caller: Caller,
-    Json(body): Json<BookAmounts>,
-) -> Result<Json<QuotaView>> {
-    trusted(&caller)?;
-    let user = caller.acting_for(body.user_id.clone())?;
-    let (now, wanted) = (quotas.platform.clock.now(), body.amounts());
-    let mut tx = quotas.platform.db.begin().await?;
-    let quota = db::lock(&mut tx, &quotas, &user, None, now).await?;
-    room(&quota.limits, &quota.used, &wanted)?;
-    db::add_extra(&mut tx, &user, (&wanted, 1), now).await?;
-    let quota = db::lock(&mut tx, &quotas, &user, None, now).await?;
-    tx.commit().await?;
-    Ok(Json(quota.view(now)))
+    body: Idempotent<BookAmounts>,
+) -> Result<Response> {
+    change(&quotas, &caller, body, 1).await
 }
 
-/// Gives back what a quota was charged with.
-#[utoipa::path(post, path = "/quotas/restore", tag = "quotas", request_body = BookAmounts,
+/// Gives back what a quota was charged with; with an `Idempotency-Key` once, however often it is sent.
+#[utoipa::path(post, path = "/quotas/restore", tag = "quotas", params(("Idempotency-Key" = Option<String>, Header)), request_body = BookAmounts,
     responses((status = 200, body = QuotaView), (status = 403)))]
 pub async fn restore_quota(
     State(quotas): State<Quotas>,
     caller: Caller,
-    Json(body): Json<BookAmounts>,
-) -> Result<Json<QuotaView>> {
-    trusted(&caller)?;
+    body: Idempotent<BookAmounts>,
+) -> Result<Response> {
+    change(&quotas, &caller, body, -1).await
+}
+
+async fn change(
+    quotas: &Quotas,
+    caller: &Caller,
+    Idempotent { body, key }: Idempotent<BookAmounts>,
+    sign: i64,
+) -> Result<Response> {
+    trusted(caller)?;
     let user = caller.acting_for(body.user_id.clone())?;
-    let now = quotas.platform.clock.now();
+    let (now, amounts) = (quotas.platform.clock.now(), body.amounts());
     let mut tx = quotas.platform.db.begin().await?;
-    db::lock(&mut tx, &quotas, &user, None, now).await?;
-    db::add_extra(&mut tx, &user, (&body.amounts(), -1), now).await?;
-    let quota = db::lock(&mut tx, &quotas, &user, None, now).await?;
+    let turn = match key.claim(&mut tx, &key_owner(caller)).await? {
+        Turn::First(turn) => turn,
+        Turn::Replay(reply) => return Ok(reply),
+    };
+    let quota = db::lock(&mut tx, quotas, &user, None, now).await?;
+    if sign > 0 {
+        room(&quota.limits, &quota.used, &amounts)?;
+    }
+    db::add_extra(&mut tx, &user, (&amounts, sign), now).await?;
+    let quota = db::lock(&mut tx, quotas, &user, None, now).await?;
+    let reply = turn
+        .reply(&mut tx, StatusCode::OK, &quota.view(now))
+        .await?;
     tx.commit().await?;
-    Ok(Json(quota.view(now)))
+    Ok(reply)
 }
 
 /// Charges a quota with a device that others run, or gives it back: each once, however often it is said. The devices of
@@ -141,18 +153,24 @@ pub async fn book_device(
             };
             if db::book(&mut tx, &user, (&body.device_id, &wanted), now).await? {
                 room(&quota.limits, &quota.used, &wanted)?;
-                db::add_extra(&mut tx, &user, (&wanted, 1), now).await?;
             }
         }
         Booking::Decrement => {
-            if let Some(booked) = db::unbook(&mut tx, &user, &body.device_id, now).await? {
-                db::add_extra(&mut tx, &user, (&booked, -1), now).await?;
-            }
+            db::unbook(&mut tx, &user, &body.device_id, now).await?;
         }
     }
     let quota = db::lock(&mut tx, &quotas, &user, None, now).await?;
     tx.commit().await?;
     Ok(Json(quota.view(now)))
+}
+
+/// The name under which a caller's idempotency keys are kept.
+fn key_owner(caller: &Caller) -> String {
+    match caller {
+        Caller::User(user) => format!("user:{}", user.id),
+        Caller::Service(service) => format!("service:{service}"),
+        Caller::Sandbox => "sandbox".to_owned(),
+    }
 }
 
 /// Only services and admins book.

@@ -1,5 +1,7 @@
 //! Quotas in PostgreSQL.
 
+use std::collections::HashMap;
+
 use chrono::{Datelike, TimeZone, Utc};
 use contracts::{DeviceId, PlanId, Timestamp, UserId};
 use platform::http::Slice;
@@ -9,10 +11,14 @@ use sqlx::types::Json;
 use super::{Amounts, Limit, Limits, Quota, Quotas, Status, used};
 use crate::error::Result;
 
+/// How many quotas are read at once where all are looked through.
+const LOOKED_THROUGH: i64 = 1_000;
+
 /// A row of a quota.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Row {
     user_id: UserId,
+    seq: i64,
     id: String,
     overrides: Json<Limits>,
     suspended: bool,
@@ -40,7 +46,7 @@ pub struct Grant {
 macro_rules! select_quota {
     ($rest:literal) => {
         concat!(
-            "select user_id, id, overrides, suspended, valid_until, auto_renew, extra_devices, extra_cpu_cores,
+            "select user_id, seq, id, overrides, suspended, valid_until, auto_renew, extra_devices, extra_cpu_cores,
                 extra_memory_mb, extra_storage_mb, created_at, updated_at from devices.quotas ",
             $rest
         )
@@ -75,12 +81,35 @@ pub async fn find(
     user: &UserId,
     now: Timestamp,
 ) -> Result<Quota> {
-    ensure(conn, user, now).await?;
-    let row = sqlx::query_as(select_quota!("where user_id = $1"))
-        .bind(user)
-        .fetch_one(&mut *conn)
-        .await?;
-    read(conn, quotas, row, None, now).await
+    let found = find_all(conn, quotas, std::slice::from_ref(user), now).await?;
+    Ok(found.into_iter().next().ok_or(sqlx::Error::RowNotFound)?)
+}
+
+/// The quotas of users as they are at the moment, in no order: as many statements, however many there are. Nothing is written
+/// but for users who had none.
+pub async fn find_all(
+    conn: &mut PgConnection,
+    quotas: &Quotas,
+    users: &[UserId],
+    now: Timestamp,
+) -> Result<Vec<Quota>> {
+    let mut rows = rows(conn, users).await?;
+    let has_none = |user: &&UserId| !rows.iter().any(|row| row.user_id == **user);
+    let without: Vec<UserId> = users.iter().filter(has_none).cloned().collect();
+    if !without.is_empty() {
+        for user in &without {
+            ensure(conn, user, now).await?;
+        }
+        rows.extend(self::rows(conn, &without).await?);
+    }
+    read_all(conn, quotas, rows, now).await
+}
+
+async fn rows(conn: &mut PgConnection, users: &[UserId]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as(select_quota!("where user_id = any($1)"))
+        .bind(users)
+        .fetch_all(conn)
+        .await
 }
 
 /// Whose quota this is.
@@ -119,7 +148,8 @@ async fn read(
     apart: Option<&DeviceId>,
     now: Timestamp,
 ) -> Result<Quota> {
-    let grants = grants(conn, std::slice::from_ref(&row.user_id)).await?;
+    let mut grants = grants(conn, std::slice::from_ref(&row.user_id), now).await?;
+    let grants = grants.remove(&row.user_id).unwrap_or_default();
     let used = count_used(conn, &row.user_id, apart, now).await?;
     Ok(compose(quotas, row, &grants, used, now))
 }
@@ -138,12 +168,38 @@ pub async fn list(
     .bind(slice.offset)
     .fetch_all(&mut *conn)
     .await?;
+    read_all(conn, quotas, rows, now).await
+}
+
+/// Quotas that were made before one, the newest first, and the number of the last of them: `None` where there are no more.
+pub async fn list_before(
+    conn: &mut PgConnection,
+    quotas: &Quotas,
+    before: i64,
+    now: Timestamp,
+) -> Result<(Vec<Quota>, Option<i64>)> {
+    let rows: Vec<Row> = sqlx::query_as(select_quota!("where seq < $1 order by seq desc limit $2"))
+        .bind(before)
+        .bind(LOOKED_THROUGH)
+        .fetch_all(&mut *conn)
+        .await?;
+    let next = rows.last().map(|row| row.seq);
+    Ok((read_all(conn, quotas, rows, now).await?, next))
+}
+
+/// In the order of the rows.
+async fn read_all(
+    conn: &mut PgConnection,
+    quotas: &Quotas,
+    rows: Vec<Row>,
+    now: Timestamp,
+) -> Result<Vec<Quota>> {
     let users: Vec<UserId> = rows.iter().map(|row| row.user_id.clone()).collect();
-    let grants = grants(conn, &users).await?;
+    let mut grants = grants(conn, &users, now).await?;
     let used = count_all_used(conn, &users, now).await?;
     let quotas = rows.into_iter().map(|row| {
-        let used = used.iter().find(|(user, _)| *user == row.user_id);
-        let used = used.map_or_else(Amounts::default, |(_, used)| *used);
+        let used = used.get(&row.user_id).copied().unwrap_or_default();
+        let grants = grants.remove(&row.user_id).unwrap_or_default();
         compose(quotas, row, &grants, used, now)
     });
     Ok(quotas.collect())
@@ -156,17 +212,36 @@ pub async fn count(conn: &mut PgConnection) -> sqlx::Result<i64> {
         .await
 }
 
-async fn grants(conn: &mut PgConnection, users: &[UserId]) -> sqlx::Result<Vec<Grant>> {
-    sqlx::query_as(
-        "select user_id, plan_id, plan_name, limits, valid_from, valid_until from devices.quota_grants
-        where user_id = any($1) and revoked_at is null order by valid_until",
+/// What holds for users, and of what has ended the last.
+async fn grants(
+    conn: &mut PgConnection,
+    users: &[UserId],
+    now: Timestamp,
+) -> sqlx::Result<HashMap<UserId, Vec<Grant>>> {
+    let grants: Vec<Grant> = sqlx::query_as(
+        "-- quota::grants
+        select user_id, plan_id, plan_name, limits, valid_from, valid_until from devices.quota_grants g
+        where user_id = any($1) and revoked_at is null and (valid_until > $2 or order_id = (
+            select l.order_id from devices.quota_grants l where l.user_id = g.user_id and l.revoked_at is null
+            order by l.valid_until desc limit 1))
+        order by valid_until",
     )
     .bind(users)
+    .bind(now)
     .fetch_all(conn)
-    .await
+    .await?;
+    let mut by_user: HashMap<UserId, Vec<Grant>> = HashMap::new();
+    for grant in grants {
+        by_user
+            .entry(grant.user_id.clone())
+            .or_default()
+            .push(grant);
+    }
+    Ok(by_user)
 }
 
-/// What is used by a user's devices. Those count as running that run, shall run, or were told to in the queue.
+/// What is used by a user's devices, and by those that others run and book. Those count as running that run, shall run, or
+/// were told to in the queue.
 async fn count_used(
     conn: &mut PgConnection,
     user: &UserId,
@@ -176,6 +251,7 @@ async fn count_used(
     let (today, month) = beginnings(now);
     sqlx::query_as(
         "-- quota::count_used
+        with used as (
         select count(*) as devices, coalesce(sum(cpu_cores), 0)::bigint as cpu_cores,
             coalesce(sum(memory_mb), 0)::bigint as memory_mb, coalesce(sum(storage_mb), 0)::bigint as storage_mb,
             count(*) filter (where d.id is distinct from $2 and (status in ('starting', 'running')
@@ -187,7 +263,14 @@ async fn count_used(
             (select coalesce(extract(epoch from sum(coalesce(ended_at, $5) - greatest(began_at, $4))) / 60, 0)::bigint
                 from devices.runs where user_id = $1 and (ended_at > $4 or ended_at is null)) as minutes_of_month,
             coalesce((select bytes from devices.traffic where user_id = $1 and month = $4::date), 0) as traffic
-        from devices.devices d where user_id = $1 and deleted_at is null",
+        from devices.devices d where user_id = $1 and deleted_at is null),
+        booked as (
+        select count(*) as devices, coalesce(sum(cpu_cores), 0)::bigint as cpu_cores,
+            coalesce(sum(memory_mb), 0)::bigint as memory_mb, coalesce(sum(storage_mb), 0)::bigint as storage_mb
+        from devices.quota_bookings where user_id = $1 and returned_at is null)
+        select u.devices + b.devices as devices, u.cpu_cores + b.cpu_cores as cpu_cores, u.memory_mb + b.memory_mb as memory_mb,
+            u.storage_mb + b.storage_mb as storage_mb, u.running, u.minutes_today, u.minutes_of_month, u.traffic
+        from used u cross join booked b",
     )
     .bind(user)
     .bind(apart)
@@ -209,12 +292,14 @@ async fn count_all_used(
     conn: &mut PgConnection,
     users: &[UserId],
     now: Timestamp,
-) -> sqlx::Result<Vec<(UserId, Amounts)>> {
+) -> sqlx::Result<HashMap<UserId, Amounts>> {
     let (today, month) = beginnings(now);
     let rows: Vec<UsedBy> = sqlx::query_as(
         "-- quota::count_all_used
-        select u.user_id, coalesce(d.devices, 0) as devices, coalesce(d.cpu_cores, 0) as cpu_cores,
-            coalesce(d.memory_mb, 0) as memory_mb, coalesce(d.storage_mb, 0) as storage_mb, coalesce(d.running, 0) as running,
+        select u.user_id, coalesce(d.devices, 0) + coalesce(b.devices, 0) as devices,
+            coalesce(d.cpu_cores, 0) + coalesce(b.cpu_cores, 0) as cpu_cores,
+            coalesce(d.memory_mb, 0) + coalesce(b.memory_mb, 0) as memory_mb,
+            coalesce(d.storage_mb, 0) + coalesce(b.storage_mb, 0) as storage_mb, coalesce(d.running, 0) as running,
             coalesce(m.today, 0) as minutes_today, coalesce(m.month, 0) as minutes_of_month, coalesce(t.bytes, 0) as traffic
         from unnest($1::text[]) as u (user_id)
         left join (
@@ -225,6 +310,10 @@ async fn count_all_used(
                     or exists (select 1 from devices.operations o
                         where o.device_id = d.id and o.state in ('queued', 'running') and o.kind in ('start', 'restart'))) as running
             from devices.devices d where user_id = any($1) and deleted_at is null group by user_id) d using (user_id)
+        left join (
+            select user_id, count(*) as devices, sum(cpu_cores)::bigint as cpu_cores, sum(memory_mb)::bigint as memory_mb,
+                sum(storage_mb)::bigint as storage_mb
+            from devices.quota_bookings where user_id = any($1) and returned_at is null group by user_id) b using (user_id)
         left join (
             select user_id,
                 (extract(epoch from sum(coalesce(ended_at, $4) - greatest(began_at, $2)) filter (where coalesce(ended_at, $4) > $2)) / 60)::bigint as today,
@@ -265,8 +354,8 @@ fn compose(
     used_now.cpu_cores += row.extra_cpu_cores;
     used_now.memory_mb += row.extra_memory_mb;
     used_now.storage_mb += row.extra_storage_mb;
-    let theirs = grants.iter().filter(|grant| grant.user_id == row.user_id);
-    let (holding, ended): (Vec<_>, Vec<_>) = theirs
+    let (holding, ended): (Vec<_>, Vec<_>) = grants
+        .iter()
         .filter(|grant| grant.valid_from <= now)
         .partition(|grant| grant.valid_until > now);
     let overrides_hold = row.valid_until.is_none_or(|until| until > now);
@@ -427,27 +516,23 @@ pub async fn book(
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that a device that others run is given back; what it was counted with, `None` where it is not counted.
+/// Notes that a device that others run is given back, also where it was never counted: whatever comes late then changes
+/// nothing.
 pub async fn unbook(
     conn: &mut PgConnection,
     user: &UserId,
     device: &DeviceId,
     now: Timestamp,
-) -> sqlx::Result<Option<Amounts>> {
-    let row: Option<(i64, i64, i64)> = sqlx::query_as(
-        "update devices.quota_bookings set returned_at = $3 where user_id = $1 and device_id = $2 and returned_at is null
-        returning cpu_cores, memory_mb, storage_mb",
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into devices.quota_bookings as b (user_id, device_id, cpu_cores, memory_mb, storage_mb, booked_at, returned_at)
+        values ($1, $2, 0, 0, 0, $3, $3)
+        on conflict (user_id, device_id) do update set returned_at = excluded.returned_at where b.returned_at is null",
     )
     .bind(user)
     .bind(device)
     .bind(now)
-    .fetch_optional(conn)
+    .execute(conn)
     .await?;
-    Ok(row.map(|(cpu_cores, memory_mb, storage_mb)| Amounts {
-        devices: 1,
-        cpu_cores,
-        memory_mb,
-        storage_mb,
-        ..Amounts::default()
-    }))
+    Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod book;
 pub mod db;
+pub mod enforce;
 pub mod grant;
 pub mod limits;
 pub mod report;

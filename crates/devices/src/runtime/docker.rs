@@ -42,6 +42,8 @@ const PING: Duration = Duration::from_secs(1);
 const REPOSITORY: &str = "cloudphone-snapshot";
 /// How long a commit may take; it copies all that was written on the device.
 const COMMIT: Duration = Duration::from_secs(600);
+/// Of how many layers the image of a device that is kept may be made; engines mount 128 at most.
+const MOST_LAYERS: usize = 64;
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -298,6 +300,7 @@ impl Docker {
             .iter()
             .any(|image| image.repo_tags.contains(&reference))
         {
+            self.bound_layers(spec).await?;
             let options = CommitContainerOptions {
                 container: Some(name(&spec.id)),
                 repo: Some(REPOSITORY.to_owned()),
@@ -324,6 +327,21 @@ impl Docker {
         let history = self.call(tried, QUICK, history).await?;
         let history = history.map_err(|error| self.refused(tried, error))?;
         Ok(history.first().map_or(0, |layer| layer.size))
+    }
+
+    /// Refuses one layer more than a device may be made of.
+    async fn bound_layers(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let tried = "look at the layers of a container";
+        let engine = self.engine().await?;
+        let image = self.image(spec);
+        let inspect = self.call(tried, QUICK, engine.inspect_image(&image));
+        let image = inspect.await?.map_err(|error| self.refused(tried, error))?;
+        let layers = image.root_fs.and_then(|root| root.layers);
+        let layers = layers.map_or(0, |layers| layers.len());
+        match layers >= MOST_LAYERS {
+            true => Err(RuntimeError::TooManyLayers { layers }),
+            false => Ok(()),
+        }
     }
 
     /// Makes the container anew of the image that the spec names.

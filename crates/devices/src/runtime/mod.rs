@@ -124,6 +124,14 @@ pub enum RuntimeError {
         /// What was tried, as a verb phrase.
         tried: &'static str,
     },
+    /// What it runs is made of too many snapshots, one upon another.
+    #[error(
+        "the device is made of {layers} layers, since snapshots were restored and taken upon one another: restore an early one, or make a new device"
+    )]
+    TooManyLayers {
+        /// How many.
+        layers: usize,
+    },
     /// This worker no longer holds the operation.
     #[error("the operation went to another worker")]
     Fenced,

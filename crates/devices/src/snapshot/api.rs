@@ -10,13 +10,14 @@ use platform::http::{Dual, Json, PageQuery, Path, Query, SliceQuery};
 use platform::idempotency::{Idempotent, Turn};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::{Snapshot, SnapshotView, Status, after_restore, db, decide, room};
 use crate::device::api::lock_visible;
 use crate::device::{self, Status as DeviceStatus};
 use crate::operation::api::{MOST_OPEN, change_status, wait_for_turn};
 use crate::operation::{self, Decision, Kind};
-use crate::{Devices, Error, error::Result, quota};
+use crate::{Devices, Error, batch, error::Result, quota};
 
 /// What a snapshot shall be called.
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -297,12 +298,24 @@ pub async fn delete_snapshots(
         return Err(platform::Problem::invalid_field("ids", "must name 1 to 100 snapshots").into());
     }
     let mut results = Vec::with_capacity(ids.len());
+    let until = Instant::now() + batch::PATIENCE;
     for id in ids {
-        let error = match delete(&state, &user, None, &id).await {
-            Ok(()) => None,
-            Err(Error::NoSuchSnapshot { .. }) => Some("snapshot not found".to_owned()),
-            Err(error) => return Err(error),
+        let error = match Instant::now() < until {
+            true => delete(&state, &user, None, &id).await.err(),
+            false => {
+                results.push(SnapshotOutcome {
+                    snapshot_id: id,
+                    success: false,
+                    error: Some(batch::NOT_REACHED.into()),
+                });
+                continue;
+            }
         };
+        // What was deleted before one that failed stays deleted, and is told.
+        let error = error.map(|error| match error {
+            Error::NoSuchSnapshot { .. } => "snapshot not found".to_owned(),
+            error => batch::told(&error).message().to_owned(),
+        });
         results.push(SnapshotOutcome {
             snapshot_id: id,
             success: error.is_none(),

@@ -45,7 +45,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// How many snapshots a device has, and all devices of its owner. Whoever asks for the same owner at the same time waits
+/// How many snapshots a device has, and all devices of its owner, with deleted ones that devices are made of. Whoever asks for the same owner at the same time waits
 /// until this transaction ends.
 pub async fn count_locked(conn: &mut PgConnection, device: &Device) -> sqlx::Result<(i64, i64)> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('devices.snapshots:' || $1, 0))")
@@ -53,8 +53,8 @@ pub async fn count_locked(conn: &mut PgConnection, device: &Device) -> sqlx::Res
         .execute(&mut *conn)
         .await?;
     sqlx::query_as(
-        "select count(*) filter (where device_id = $1), count(*) from devices.snapshots
-        where user_id = $2 and status <> 'deleting'",
+        "select count(*) filter (where device_id = $1), count(*) from devices.snapshots s
+        where user_id = $2 and (status <> 'deleting' or exists (select 1 from devices.devices d where d.restored_from = s.id))",
     )
     .bind(&device.id)
     .bind(&device.user_id)
@@ -122,6 +122,16 @@ pub async fn count_by_status(
     )
     .bind(user)
     .fetch_all(conn)
+    .await
+}
+
+/// Whether a snapshot was deleted, and something is still kept of it.
+pub async fn is_deleted(conn: &mut PgConnection, id: &SnapshotId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from devices.snapshots where id = $1 and status = 'deleting')",
+    )
+    .bind(id)
+    .fetch_one(conn)
     .await
 }
 
@@ -266,17 +276,35 @@ pub async fn unknown(conn: &mut PgConnection, ids: &[SnapshotId]) -> sqlx::Resul
     .await
 }
 
-/// Snapshots at rest that are older than a moment, the oldest first, with their devices.
+/// A snapshot that is older than snapshots become.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Aged {
+    /// Which.
+    pub id: SnapshotId,
+    /// Of which device.
+    pub device_id: DeviceId,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Parts those of one moment.
+    pub seq: i64,
+}
+
+/// Snapshots at rest of living devices that are older than a moment, the oldest first, from behind one on.
 pub async fn aged(
     conn: &mut PgConnection,
     before: Timestamp,
+    behind: Option<&Aged>,
     limit: i64,
-) -> sqlx::Result<Vec<(SnapshotId, DeviceId)>> {
+) -> sqlx::Result<Vec<Aged>> {
     sqlx::query_as(
-        "select id, device_id from devices.snapshots
-        where status in ('ready', 'error') and created_at < $1 order by created_at limit $2",
+        "select s.id, s.device_id, s.created_at, s.seq from devices.snapshots s join devices.devices d on d.id = s.device_id
+        where s.status in ('ready', 'error') and s.created_at < $1 and d.deleted_at is null and d.status <> 'deleting'
+            and ($2::timestamptz is null or (s.created_at, s.seq) > ($2, $3))
+        order by s.created_at, s.seq limit $4",
     )
     .bind(before)
+    .bind(behind.map(|behind| behind.created_at))
+    .bind(behind.map(|behind| behind.seq))
     .bind(limit)
     .fetch_all(conn)
     .await

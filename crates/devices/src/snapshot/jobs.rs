@@ -3,9 +3,11 @@
 use anyhow::Context;
 use chrono::TimeDelta;
 use platform::lifecycle::Tick;
+use platform::problem::causes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::db::Aged;
 use super::{api, db};
 use crate::device::{self, Status};
 use crate::{Devices, metrics};
@@ -18,15 +20,23 @@ pub async fn retire_aged(state: &Devices, cancelled: &CancellationToken) -> anyh
     if state.config.snapshot_days == 0 {
         return Ok(());
     }
-    let mut total = 0;
+    let (mut total, mut behind) = (0, None);
     while !cancelled.is_cancelled() {
-        let retired = retire_batch(state)
+        let aged = {
+            let mut conn = state.platform.db.acquire().await?;
+            let now = state.platform.clock.shared(&mut conn).await?;
+            let before = now.utc() - TimeDelta::days(state.config.snapshot_days);
+            db::aged(&mut conn, before.into(), behind.as_ref(), BATCH)
+                .await
+                .context("looking for old snapshots")?
+        };
+        total += retire(state, &aged)
             .await
             .context("deleting old snapshots")?;
-        total += retired;
-        if Tick::after_batch(retired, BATCH) == Tick::Idle {
+        if Tick::after_batch(aged.len(), BATCH) == Tick::Idle {
             break;
         }
+        behind = aged.last().cloned();
     }
     if total > 0 {
         info!("deleted {total} snapshots that were too old");
@@ -34,20 +44,14 @@ pub async fn retire_aged(state: &Devices, cancelled: &CancellationToken) -> anyh
     Ok(())
 }
 
-async fn retire_batch(state: &Devices) -> sqlx::Result<usize> {
+async fn retire(state: &Devices, aged: &[Aged]) -> sqlx::Result<usize> {
     let mut retired = 0;
-    let aged = {
-        let mut conn = state.platform.db.acquire().await?;
-        let now = state.platform.clock.shared(&mut conn).await?;
-        let before = now.utc() - TimeDelta::days(state.config.snapshot_days);
-        db::aged(&mut conn, before.into(), BATCH).await?
-    };
-    for (id, device) in aged {
+    for Aged { id, device_id, .. } in aged {
         let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
-        let locked = device::db::lock(&mut tx, &device).await?;
+        let locked = device::db::lock(&mut tx, device_id).await?;
         if locked.is_some_and(|device| !matches!(device.status, Status::Deleting | Status::Deleted))
-            && api::retire(&mut tx, &device, &id, now).await?
+            && api::retire(&mut tx, device_id, id, now).await?
         {
             retired += 1;
         }
@@ -58,16 +62,33 @@ async fn retire_batch(state: &Devices) -> sqlx::Result<usize> {
 }
 
 /// Removes what this replica's runtimes keep of snapshots that there are not, as workers leave it that die or come late.
+/// What cannot be removed is left to the next look, and keeps nothing else from going.
 pub async fn sweep(state: &Devices) -> anyhow::Result<Tick> {
     for runtime in state.runtimes.all() {
-        let kept = runtime.snapshots().await?;
+        let kept = match runtime.snapshots().await {
+            Ok(kept) => kept,
+            Err(error) => {
+                warn!(
+                    "the snapshots of a runtime could not be looked through: {}",
+                    causes(&error)
+                );
+                continue;
+            }
+        };
         let mut conn = state.platform.db.acquire().await?;
         let unknown = db::unknown(&mut conn, &kept).await?;
         drop(conn);
         for id in &unknown {
-            if runtime.forget(id).await? {
-                warn!("removed what was kept of snapshot {id}, which there is not");
-                metrics::snapshot_swept();
+            match runtime.forget(id).await {
+                Ok(true) => {
+                    warn!("removed what was kept of snapshot {id}, which there is not");
+                    metrics::snapshot_swept();
+                }
+                Ok(false) => {}
+                Err(error) => warn!(
+                    "what was kept of snapshot {id}, which there is not, could not be removed: {}",
+                    causes(&error)
+                ),
             }
         }
     }

@@ -5,8 +5,9 @@ use contracts::SnapshotId;
 use super::{Status, after_restore, db};
 use crate::Devices;
 use crate::device::{self, Device, Status as DeviceStatus};
+use crate::operation::Kind;
 use crate::operation::api::change_status;
-use crate::operation::db::{Claimed, advance, finish};
+use crate::operation::db::{Claimed, advance, finish, insert_about};
 use crate::operation::steps::{Interrupted, Step, lock_held, lock_living, run, spec};
 
 /// Keeps what is on the device.
@@ -85,16 +86,27 @@ async fn begin(state: &Devices, claimed: &Claimed, id: &SnapshotId) -> Step<Opti
     db::restoring(&mut tx, id, now).await?;
     // Before the container is made: whoever comes next makes it of the same.
     device::db::set_restored_from(&mut tx, &device.id, id).await?;
-    device.restored_from = Some(id.clone());
+    let before = device.restored_from.replace(id.clone());
+    // One that was deleted stayed for this device alone.
+    if let Some(before) = before.filter(|before| before != id)
+        && db::is_deleted(&mut tx, &before).await?
+    {
+        let about = (&device.id, Some(&before));
+        insert_about(&mut tx, about, Kind::Forget, true, now).await?;
+    }
     tx.commit().await?;
     Ok(Some(device))
 }
 
-/// Removes what was kept.
+/// Removes what was kept. What the device is made of stays, and counts, until it is made of something else.
 pub async fn forget(state: &Devices, claimed: &Claimed) -> Step<()> {
     let id = subject(claimed)?;
     let mut tx = state.platform.db.begin().await?;
     let device = lock_held(&mut tx, claimed).await?;
+    if device.restored_from.as_ref() == Some(id) {
+        let now = state.platform.clock.now();
+        return settled(finish(&mut tx, claimed, "done", None, now).await?, tx).await;
+    }
     if !advance(&mut tx, claimed, "remove-image").await? {
         return Err(Interrupted::Lost);
     }
@@ -111,6 +123,17 @@ pub async fn forget(state: &Devices, claimed: &Claimed) -> Step<()> {
     lock_held(&mut tx, claimed).await?;
     db::remove(&mut tx, id).await?;
     settled(finish(&mut tx, claimed, "done", None, now).await?, tx).await
+}
+
+/// Gives up removing what was kept: without its snapshot it is nobody's, and the sweep tries on.
+pub async fn leave_to_sweep(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
+    let id = subject(claimed)?;
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    lock_held(&mut tx, claimed).await?;
+    db::remove(&mut tx, id).await?;
+    let held = finish(&mut tx, claimed, "failed", Some(error), now).await?;
+    settled(held, tx).await
 }
 
 /// A worker that was frozen may have kept something after the snapshot was gone.

@@ -225,7 +225,7 @@ pub async fn find_template(
 }
 
 /// Makes a template.
-#[utoipa::path(post, path = "/templates", tag = "templates", request_body = CreateTemplate, responses((status = 201, body = Template), (status = 400)))]
+#[utoipa::path(post, path = "/templates", tag = "templates", request_body = CreateTemplate, responses((status = 201, body = Template), (status = 400), (status = 403, description = "The caller has 500 templates")))]
 pub async fn create_template(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -250,14 +250,13 @@ pub async fn create_template(
         created_at: now,
         updated_at: now,
     };
-    let mut conn = state.platform.db.acquire().await?;
-    db::insert(&mut conn, &template).await?;
+    store(&state, &template).await?;
     Ok((StatusCode::CREATED, Json(template)))
 }
 
 /// Makes a template of what a device is.
 #[utoipa::path(post, path = "/templates/from-device/{device_id}", tag = "templates", params(("device_id" = String, Path)), request_body = TemplateOfDevice,
-    responses((status = 201, body = Template), (status = 400), (status = 404)))]
+    responses((status = 201, body = Template), (status = 400), (status = 403, description = "The caller has 500 templates"), (status = 404)))]
 pub async fn create_template_of_device(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -265,8 +264,10 @@ pub async fn create_template_of_device(
     Json(body): Json<TemplateOfDevice>,
 ) -> Result<(StatusCode, Json<Template>)> {
     let now = state.platform.clock.now();
-    let mut conn = state.platform.db.acquire().await?;
-    let device = device::db::find(&mut conn, &device_id).await?;
+    let device = {
+        let mut conn = state.platform.db.acquire().await?;
+        device::db::find(&mut conn, &device_id).await?
+    };
     let device = device.filter(|device| user.may_see(&device.user_id));
     let device = device.ok_or(Error::NoSuchDevice { device: device_id })?;
     let template = Template {
@@ -287,8 +288,24 @@ pub async fn create_template_of_device(
         created_at: now,
         updated_at: now,
     };
-    db::insert(&mut conn, &template).await?;
+    store(&state, &template).await?;
     Ok((StatusCode::CREATED, Json(template)))
+}
+
+/// Writes a template, unless its maker has as many as one may.
+async fn store(state: &Devices, template: &Template) -> Result<()> {
+    let mut tx = state.platform.db.begin().await?;
+    let current = db::count_locked(&mut tx, &template.created_by).await?;
+    if current >= db::MOST {
+        return Err(Error::QuotaExceeded {
+            quota: "templates",
+            current,
+            limit: db::MOST,
+        });
+    }
+    db::insert(&mut tx, template).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Changes one of the caller's templates; admins change any.

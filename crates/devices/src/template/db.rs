@@ -60,6 +60,21 @@ pub async fn find(
     .await
 }
 
+/// The most templates that a user has.
+pub const MOST: i64 = 500;
+
+/// How many templates a user has made. Whoever asks for the same user at the same time waits until this transaction ends.
+pub async fn count_locked(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<i64> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('devices.templates:' || $1, 0))")
+        .bind(user)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query_scalar("select count(*) from devices.templates where created_by = $1")
+        .bind(user)
+        .fetch_one(conn)
+        .await
+}
+
 /// The templates that a user sees, newest first.
 pub async fn list(
     conn: &mut PgConnection,

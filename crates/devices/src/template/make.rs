@@ -8,6 +8,7 @@ use platform::http::{Json, Path};
 use platform::idempotency::Idempotent;
 use platform::{CurrentUser, Problem};
 use serde::Deserialize;
+use tracing::warn;
 
 use super::{api::visible, db};
 use crate::batch::create::many;
@@ -78,8 +79,7 @@ pub async fn create_device_of_template(
     };
     let (answer, is_new) = reply(&state, user.id.clone(), device, key, user.id.as_str()).await?;
     if is_new {
-        let mut conn = state.platform.db.acquire().await?;
-        db::used(&mut conn, &id, 1).await?;
+        count(&state, &id, 1).await;
     }
     Ok(answer)
 }
@@ -106,7 +106,7 @@ pub async fn create_devices_of_template(
         None => template.name.chars().take(90).collect(),
     };
     let at_once = body.max_concurrency.unwrap_or(10);
-    let report = many(
+    let (report, new) = many(
         &state,
         (&user, &key),
         &user.id,
@@ -120,16 +120,24 @@ pub async fn create_devices_of_template(
         let late = || Problem::not_ready("no device could be created in time; try again");
         return Err(report.first_problem().unwrap_or_else(late).into());
     }
+    count(&state, &id, new).await;
     let mut conn = state.platform.db.acquire().await?;
-    db::used(
-        &mut conn,
-        &id,
-        i64::try_from(made.len()).unwrap_or_default(),
-    )
-    .await?;
     let devices = device::db::list_by_id(&mut conn, &made, Some(&user.id)).await?;
     Ok((
         StatusCode::CREATED,
         Json(devices.into_iter().map(Device::view).collect()),
     ))
+}
+
+/// Counts devices that were made of a template. They are there: that they could not be counted is no reason to say otherwise.
+async fn count(state: &Devices, id: &str, new: usize) {
+    let counted = async {
+        let mut conn = state.platform.db.acquire().await?;
+        db::used(&mut conn, id, i64::try_from(new).unwrap_or_default()).await
+    };
+    if new > 0
+        && let Err(error) = counted.await
+    {
+        warn!("{new} devices of template {id} were made and not counted: {error}");
+    }
 }

@@ -378,11 +378,20 @@ async fn devices_are_made_of_own_and_public_templates(db: PgPool) {
             .len(),
         3
     );
+    // Asked again with its key, it makes nothing that counts.
+    for _ in 0..2 {
+        let body = json!({ "count": 1, "namePrefix": "q" });
+        let path = format!("{path}/batch-create");
+        let again = app.user("carol", &[]).await;
+        let made = again.send_with("POST", &path, body, Some("key")).await;
+        made.expect(StatusCode::CREATED);
+    }
+    assert_eq!(bob.get(&path).await.body["usageCount"], 5);
     let none = bob
         .post(&format!("{path}/batch-create"), json!({ "count": 2 }))
         .await;
     none.refused(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED");
-    assert_eq!(bob.get(&path).await.body["usageCount"], 4);
+    assert_eq!(bob.get(&path).await.body["usageCount"], 5);
 
     let of_device = format!("/templates/from-device/{}", id(&made));
     alice
@@ -440,7 +449,7 @@ async fn devices_are_made_of_own_and_public_templates(db: PgPool) {
         .body;
     assert_eq!(
         stats,
-        json!({ "total": 2, "public": 1, "private": 1, "totalUsage": 4, "byCategory": { "custom": 1, "gaming": 1 } })
+        json!({ "total": 2, "public": 1, "private": 1, "totalUsage": 5, "byCategory": { "custom": 1, "gaming": 1 } })
     );
 
     alice
@@ -462,4 +471,81 @@ async fn devices_are_made_of_own_and_public_templates(db: PgPool) {
         "{}",
         wrong.body
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_user_has_so_many_groups_and_templates_and_no_more(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    sqlx::raw_sql(
+        "insert into devices.groups (id, user_id, name, created_at, updated_at)
+        select 'g' || n, 'alice', 'g' || n, now(), now() from generate_series(1, 499) n;
+        insert into devices.templates (id, created_by, name, category, cpu_cores, memory_mb, storage_mb, resolution, dpi,
+            android_version, created_at, updated_at)
+        select 't' || n, 'alice', 't' || n, 'general', 1, 512, 1024, '720x1280', 320, '11', now(), now() from generate_series(1, 499) n;",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    for path in ["/devices/groups", "/templates"] {
+        let asking = (0..4).map(|number| {
+            let (alice, name) = (alice.clone(), format!("new-{number}"));
+            async move { alice.post(path, json!({ "name": name })).await }
+        });
+        let answers = futures::future::join_all(asking).await;
+
+        let made = answers
+            .iter()
+            .filter(|answer| answer.status == StatusCode::CREATED);
+        assert_eq!(made.count(), 1, "{path}");
+        for answer in answers {
+            if answer.status != StatusCode::CREATED {
+                let refused = answer.refused(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED");
+                assert!(text(&refused.body, "message").contains("500 used, 500 allowed"));
+            }
+        }
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn devices_change_their_groups_from_all_sides_at_once(db: PgPool) {
+    let app = TestApp::new(db.clone()).await;
+    let alice = app.user("alice", &[]).await;
+    sqlx::query(
+        "insert into devices.devices (id, user_id, name, type, provider_type, runtime, node, status, wanted, cpu_cores, memory_mb,
+            storage_mb, resolution, dpi, android_version, group_name, adb_port, webrtc_port, scrcpy_port, created_at, updated_at)
+        select md5(n::text), 'alice', 'n', 'phone', 'redroid', 'simulated', (select min(name) from devices.nodes), 'stopped', 'stopped', 1, 512,
+            1024, '720x1280', 320, '11', 'a', 5554 + n, 8079 + n, 27182 + n, now(), now()
+        from generate_series(1, 300) n",
+    )
+    .execute(&db)
+    .await
+    .unwrap();
+    let group = alice.post("/devices/groups", json!({ "name": "a" })).await;
+    let path = format!(
+        "/devices/groups/{}",
+        text(&group.expect(StatusCode::CREATED).body, "id")
+    );
+    let mut ids: Vec<String> =
+        sqlx::query_scalar("select id from devices.devices order by id desc")
+            .fetch_all(&db)
+            .await
+            .unwrap();
+
+    for round in 0..10 {
+        ids.rotate_left(37);
+        let (from, to) = (round, round + 1);
+        let back = json!({ "ids": ids, "groupName": "a" });
+        let (renamed, moved) = tokio::join!(
+            alice.send("PATCH", &path, json!({ "name": format!("a{to}") })),
+            alice.send("PATCH", "/devices/batch/groups/update", back),
+        );
+        renamed.expect(StatusCode::OK);
+        assert_eq!(
+            moved.expect(StatusCode::OK).body["updated"],
+            300,
+            "round {from}"
+        );
+    }
 }

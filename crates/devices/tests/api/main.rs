@@ -6,6 +6,7 @@ mod access;
 mod adb;
 mod app;
 mod batch;
+mod broken;
 mod cluster;
 mod creation;
 mod deadlines;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use devices::measure::db::{Due, Measured, claim};
+use devices::measure::{Counted, between};
+
 use crate::adb::install;
 use crate::app::{TestApp, User, id, ports, text};
 
@@ -127,7 +130,11 @@ async fn a_running_device_is_measured_and_a_stopped_one_shows_zeros(db: PgPool) 
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_device_is_measured_once_a_slot_by_the_replica_that_hosts_it(db: PgPool) {
-    let app = TestApp::new(db).await;
+    let app = TestApp::with(db, |config| {
+        // Ten years: no slot ends meanwhile.
+        config.measure_every = std::time::Duration::from_secs(3_650 * 86_400);
+    })
+    .await;
     let alice = app.user("alice", &[]).await;
     for _ in 0..3 {
         alice.running().await;
@@ -144,18 +151,62 @@ async fn a_device_is_measured_once_a_slot_by_the_replica_that_hosts_it(db: PgPoo
     });
     futures::future::join_all(steps).await;
 
-    // The slot may end meanwhile: then each is measured in both.
     let measured: Vec<i64> = sqlx::query_scalar(
         "select count(*) from devices.metrics where step = 0 group by device_id",
     )
     .fetch_all(&app.platform.db)
     .await
     .unwrap();
-    assert_eq!(measured.len(), 3);
-    assert!(
-        measured.iter().all(|count| (1..=2).contains(count)),
-        "{measured:?}"
-    );
+    assert_eq!(measured, [1, 1, 1]);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_lies_between_two_measurements_is_counted_once_whoever_was_late(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let began = app.platform.clock.now();
+    let host = app.devices.runtimes().simulated.host().to_owned();
+    let claim = async |slot: i64| {
+        let mut conn = app.platform.db.acquire().await.unwrap();
+        let slot = began + TimeDelta::seconds(15 * slot);
+        let claimed = claim(&mut conn, slot, (&[], &host), 10).await;
+        claimed.unwrap().pop().unwrap()
+    };
+    let write = async |due: &Due, seconds: i64, rx: i64| {
+        let at = began + TimeDelta::seconds(seconds);
+        let counted = Counted {
+            rx,
+            ..Counted::default()
+        };
+        let used = between(&due.before(at), &counted, due.cpu_cores);
+        let one = Measured {
+            due: due.clone(),
+            at,
+            counted,
+            used,
+        };
+        let mut tx = app.platform.db.begin().await.unwrap();
+        let written = devices::measure::db::write(&mut tx, &[one]).await.unwrap();
+        tx.commit().await.unwrap();
+        written
+    };
+    let first = claim(0).await;
+    assert_eq!(write(&first, 1, 100).await, 1);
+
+    // The next one is slow: before it writes, another replica has measured the slot after it.
+    let (slow, quick) = (claim(1).await, claim(2).await);
+    assert_eq!(write(&quick, 31, 1_200).await, 1);
+    assert_eq!(write(&slow, 16, 1_100).await, 0);
+    let last = claim(3).await;
+    assert_eq!(write(&last, 46, 1_500).await, 1);
+
+    let traffic: i64 = sqlx::query_scalar("select bytes from devices.traffic")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!((traffic, count(&app, "metrics").await), (1_400, 3));
+    assert_eq!(metrics(&alice, &device).await["networkRx"], 1_400);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -189,11 +240,38 @@ async fn the_history_grows_coarser_with_its_age_and_ends(db: PgPool) {
     .fetch_all(&app.platform.db)
     .await
     .unwrap();
-    assert_eq!(
-        minutes,
-        [(12, 5)],
-        "four measurements of a minute each are put together"
+    let [(12, whole)] = minutes[..] else {
+        panic!("four measurements of a minute each are put together: {minutes:?}");
+    };
+    assert!((119..=121).contains(&whole), "{whole} minutes of two hours");
+    let quarters: i64 = sqlx::query_scalar("select count(*) from devices.metrics where step = 900")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert!(
+        (7..=9).contains(&quarters),
+        "{quarters} quarters of an hour"
     );
+
+    // What was put together stays as it is, and what nobody has put together for long is made good.
+    sqlx::query(
+        "update devices.rolled_up set until = until - interval '70 minutes' where step = 60",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+    sqlx::query("delete from devices.metrics where step = 60 and at >= (select until from devices.rolled_up where step = 60)")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    devices::measure::jobs::tidy(&app.devices, &stop)
+        .await
+        .unwrap();
+    let again: i64 = sqlx::query_scalar("select count(*) from devices.metrics where step = 60")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert!((whole..=whole + 1).contains(&again), "{again} minutes");
     let path = |period: &str| format!("/devices/{}/metrics/history?period={period}", id(&device));
     for (period, most) in [("5m", 21), ("15m", 61), ("1h", 241), ("6h", 6)] {
         let history = alice.get(&path(period)).await.expect(StatusCode::OK).body;

@@ -783,6 +783,162 @@ async fn what_others_run_is_booked_once_and_given_back_once(db: PgPool) {
     assert_eq!(used(&quota), (json!(1), json!(2)));
 }
 
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_given_back_twice_takes_nothing_from_what_others_booked(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 9), (Limit::CpuCores, 64)]).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let book = |operation: &str, device: &str| {
+        let body = json!({ "deviceId": device, "cpuCores": 2, "operation": operation });
+        let root = root.clone();
+        async move { root.post("/quotas/user/alice/usage", body).await }
+    };
+    let used = async || quota(&alice, "alice").await["usage"]["usedCpuCores"].clone();
+
+    // Its end is heard of before its beginning.
+    book("decrement", "early").await.expect(StatusCode::OK);
+    book("increment", "early").await.expect(StatusCode::OK);
+    assert_eq!(used().await, 0);
+    book("increment", "elsewhere").await.expect(StatusCode::OK);
+    assert_eq!(used().await, 2);
+
+    let body = json!({ "userId": "alice", "cpuCores": 4 });
+    for path in ["/quotas/deduct", "/quotas/deduct"] {
+        let answer = root.send_with("POST", path, body.clone(), Some("one"));
+        answer.await.expect(StatusCode::OK);
+    }
+    assert_eq!(used().await, 6);
+    for _ in 0..2 {
+        let answer = root.post("/quotas/restore", body.clone()).await;
+        answer.expect(StatusCode::OK);
+    }
+    assert_eq!(used().await, 2);
+    let listed = root.get("/quotas").await.expect(StatusCode::OK).body;
+    assert_eq!(listed["data"][0]["usage"]["usedCpuCores"], 2);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn all_quotas_are_looked_through_however_many_there_are(db: PgPool) {
+    let app = with_limits(db, [(Limit::Devices, 2)]).await;
+    let root = app.user("root", &["admin"]).await;
+    sqlx::raw_sql(
+        "insert into devices.quotas (user_id, id, created_at, updated_at, suspended)
+        select 'u' || n, 'q' || n, now(), now(), n % 5 = 0 from generate_series(1, 2500) n;
+        insert into devices.quota_grants (order_id, user_id, plan_id, plan_name, limits, valid_from, lasts, valid_until)
+        select 'o' || n || '-' || k, 'u' || n, 'basic', 'Basic', '{\"maxDevices\": 5}', now() - interval '90 days', interval '30 days',
+            now() - k * interval '1 day'
+        from generate_series(1, 2500) n cross join generate_series(1, 3) k;",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    let summary = root.get("/quotas/summary").await;
+    let summary = summary.expect(StatusCode::OK).body;
+    assert_eq!(
+        (
+            &summary["total"],
+            &summary["byStatus"]["suspended"],
+            &summary["byStatus"]["expired"]
+        ),
+        (&json!(2_500), &json!(500), &json!(2_000))
+    );
+    let page = root.get("/quotas?status=suspended&pageSize=3&page=100");
+    let page = page.await.expect(StatusCode::OK).body;
+    assert_eq!(page["total"], 500);
+    let users: Vec<String> = page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|quota| text(quota, "userId"))
+        .collect();
+    assert_eq!(users, ["u1015", "u1010", "u1005"]);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_runs_beyond_the_quota_is_stopped_and_nothing_else(db: PgPool) {
+    let app = with_limits(db, [(Limit::RunningDevices, 3)]).await;
+    let (alice, bob, carol) = (
+        app.user("alice", &[]).await,
+        app.user("bob", &[]).await,
+        app.user("carol", &[]).await,
+    );
+    let root = app.user("root", &["admin"]).await;
+    let devices = [
+        alice.running().await,
+        alice.running().await,
+        alice.running().await,
+    ];
+    let (tired, fresh) = (bob.running().await, carol.running().await);
+    let limits = |user: &str, limits: Value| {
+        let (root, body) = (root.clone(), json!({ "userId": user, "limits": limits }));
+        async move { root.post("/quotas", body).await.expect(StatusCode::CREATED) }
+    };
+    let other = app.another().await;
+    let look = async || {
+        let stop = tokio_util::sync::CancellationToken::new();
+        let (one, two) = tokio::join!(
+            devices::quota::enforce::stop_beyond(&app.devices, &stop),
+            devices::quota::enforce::stop_beyond(&other.devices, &stop)
+        );
+        one.unwrap();
+        two.unwrap();
+        app.run_operations().await;
+    };
+    look().await;
+    for device in &devices {
+        assert_eq!(alice.status(device).await, "running");
+    }
+
+    // What allowed three has ended; two hours of one are over.
+    limits("alice", json!({ "maxConcurrentDevices": 1 })).await;
+    limits("bob", json!({ "maxUsageHoursPerDay": 2 })).await;
+    limits("carol", json!({ "maxUsageHoursPerMonth": 1_000 })).await;
+    sqlx::query("update devices.runs set began_at = date_trunc('day', now() at time zone 'UTC') at time zone 'UTC', ended_at = null where user_id = 'bob'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let noon = app.platform.clock.now().utc();
+    let since = noon - noon.date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
+    if since < TimeDelta::hours(3) {
+        app.platform.clock.advance(TimeDelta::hours(3) - since);
+    }
+    look().await;
+    look().await;
+
+    let mut running = Vec::new();
+    for device in &devices {
+        running.push(alice.status(device).await);
+    }
+    running.sort();
+    assert_eq!(running, ["running", "stopped", "stopped"]);
+    // The one that has run longest goes on.
+    assert_eq!(alice.status(&devices[0]).await, "running");
+    assert_eq!(bob.status(&tired).await, "stopped");
+    assert_eq!(carol.status(&fresh).await, "running");
+    let events = app.events().await;
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|event| event["type"] == "device.stopped_by_quota")
+        .map(|event| (text(event, "userId"), text(&event["data"], "quota")))
+        .collect();
+    told.sort();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(user, quota)| (user.as_str(), quota.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("alice", "running devices"),
+            ("alice", "running devices"),
+            ("bob", "hours of a day")
+        ]
+    );
+}
+
 #[test]
 fn the_settings_name_the_limits_that_differ() {
     let mut env = platform::Env::of([

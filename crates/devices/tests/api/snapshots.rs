@@ -188,17 +188,120 @@ async fn a_deleted_snapshot_is_gone_at_once_and_nothing_is_left_of_it(db: PgPool
         .await
         .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
     app.run_operations().await;
-    assert_eq!(
-        (
-            rows(&app, "snapshots").await,
-            rows(&app, "stub_snapshots").await
-        ),
-        (0, 0)
-    );
     assert_eq!(alice.status(&device).await, "running");
     alice.act(&device, "restart").await.expect(StatusCode::OK);
     app.run_operations().await;
     assert_eq!(alice.status(&device).await, "running");
+
+    // The device is made of it, until it is made of another one.
+    assert_eq!(rows(&app, "stub_snapshots").await, 1);
+    let other = take(&alice, &device, "other").await;
+    restore(&alice, &other).await;
+    app.run_operations().await;
+    let left: Vec<String> = sqlx::query_scalar("select snapshot_id from devices.stub_snapshots")
+        .fetch_all(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(left, [text(&other, "id")]);
+    assert_eq!(rows(&app, "snapshots").await, 1);
+    alice.delete(&device).await.expect(StatusCode::OK);
+    app.run_operations().await;
+    assert_eq!(rows(&app, "snapshots").await, 0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_a_device_is_made_of_counts_also_when_it_is_deleted(db: PgPool) {
+    let app = TestApp::with(db, |config| config.snapshots_per_device = 2).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let first = take(&alice, &device, "first").await;
+    restore(&alice, &first).await;
+    app.run_operations().await;
+    remove(&alice, &first).await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    take(&alice, &device, "second").await;
+
+    let path = format!("/devices/{}/snapshots", id(&device));
+    let full = alice.post(&path, json!({ "name": "third" })).await;
+    let full = full.refused(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED");
+    assert!(text(&full.body, "message").contains("2 used, 2 allowed"));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_was_deleted_is_told_also_where_the_next_one_fails(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        ids.push(text(&take(&alice, &device, name).await, "id"));
+        app.run_operations().await;
+    }
+    ids.sort();
+    sqlx::raw_sql(
+        "create function refuse() returns trigger language plpgsql as $$ begin
+            if new.name = 'b' then raise exception 'the disk is full'; end if; return new; end $$;
+        create trigger refuse before update on devices.snapshots for each row execute function refuse();",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    let report = alice
+        .post("/snapshots/batch-delete", json!({ "ids": ids }))
+        .await;
+    let report = report.expect(StatusCode::OK).body;
+
+    assert_eq!(
+        (&report["succeeded"], &report["failed"]),
+        (&json!(2), &json!(1)),
+        "{report}"
+    );
+    let left = alice.get("/snapshots").await.body;
+    assert_eq!(
+        (left.as_array().unwrap().len(), &left[0]["name"]),
+        (1, &json!("b"))
+    );
+    assert!(!report.to_string().contains("the disk"), "{report}");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn old_snapshots_go_though_older_ones_cannot(db: PgPool) {
+    let app = TestApp::with(db, |config| config.snapshot_days = 30).await;
+    let alice = app.user("alice", &[]).await;
+    let (gone, device) = (alice.running().await, alice.running().await);
+    take(&alice, &device, "old").await;
+    app.run_operations().await;
+    // Of a device that is deleted, as many as are looked at together.
+    sqlx::query(
+        "insert into devices.snapshots (id, device_id, user_id, name, status, created_by, created_at, updated_at)
+        select 'left-' || n, $1, 'alice', 'left', 'ready', 'alice', now() - interval '90 days', now() from generate_series(1, 100) n",
+    )
+    .bind(id(&gone))
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+    sqlx::query("update devices.devices set status = 'deleted', deleted_at = now(), released_at = now() where id = $1")
+        .bind(id(&gone))
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    sqlx::query(
+        "update devices.snapshots set created_at = now() - interval '31 days' where name = 'old'",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    devices::snapshot::jobs::retire_aged(&app.devices, &stop)
+        .await
+        .unwrap();
+    app.run_operations().await;
+
+    assert_eq!(rows(&app, "snapshots").await, 100);
+    assert_eq!(rows(&app, "stub_snapshots").await, 0);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
