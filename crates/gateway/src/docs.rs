@@ -415,6 +415,8 @@ mod tests {
             "/orders/{id}/confirm",
             "/orders/{id}/refund",
             "/payments",
+            "/quotas/deduct",
+            "/quotas/restore",
             "/snapshots/device/{id}",
             "/templates/{id}/batch-create",
             "/templates/{id}/create-device",

@@ -60,9 +60,11 @@ async fn answer(State(engine): State<Engine>, request: Request) -> Response {
     }
 }
 
-/// A replica with one node, whose engine is this one.
-async fn with_engine(db: PgPool, snapshots: &[&str], tasks: &Tasks) -> (TestApp, Engine) {
+/// A replica with a node whose engine is this one, and a device that runs elsewhere.
+async fn with_engine(db: PgPool, snapshots: &[&str], tasks: &Tasks) -> (TestApp, Engine, Value) {
     let probe = TestApp::new(db.clone()).await;
+    // Before there is a node for containers, which takes all devices then.
+    let device = probe.user("alice", &[]).await.running().await;
     let engine = Engine {
         cluster: probe.cluster().await,
         snapshots: Arc::new(Mutex::new(
@@ -90,13 +92,13 @@ async fn with_engine(db: PgPool, snapshots: &[&str], tasks: &Tasks) -> (TestApp,
             .contains(&"broken".to_owned())
     })
     .await;
-    (app, engine)
+    (app, engine, device)
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn the_sweep_goes_on_behind_an_image_that_cannot_be_removed(db: PgPool) {
     let tasks = Tasks::new();
-    let (app, engine) = with_engine(db, &["damaged", "whole"], &tasks).await;
+    let (app, engine, _device) = with_engine(db, &["damaged", "whole"], &tasks).await;
 
     devices::snapshot::jobs::sweep(&app.devices).await.unwrap();
 
@@ -111,9 +113,8 @@ async fn the_sweep_goes_on_behind_an_image_that_cannot_be_removed(db: PgPool) {
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_removal_that_fails_stands_in_no_way(db: PgPool) {
     let tasks = Tasks::new();
-    let (app, _engine) = with_engine(db.clone(), &["damaged"], &tasks).await;
+    let (app, _engine, device) = with_engine(db.clone(), &["damaged"], &tasks).await;
     let alice = app.user("alice", &[]).await;
-    let device = alice.running().await;
     sqlx::query("update devices.devices set runtime = 'docker', node = 'broken'")
         .execute(&db)
         .await
@@ -132,6 +133,7 @@ async fn a_removal_that_fails_stands_in_no_way(db: PgPool) {
         .await;
     deleted.expect(StatusCode::OK);
     until("the removal is given up", async || {
+        tend(&app.devices).await.unwrap();
         app.run_operations().await;
         let open: i64 = sqlx::query_scalar(
             "select count(*) from devices.operations where state in ('queued', 'running')",
