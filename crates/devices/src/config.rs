@@ -32,8 +32,11 @@ pub struct Config {
     pub failover: Failover,
     /// `NODE_DOWN_AFTER_SECONDS`: how long nobody may reach the engine of a node before the node is down. Default 15.
     pub node_down_after: Duration,
-    /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas. Default 8.
+    /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas; a boot lasts until Android says that
+    /// it is over. Default 8.
     pub parallel_boots: i64,
+    /// `DEVICE_BOOT_SECONDS`: how long Android may take in its container until it says by ADB that it has booted. Default 180.
+    pub boot: Duration,
     /// `DEVICE_RECONCILE_SCHEDULE`: when engines, database and Redis are compared. Default every minute.
     pub reconcile_schedule: String,
     /// `DEVICE_ORPHAN_GRACE_SECONDS`: how long a container of ours that no device has is left alone. Default 300.
@@ -147,6 +150,7 @@ impl Config {
             orphan_grace: env.seconds("DEVICE_ORPHAN_GRACE_SECONDS", Duration::from_secs(300)),
             failover: env.value("DEVICE_FAILOVER", Failover::None),
             node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
+            boot: env.seconds("DEVICE_BOOT_SECONDS", Duration::from_secs(180)),
             parallel_boots: env.within("NODE_PARALLEL_BOOTS", 8, (1, 1_000)),
             runtime: env.value("DEVICE_RUNTIME", RuntimeChoice::Auto),
             image: env

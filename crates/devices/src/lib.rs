@@ -40,6 +40,7 @@ pub use routes::{openapi, quota_openapi, quota_router, router};
 
 use access::Access;
 use device::Status;
+use node::Node;
 use port::Ports;
 use runtime::Runtimes;
 
@@ -206,6 +207,16 @@ impl Devices {
     /// The ports of the nodes.
     pub fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// The ports of a node. Who listens on them is looked at only where they are this machine's for certain: its engine is
+    /// reached by a socket, and is the one that the node has.
+    fn ports_of(&self, node: &Node) -> Ports {
+        let engine = self.runtimes.engines.of(&node.name);
+        match engine.is_ok_and(|engine| !engine.presence().answers()) {
+            true => self.ports.of_name(&node.name),
+            false => self.ports.of(node),
+        }
     }
 
     /// The quotas of users.

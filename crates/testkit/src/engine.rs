@@ -1,6 +1,7 @@
 //! A container engine of a test's own: its own socket, data and bridge, and no say over the packet filter of the machine.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::authority::Authority;
 use crate::server::Server;
 
 /// The image that [`Engine::start`] makes: a program that says on each of the three ports of a device which one it is.
@@ -33,6 +35,8 @@ fn main() {
 pub struct Engine {
     server: Server,
     bridge: String,
+    /// Where it listens with TLS, if it does.
+    port: Option<u16>,
     folder: TempDir,
 }
 
@@ -40,21 +44,42 @@ impl Engine {
     /// Starts an engine and makes [`IMAGE`] in it. Fails with the reason where this machine cannot run one: it needs
     /// `dockerd`, and the rights of root.
     pub fn start() -> anyhow::Result<Self> {
-        let folder = TempDir::with_prefix("engine-").context("could not create a folder")?;
+        Self::start_in(TempDir::with_prefix("engine-")?, None)
+    }
+
+    /// The same with an engine that listens at [`Engine::secure_endpoint`], too, and lets in only whom this authority knows.
+    pub fn secured(authority: &Authority) -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("engine-")?;
+        certify(folder.path(), authority)?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Self::start_in(folder, Some(port.port()))
+    }
+
+    fn start_in(folder: TempDir, port: Option<u16>) -> anyhow::Result<Self> {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let bridge = bridge()?;
+        let secured = port.map(|port| {
+            vec![
+                format!("--host=tcp://127.0.0.1:{port}"),
+                "--tlsverify".into(),
+                format!("--tlscacert={}", path("ca.pem")),
+                format!("--tlscert={}", path("tls.crt")),
+                format!("--tlskey={}", path("tls.key")),
+            ]
+        });
+        let arguments = vec![
+            format!("--host=unix://{}", path("docker.sock")),
+            format!("--data-root={}", path("data")),
+            format!("--exec-root={}", path("exec")),
+            format!("--pidfile={}", path("pid")),
+            format!("--bridge={bridge}"),
+            "--iptables=false".into(),
+            "--ip6tables=false".into(),
+            "--storage-driver=vfs".into(),
+        ];
         let server = Server::start(
             "dockerd",
-            vec![
-                format!("--host=unix://{}", path("docker.sock")),
-                format!("--data-root={}", path("data")),
-                format!("--exec-root={}", path("exec")),
-                format!("--pidfile={}", path("pid")),
-                format!("--bridge={bridge}"),
-                "--iptables=false".into(),
-                "--ip6tables=false".into(),
-                "--storage-driver=vfs".into(),
-            ],
+            [arguments, secured.unwrap_or_default()].concat(),
             folder.path().to_owned(),
             "dockerd",
         );
@@ -64,6 +89,7 @@ impl Engine {
         let engine = Self {
             server,
             bridge,
+            port,
             folder,
         };
         engine.wait()?;
@@ -74,6 +100,16 @@ impl Engine {
     /// Where it listens, as settings name it.
     pub fn endpoint(&self) -> String {
         format!("unix://{}/docker.sock", self.folder.path().display())
+    }
+
+    /// Where it listens with TLS, as settings name it; only of one that was started so.
+    pub fn secure_endpoint(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port.unwrap_or_default())
+    }
+
+    /// Gives it a certificate of another authority, which alone it trusts when it is started again.
+    pub fn certify(&self, authority: &Authority) -> anyhow::Result<()> {
+        certify(self.folder.path(), authority)
     }
 
     /// Runs its command line, and gives what it says.
@@ -196,6 +232,13 @@ impl Drop for Engine {
         }
         let _ = run("ip", &["link", "delete", &self.bridge]);
     }
+}
+
+/// Writes what an engine shows to others, and whom it trusts.
+fn certify(folder: &Path, authority: &Authority) -> anyhow::Result<()> {
+    authority.issue(&["127.0.0.1"])?.write(folder)?;
+    fs::write(folder.join("ca.pem"), authority.certificate())?;
+    Ok(())
 }
 
 /// A bridge that nobody else has, with an address.

@@ -279,7 +279,10 @@ async fn kill_often(
         let replica = cluster.replica(random.random_range(0..3));
         replica.kill9();
         // On a machine that has more to do it may give up on stores that are slow, as its supervisor would see.
-        eventually(STUBBORN, "a killed replica is back", async || replica.restart().await).await;
+        eventually(STUBBORN, "a killed replica is back", async || {
+            replica.restart().await
+        })
+        .await;
     }
     Ok(KILLS)
 }

@@ -14,13 +14,15 @@ use tracing::info;
 
 use super::remote::Done;
 use super::ticket::NewTicket;
-use super::{Fault, db, ticket};
+use super::{Ending, Fault, db, ticket};
 use crate::device::{self, Device, Status, api::lock_visible, pixels};
 use crate::error::Result;
 use crate::{Devices, Error, metrics};
 
 /// How long the token for a browser's page opens a tunnel: the page may stand open for a while first.
 const PAGE_TOKEN: Duration = Duration::from_secs(3600);
+/// How many tickets of a user wait for the same port of the same device; a further one takes the place of the oldest.
+const WAITING: i64 = 16;
 
 /// A ticket for the ADB port.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -302,15 +304,21 @@ async fn give(
     if device.status != Status::Running {
         return Err(Fault::NotRunning { device: id }.into());
     }
+    // By the clock of the database, as for all that goes on without a ticket.
+    if (db::target(&mut tx, &id).await?).is_some_and(|target| target.is_over) {
+        return Err(Fault::EndedTicket(Ending::LeaseEnded).into());
+    }
+    let new = NewTicket::of(user, id.clone(), kind);
     let most = config.tickets_per_user;
-    if db::count_waiting(&mut tx, &user.id).await? >= most {
+    let waiting = db::count_waiting(&mut tx, &user.id).await?;
+    let replaced = db::replace(&mut tx, &new, WAITING - 1).await?;
+    if waiting - i64::try_from(replaced).unwrap_or_default() >= most {
         return Err(Fault::TooManyTickets { most }.into());
     }
     let valid = match kind {
         PortKind::Webrtc => PAGE_TOKEN,
         PortKind::Adb | PortKind::Scrcpy => config.ticket,
     };
-    let new = NewTicket::of(user, id.clone(), kind);
     let given = db::insert(&mut tx, &new, &ticket::fingerprint(&secret), valid).await?;
     let expires_at = given.ok_or(Fault::Disabled { device: id })?;
     tx.commit().await?;

@@ -74,6 +74,31 @@ pub async fn count_waiting(conn: &mut PgConnection, user: &UserId) -> sqlx::Resu
     .await
 }
 
+/// Lets the oldest tickets expire that wait to be used at the same port of the same device, but for so many: a page that is
+/// opened again and again leaves the earlier ones unused. The caller has counted those that wait.
+pub async fn replace(
+    conn: &mut PgConnection,
+    ticket: &NewTicket,
+    but_for: i64,
+) -> sqlx::Result<u64> {
+    let update = sqlx::query(
+        "with old as (
+            select id from devices.access_tickets
+            where user_id = $1 and device_id = $2 and kind = $3 and used_at is null and revoked_at is null and expires_at > clock_timestamp()
+            order by id desc offset $4),
+        locked as (select id from devices.access_tickets where id in (select id from old) order by id for update)
+        update devices.access_tickets t set expires_at = clock_timestamp() from locked where t.id = locked.id",
+    );
+    let done = update
+        .bind(&ticket.user)
+        .bind(&ticket.device)
+        .bind(ticket.kind.as_str())
+        .bind(but_for)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
 /// Writes a ticket for a device that runs and may be reached, in its present generation; until when it is good, by the
 /// clock of the database, which is that of all replicas.
 pub async fn insert(
@@ -85,10 +110,11 @@ pub async fn insert(
     let insert = sqlx::query_scalar(
         "-- access::insert
         insert into devices.access_tickets (secret_hash, kind, device_id, owner_id, access_generation, user_id, session_id,
-            api_key_id, created_at, expires_at)
-        select $1, $2, d.id, d.user_id, d.access_generation, $4, $5, $6, now, now + make_interval(secs => $7)
+            api_key_id, api_key_version, created_at, expires_at)
+        select $1, $2, d.id, d.user_id, d.access_generation, $4, $5, $6,
+            (select k.version from platform.api_keys k where k.id = $6), now, now + make_interval(secs => $7)
         from devices.devices d, clock_timestamp() as now
-        where d.id = $3 and d.status = 'running' and d.deleted_at is null and ($2 <> 'adb' or d.adb_enabled)
+        where d.id = $3 and d.status = 'running' and d.deleted_at is null and (d.expires_at is null or d.expires_at > now) and ($2 <> 'adb' or d.adb_enabled)
         returning expires_at",
     );
     insert
@@ -171,8 +197,11 @@ pub async fn ended(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<(i6
 /// Prolongs what says that tunnels are open.
 pub async fn prolong(conn: &mut PgConnection, ids: &[i64], open: Duration) -> sqlx::Result<()> {
     let update = sqlx::query(
-        "update devices.access_tickets set open_until = clock_timestamp() + make_interval(secs => $2)
-        where id = any($1) and open_until is not null",
+        // In the order in which whoever takes tickets back locks them, too.
+        "with open as (
+            select id from devices.access_tickets where id = any($1) and open_until is not null order by id for update)
+        update devices.access_tickets t set open_until = clock_timestamp() + make_interval(secs => $2)
+        from open where t.id = open.id",
     );
     update
         .bind(ids)
@@ -206,8 +235,11 @@ pub async fn set_adb_enabled(
         .await?;
     if !enabled {
         let revoke = sqlx::query(
-            "update devices.access_tickets set revoked_at = clock_timestamp()
-            where device_id = $1 and kind = $2 and revoked_at is null and (open_until is not null or expires_at > clock_timestamp())",
+            "with given as (
+                select id from devices.access_tickets
+                where device_id = $1 and kind = $2 and revoked_at is null and (open_until is not null or expires_at > clock_timestamp())
+                order by id for update)
+            update devices.access_tickets t set revoked_at = clock_timestamp() from given where t.id = given.id",
         );
         revoke
             .bind(device)
@@ -229,6 +261,8 @@ pub struct Target {
     pub adb_port: i32,
     /// The generation of access to it.
     pub access_generation: i64,
+    /// Whether its rent is over.
+    pub is_over: bool,
     /// Whether it runs.
     pub is_running: bool,
     /// Whether its owner wants it to be reached by ADB.
@@ -238,7 +272,8 @@ pub struct Target {
 /// Where a device that is not deleted may be reached by ADB.
 pub async fn target(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option<Target>> {
     let find = sqlx::query_as(
-        "select d.user_id, n.address, d.adb_port, d.access_generation, d.status = 'running' as is_running, d.adb_enabled
+        "select d.user_id, n.address, d.adb_port, d.access_generation,
+            coalesce(d.expires_at <= clock_timestamp(), false) as is_over, d.status = 'running' as is_running, d.adb_enabled
         from devices.devices d join devices.nodes n on n.name = d.node where d.id = $1 and d.deleted_at is null",
     );
     find.bind(id).fetch_optional(conn).await

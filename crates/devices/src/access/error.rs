@@ -43,8 +43,8 @@ pub enum Fault {
     /// Its time is over.
     #[error("the ticket has expired")]
     ExpiredTicket,
-    /// It no longer counts.
-    #[error("the ticket no longer counts: {}", .0.message())]
+    /// A ticket no longer counts, or the access that needs none.
+    #[error("access has ended: {}", .0.message())]
     EndedTicket(Ending),
     /// The call does not ask to go on as a WebSocket.
     #[error("no WebSocket was asked for")]

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{Fault, db};
+use super::{Ending, Fault, db};
 use crate::error::Result;
 use crate::{Devices, Error};
 
@@ -48,6 +48,9 @@ pub async fn adb(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<T
         let target = target.filter(|target| user.may_see(&target.user_id));
         let target = target.ok_or_else(|| Error::NoSuchDevice { device: id.clone() })?;
         let device = id.clone();
+        if target.is_over {
+            return Err(Fault::EndedTicket(Ending::LeaseEnded).into());
+        }
         match (target.is_running, target.adb_enabled) {
             (false, _) => Err(Fault::NotRunning { device }.into()),
             (true, false) => Err(Fault::Disabled { device }.into()),

@@ -11,7 +11,7 @@ use http::header;
 use platform::CurrentUser;
 use platform::http::{Json, Path, Query};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::adb::{self, AdbError, Cut, Output, quoted};
 use super::words::{self, first_line, is_package_name};
@@ -22,7 +22,7 @@ use crate::{Devices, metrics};
 /// How much of an output is given.
 const MOST_OUTPUT: usize = 1 << 20;
 /// How large a picture of the screen may be.
-const MOST_PICTURE: usize = 32 << 20;
+const MOST_PICTURE: usize = 8 << 20;
 /// How long what has no time of its own may take.
 const WITHIN: Duration = Duration::from_secs(6);
 /// What the exit code is where there is none: the command was cut off.
@@ -245,7 +245,7 @@ async fn screenshot(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Resul
         ..Task::brief("screenshot", "take a picture of its screen", "screencap -p")
     };
     let tried = task.tried;
-    let picture = whole(state, user, id, task).await?.stdout();
+    let picture = whole(state, user, id, task).await?.stdout;
     if !picture.starts_with(PNG) {
         let (device, source) = (id.clone(), AdbError::Malformed);
         return Err(Fault::Adb {
@@ -297,7 +297,13 @@ impl<'a> Task<'a> {
 async fn run(state: &Devices, user: &CurrentUser, id: &DeviceId, task: Task<'_>) -> Result<Output> {
     let _turn = state.access.commands.begin(id)?;
     let until = Instant::now() + task.within;
-    let stream = reach::adb(state, user, id).await?;
+    let late = || Fault::Adb {
+        device: id.clone(),
+        tried: task.tried,
+        source: AdbError::Late,
+    };
+    let reached = timeout_at(until, reach::adb(state, user, id)).await;
+    let stream = reached.map_err(|_| late())??;
     let output = adb::shell(stream, task.line, task.most, until).await;
     let result = match &output {
         Ok(Output { cut: None, .. }) => "done",
@@ -344,5 +350,5 @@ async fn whole(
 }
 
 fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.all()).into_owned()
+    String::from_utf8_lossy(&output.all).into_owned()
 }

@@ -95,12 +95,15 @@ async fn open(
     let tunnels = state.access.tunnels.clone();
     let tunnel = tunnels.add(found.id, found.user_id, id, kind);
     let (failed, tasks) = (tunnel.clone(), tunnels.tasks().clone());
+    let (noting, unopened) = (tasks.clone(), state.clone());
     let opened = upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .on_failed_upgrade(move |error| {
             debug!("a client left while its tunnel was opened: {error}");
             tunnels.remove(&failed);
+            // One statement, with a deadline, that leaving waits for.
+            noting.spawn(async move { close(&unopened, failed.ticket).await });
         });
     Ok(opened.on_upgrade(move |socket| {
         tasks.track_future(async move {

@@ -20,9 +20,9 @@ use crate::Devices;
 /// How often it is looked whether access still holds.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// For how long tunnels stay open while the database does not say whether they may.
-const UNVERIFIED: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long tunnels stay open while the database does not say whether they may: two looks that fail, and no more.
+const UNVERIFIED: Duration = Duration::from_secs(5);
 /// How long a tunnel of a replica that died counts as open, and how often a living one says that it is.
 pub const OPEN: Duration = Duration::from_secs(30);
 const PROLONG_EVERY: Duration = Duration::from_secs(10);

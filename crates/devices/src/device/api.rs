@@ -95,7 +95,7 @@ pub async fn patch_device(
     let device = db::find(&mut tx, &id).await?;
     let after = device.as_ref().map_or(before.size(), Device::size);
     if after != before.size()
-        && !placement::resize(&mut tx, &before.node, before.size(), after).await?
+        && !placement::reserve_growth(&mut tx, &before.node, before.size(), after).await?
     {
         return Err(Error::NoRoomToGrow { node: before.node });
     }

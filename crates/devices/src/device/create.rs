@@ -272,13 +272,13 @@ async fn make(
     scope: &str,
 ) -> Result<(Response, String)> {
     let demand = device.demand();
-    let mut tried = Vec::new();
+    let (mut tried, mut full) = (Vec::new(), None);
     let mut attempts = 0;
     while attempts < ATTEMPTS {
         let Some(place) = find_place(state, &demand, &mut tried).await? else {
             continue;
         };
-        let ports = state.ports.of(&place.node);
+        let ports = state.ports_of(&place.node);
         let mut leased = match ports.lease(&device.id).await {
             Ok(leased) => leased,
             // Another node may have some.
@@ -303,8 +303,11 @@ async fn make(
                 return Ok((reply, saga_id));
             }
             Ok(Stored::Before(reply)) => return Ok((reply, String::new())),
-            // The ports go back by themselves; the next look at the nodes sees what there is by now.
-            Ok(Stored::NoRoom) => {}
+            // Before the next turn, which leases to the same owner: the ports of that one would be given back.
+            Ok(Stored::NoRoom) => {
+                ports.hand_back(leased).await?;
+                full = Some(place.refuses("others took its last room each time"));
+            }
             Err(Error::Database(error)) if port::is_conflict(&error) => {
                 // Redis had forgotten who holds them; the database had not.
                 warn!(device.id = %device.id, "ports {:?} of node {} were leased although another device holds one: rebuilding the index", leased.ports, place.node.name);
@@ -316,6 +319,7 @@ async fn make(
             Err(error) => return Err(error),
         }
     }
+    tried.extend(full);
     Err(Error::NoRoom { refusals: tried })
 }
 
@@ -411,7 +415,7 @@ async fn store(
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
     // Last, since whoever comes next to this node waits for the end of the transaction.
-    if !placement::reserve(&mut tx, node, &device.demand()).await? {
+    if !placement::reserve(&mut tx, (node, runtime), &device.demand()).await? {
         return Ok(Stored::NoRoom);
     }
     // Whether the commit takes effect may stay unknown.

@@ -9,7 +9,7 @@ use platform::{Admin, Problem};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::db::{self, NodeChange};
+use super::db::{self, NodeChange, Word};
 use super::settings::{NodeSettings, check_address, check_endpoint, check_labels};
 use super::{Labels, Node, State, Tls};
 use crate::device::RuntimeKind;
@@ -52,6 +52,9 @@ pub struct NodeView {
     /// The engine: `unix:///path`, `tcp://host:port`, `in-cluster://namespace` or `kubeconfig:///path?…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
+    /// What that engine calls itself: one that calls itself otherwise is not the node's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_id: Option<String>,
     /// With which files replicas authenticate themselves to it: paths, never what is in them.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Tls>,
@@ -104,6 +107,7 @@ impl Node {
             runtime: self.runtime,
             hosts_simulated: self.hosts_simulated,
             endpoint: self.endpoint,
+            engine_id: self.engine_id,
             tls: self.tls.map(|tls| tls.0),
             address: self.address,
             bind: self.bind,
@@ -122,7 +126,8 @@ impl Node {
 #[derive(Clone, Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PatchNode {
-    /// The engine, where the node has one; its containers must be the same.
+    /// The engine, where the node has one. Which one is found there first is the node's from then on, also where the endpoint
+    /// is the same as before; its containers must be those that the devices of the node are in.
     #[garde(skip)]
     endpoint: Option<String>,
     /// With which files replicas authenticate themselves to it.
@@ -196,7 +201,7 @@ pub async fn create_node(
     {
         let mut conn = state.platform.db.acquire().await?;
         let now = state.platform.clock.now();
-        if !db::announce(&mut conn, &body, true, now).await? {
+        if !db::announce(&mut conn, &body, Word::New, now).await? {
             return Err(Error::NodeExists { node: body.name });
         }
     }

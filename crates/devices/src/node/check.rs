@@ -12,6 +12,7 @@ use sqlx::PgPool;
 
 use super::{Node, db};
 use crate::runtime;
+use crate::runtime::docker::Identity;
 use crate::runtime::engines::{Engine, engine};
 use crate::runtime::recipe::Recipe;
 use crate::{Config, Devices, Error, error::Result};
@@ -120,7 +121,8 @@ pub async fn check_nodes(
         .iter()
         .filter(|node| name.is_none_or(|name| node.name == name))
     {
-        reports.push(report(node, engine(node, &recipe).as_deref()).await);
+        let identity = Identity::Told(node.engine_id.clone());
+        reports.push(report(node, engine(node, identity, &recipe).as_deref()).await);
     }
     Ok(reports)
 }

@@ -11,7 +11,7 @@ use super::{Node, State, bind_address};
 macro_rules! select_node {
     ($rest:literal) => {
         concat!(
-            "select name, runtime, hosts_simulated, endpoint, tls, address, bind, labels, cpu_millis, cpu_overcommit, memory_mb,
+            "select name, runtime, hosts_simulated, endpoint, engine_id, tls, address, bind, labels, cpu_millis, cpu_overcommit, memory_mb,
                 most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, seen_at,
                 extract(epoch from clock_timestamp() - seen_at)::float8 as unseen_seconds, down_since, down_reason, created_at, updated_at
             from devices.nodes ",
@@ -20,12 +20,23 @@ macro_rules! select_node {
     };
 }
 
-/// Makes a node known, or what its settings say of it by now; what they leave out stays. `false` where it is known
-/// already and `only_new` is demanded, or where devices are in the way of another runtime.
+/// Who makes a node known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// An operator, of a node that nobody knows.
+    New,
+    /// The settings.
+    Settings,
+    /// A replica, by what it found on its machine: an engine that others reach is not taken from the node.
+    Found,
+}
+
+/// Makes a node known, or what its settings say of it by now; what they leave out stays. `false` where that is not to be by
+/// the word of this one, or where devices are there that the node could not run.
 pub async fn announce(
     conn: &mut PgConnection,
     node: &NodeSettings,
-    only_new: bool,
+    word: Word,
     now: Timestamp,
 ) -> sqlx::Result<bool> {
     let bind = (node.bind).unwrap_or_else(|| bind_address(&node.address));
@@ -40,9 +51,12 @@ pub async fn announce(
             memory_mb = coalesce($11, n.memory_mb), most_devices = coalesce($12, n.most_devices), updated_at = excluded.updated_at,
             state = case when n.removed_at is null then n.state else 'ready' end, removed_at = null,
             since = case when n.removed_at is null then n.since else clock_timestamp() end,
-            seen_at = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.seen_at end
-        where (n.removed_at is not null or not $14) and (n.runtime = excluded.runtime or not exists (
-            select 1 from devices.devices d where d.node = n.name and d.runtime = n.runtime and d.released_at is null))",
+            seen_at = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.seen_at end,
+            engine_id = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.engine_id end
+        where (n.removed_at is not null or (not $14 and not ($15 and n.runtime <> 'simulated' and excluded.runtime = 'simulated')))
+            and (n.runtime = excluded.runtime or not exists (
+                select 1 from devices.devices d where d.node = n.name and d.runtime = n.runtime and d.released_at is null
+                    and not (d.runtime = 'simulated' and coalesce($3, n.hosts_simulated))))",
     );
     let done = insert
         .bind(&node.name)
@@ -58,7 +72,8 @@ pub async fn announce(
         .bind(node.memory_m_b)
         .bind(node.devices)
         .bind(now)
-        .bind(only_new)
+        .bind(word == Word::New)
+        .bind(word == Word::Found)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
@@ -138,11 +153,39 @@ pub async fn set_state(
 /// that were on it.
 pub async fn remove(conn: &mut PgConnection, name: &str, now: Timestamp) -> sqlx::Result<bool> {
     let update = sqlx::query(
-        "update devices.nodes set removed_at = clock_timestamp(), updated_at = $2
+        "update devices.nodes set removed_at = clock_timestamp(), engine_id = null, updated_at = $2
         where name = $1 and removed_at is null and used_devices = 0",
     );
     let done = update.bind(name).bind(now).execute(conn).await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// The engine that a node has from its first contact on: the one that was found at its endpoint, where none was found there
+/// before. `None` where the node has another endpoint by now. The unique constraint refuses what is another node's engine.
+pub async fn recognise(
+    conn: &mut PgConnection,
+    (node, endpoint): (&str, &str),
+    found: &str,
+) -> sqlx::Result<Option<String>> {
+    let select = "select engine_id from devices.nodes where name = $1 and endpoint = $2 and removed_at is null";
+    let known: Option<Option<String>> = sqlx::query_scalar(select)
+        .bind(node)
+        .bind(endpoint)
+        .fetch_optional(&mut *conn)
+        .await?;
+    if !matches!(known, Some(None)) {
+        return Ok(known.flatten());
+    }
+    let update = "update devices.nodes set engine_id = $3 where name = $1 and endpoint = $2 and engine_id is null and removed_at is null";
+    let update = sqlx::query(update).bind(node).bind(endpoint).bind(found);
+    update.execute(&mut *conn).await?;
+    // Another replica may have been first, with another engine.
+    let known: Option<Option<String>> = sqlx::query_scalar(select)
+        .bind(node)
+        .bind(endpoint)
+        .fetch_optional(conn)
+        .await?;
+    Ok(known.flatten())
 }
 
 /// What an operator may change of a node.
@@ -175,6 +218,7 @@ pub async fn patch(
 ) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "update devices.nodes set endpoint = case when runtime <> 'simulated' then coalesce($2, endpoint) else endpoint end,
+            engine_id = case when $2 is null then engine_id end,
             tls = coalesce($3, tls), address = coalesce($4, address), labels = coalesce($5, labels),
             cpu_millis = coalesce($6, cpu_millis), cpu_overcommit = coalesce($7, cpu_overcommit),
             memory_mb = coalesce($8, memory_mb), most_devices = coalesce($9, most_devices), updated_at = $10

@@ -123,6 +123,15 @@ pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
         where name = $1 and down_since is not null and not exists (select 1 from devices.leftovers where node = $1)",
     );
     let done = update.bind(&node.name).execute(&mut *tx).await?;
+    if done.rows_affected() == 1 {
+        // What waited for it has waited for no fault of its own.
+        let update = sqlx::query(
+            "update devices.operations set begun_at = null, due_at = clock_timestamp()
+            where state in ('queued', 'running') and device_id in (
+                select id from devices.devices where node = $1 and runtime <> 'simulated' and released_at is null)",
+        );
+        update.bind(&node.name).execute(&mut *tx).await?;
+    }
     tx.commit().await?;
     if done.rows_affected() == 1 {
         info!("node {} is back", node.name);
@@ -196,6 +205,14 @@ pub async fn leave_behind(
     Ok(())
 }
 
+async fn is_left(state: &Devices, node: &Node, id: &DeviceId) -> Result<bool> {
+    let mut conn = state.platform.db.acquire().await?;
+    let select =
+        "select exists (select 1 from devices.leftovers where node = $1 and device_id = $2)";
+    let select = sqlx::query_scalar(select).bind(&node.name).bind(id);
+    Ok(select.fetch_one(&mut *conn).await?)
+}
+
 /// Removes what was left on a node, some of it.
 async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
     let left: Vec<(DeviceId, i32, i32, i32)> = {
@@ -210,9 +227,18 @@ async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
             .await?
     };
     for (id, adb, webrtc, scrcpy) in left {
-        // The node gets no devices until the last leftover is gone: what bears this name is what was left.
-        let runtime = state.runtimes.of(node.runtime, &node.name)?;
-        runtime.remove(&id).await?;
+        // The node gets no devices until the last leftover is gone: what bears this name is what was left, as long as it is
+        // written. Whoever looked before, and was frozen since, removes what he saw, and not what has its name by now.
+        let engine = state.runtimes.engines.of(&node.name)?;
+        let there = engine.list().await?;
+        let left = there.iter().find(|there| there.device == id.as_str());
+        if !is_left(state, node, &id).await? {
+            continue;
+        }
+        if let Some(left) = left {
+            engine.remove_container(&left.id).await?;
+        }
+        engine.remove_kept(&id).await?;
         let ports = port_set(adb, webrtc, scrcpy);
         let rest = state.config.port_quarantine;
         let mut tx = state.platform.db.begin().await?;

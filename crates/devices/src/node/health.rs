@@ -11,6 +11,7 @@ use platform::problem::causes;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::db::Word;
 use super::settings::NodeSettings;
 use super::{Node, db, down};
 use crate::config::{Failover, RuntimeChoice};
@@ -32,11 +33,11 @@ pub async fn announce(
 ) -> anyhow::Result<()> {
     let now = platform.clock.now();
     for node in &config.nodes {
-        write(platform, node, now).await?;
+        write(platform, node, Word::Settings, now).await?;
     }
     if config.nodes.is_empty() {
-        let node = only_node(config, runtimes).await?;
-        write(platform, &node, now).await?;
+        let (node, word) = only_node(config, runtimes).await?;
+        write(platform, &node, word, now).await?;
     }
     let nodes = db::all(&mut *platform.db.acquire().await?).await?;
     runtimes.engines.learn(&nodes);
@@ -44,27 +45,38 @@ pub async fn announce(
     Ok(())
 }
 
-async fn write(platform: &Platform, node: &NodeSettings, now: Timestamp) -> anyhow::Result<()> {
+async fn write(
+    platform: &Platform,
+    node: &NodeSettings,
+    word: Word,
+    now: Timestamp,
+) -> anyhow::Result<()> {
     let mut conn = platform.db.acquire().await?;
-    let announced = db::announce(&mut conn, node, false, now).await;
+    let announced = db::announce(&mut conn, node, word, now).await;
     let announced = announced.with_context(|| format!("making the node {} known", node.name))?;
     if !announced {
-        warn!(
-            "node {} keeps its runtime: it has devices that {} cannot run",
-            node.name, node.runtime
-        );
+        match word {
+            Word::Found => warn!(
+                "node {} has an engine that this replica does not reach: other replicas run its devices; DEVICE_RUNTIME=simulated is for a cluster without engines",
+                node.name
+            ),
+            Word::New | Word::Settings => warn!(
+                "node {} keeps its runtime: it has devices that {} cannot run",
+                node.name, node.runtime
+            ),
+        }
     }
     Ok(())
 }
 
 /// The one node of a machine that is told of no others.
-async fn only_node(config: &Config, runtimes: &Runtimes) -> anyhow::Result<NodeSettings> {
+async fn only_node(config: &Config, runtimes: &Runtimes) -> anyhow::Result<(NodeSettings, Word)> {
     let image = &config.image;
     let endpoint = config.docker_host.replacen("http://", "tcp://", 1);
     let engine = NodeSettings::only(config, RuntimeKind::Docker);
     let simulated = NodeSettings::only(config, RuntimeKind::Simulated);
     if config.runtime == RuntimeChoice::Simulated {
-        return Ok(simulated);
+        return Ok((simulated, Word::Settings));
     }
     if !super::is_endpoint(&endpoint) {
         bail!("{endpoint} is no container engine: unix:///path or tcp://host:port");
@@ -72,12 +84,12 @@ async fn only_node(config: &Config, runtimes: &Runtimes) -> anyhow::Result<NodeS
     match runtimes.engines.try_out(&engine).await {
         Ok(()) => {
             info!("devices run in docker at {endpoint}, from the image {image}");
-            Ok(engine)
+            Ok((engine, Word::Settings))
         }
         Err(error) if config.runtime == RuntimeChoice::Docker => Err(error),
         Err(reason) => {
             info!("devices are simulated: {reason:#}");
-            Ok(simulated)
+            Ok((simulated, Word::Found))
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Node {
     pub hosts_simulated: bool,
     /// Its engine.
     pub endpoint: Option<String>,
+    /// What that engine calls itself; `None` until a replica has reached it.
+    pub engine_id: Option<String>,
     /// How replicas authenticate themselves to it.
     pub tls: Option<Json<Tls>>,
     /// Where clients reach its ports.
@@ -126,17 +128,12 @@ impl Node {
         self.cpu_millis.map(promised)
     }
 
-    /// Whether and why it gets no devices at all.
-    pub fn closed(&self) -> Option<String> {
-        if let Some(reason) = &self.down_reason {
-            return Some(format!("down: {reason}"));
-        }
+    /// Whether and how it is closed for devices. What operators and engines say of it is not for tenants.
+    pub fn closed(&self) -> Option<&'static str> {
         match self.state {
+            _ if self.down_since.is_some() => Some("down"),
             State::Ready => None,
-            State::Cordoned | State::Draining => Some(match &self.reason {
-                Some(reason) => format!("{}: {reason}", self.state),
-                None => self.state.to_string(),
-            }),
+            State::Cordoned | State::Draining => Some(self.state.as_str()),
         }
     }
 }

@@ -123,7 +123,7 @@ pub fn choose<'a>(
 /// Why a node does not take a device that it could run.
 fn refusal(node: &Node, demand: &Demand) -> Option<String> {
     if let Some(reason) = node.closed() {
-        return Some(reason);
+        return Some(reason.into());
     }
     let missing = |(key, value): &(&String, &String)| node.labels.get(*key) != Some(*value);
     if let Some((key, value)) = demand.selector.iter().find(missing) {
@@ -171,62 +171,51 @@ fn load(node: &Node) -> f64 {
         ))
 }
 
-/// Reserves room on a node for a new device; `false` where there is none any more, or the node is closed by now. The row
-/// stays locked until the transaction ends, so this comes last in it.
-pub async fn reserve(conn: &mut PgConnection, node: &str, demand: &Demand) -> sqlx::Result<bool> {
-    let update = sqlx::query(
+/// Whether a node has room for a device that comes to it, and still takes those of its runtime. The row stays locked until the
+/// transaction ends, so that nobody else is promised the same room, and this comes last in it; what the device then has is
+/// counted with its own row.
+pub async fn reserve(
+    conn: &mut PgConnection,
+    (node, runtime): (&str, RuntimeKind),
+    demand: &Demand,
+) -> sqlx::Result<bool> {
+    let select = sqlx::query(
         "-- placement::reserve
-        update devices.nodes set used_cpu_millis = used_cpu_millis + $2, used_memory_mb = used_memory_mb + $3, used_devices = used_devices + 1
+        select from devices.nodes
         where name = $1 and state = 'ready' and removed_at is null and down_since is null
+            and (runtime = $4 or ($4 = 'simulated' and hosts_simulated))
             and (cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
             and (memory_mb is null or used_memory_mb + $3 <= memory_mb)
-            and (most_devices is null or used_devices < most_devices)",
+            and (most_devices is null or used_devices < most_devices)
+        for no key update",
     );
-    let done = update
+    let done = select
         .bind(node)
         .bind(demand.cpu_millis)
         .bind(demand.memory_mb)
+        .bind(runtime.as_str())
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// Gives back what a device had, in the transaction that releases it.
-pub async fn free(
-    conn: &mut PgConnection,
-    node: &str,
-    (cpu_cores, memory_mb): (i32, i32),
-) -> sqlx::Result<()> {
-    let update = sqlx::query(
-        "-- placement::free
-        update devices.nodes set used_cpu_millis = used_cpu_millis - $2, used_memory_mb = used_memory_mb - $3, used_devices = used_devices - 1
-        where name = $1",
-    );
-    update
-        .bind(node)
-        .bind(i64::from(cpu_cores) * 1000)
-        .bind(i64::from(memory_mb))
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// Changes what a device has, in the transaction that changes its row; `false` where it grows and there is no room.
-/// What shrinks is always granted.
-pub async fn resize(
+/// Whether a node has room for a device on it to become of another size, in the transaction that changes its row. What
+/// shrinks is always granted.
+pub async fn reserve_growth(
     conn: &mut PgConnection,
     node: &str,
     before: (i32, i32),
     after: (i32, i32),
 ) -> sqlx::Result<bool> {
-    let update = sqlx::query(
-        "-- placement::resize
-        update devices.nodes set used_cpu_millis = used_cpu_millis + $2, used_memory_mb = used_memory_mb + $3
+    let select = sqlx::query(
+        "-- placement::reserve_growth
+        select from devices.nodes
         where name = $1
             and ($2 <= 0 or cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
-            and ($3 <= 0 or memory_mb is null or used_memory_mb + $3 <= memory_mb)",
+            and ($3 <= 0 or memory_mb is null or used_memory_mb + $3 <= memory_mb)
+        for no key update",
     );
-    let done = update
+    let done = select
         .bind(node)
         .bind((i64::from(after.0) - i64::from(before.0)) * 1000)
         .bind(i64::from(after.1) - i64::from(before.1))
@@ -246,6 +235,7 @@ mod tests {
             runtime: RuntimeKind::Docker,
             hosts_simulated: false,
             endpoint: Some("unix:///s".into()),
+            engine_id: None,
             tls: None,
             address: "127.0.0.1".into(),
             bind: "127.0.0.1".into(),
@@ -338,9 +328,12 @@ mod tests {
                 "a: cordoned",
             ),
             (
-                node("a", |node| node.down_reason = Some("no route".into())),
+                node("a", |node| {
+                    node.down_since = Some(chrono::DateTime::UNIX_EPOCH.into());
+                    node.down_reason = Some("no route".into());
+                }),
                 &demand(),
-                "a: down: no route",
+                "a: down",
             ),
             (node("a", |_| {}), &label, "a: has no label gpu=host"),
             (
@@ -353,7 +346,7 @@ mod tests {
                     (node.state, node.reason) = (State::Draining, Some("new disk".into()));
                 }),
                 &demand(),
-                "a: draining: new disk",
+                "a: draining",
             ),
         ];
         for (node, demand, reason) in table {

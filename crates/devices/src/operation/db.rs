@@ -108,13 +108,23 @@ pub async fn waiting(
     Ok((last, open))
 }
 
+/// How many devices may boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Boots {
+    /// On each node at a time, over all replicas.
+    pub of_node: i64,
+    /// How many more this replica waits for: the rest of its hands is for what is done in a moment.
+    pub here: i64,
+}
+
 /// Claims operations that are due, whose turn it is, and that nobody works on; also those whose worker fell silent. Of
-/// devices in containers only those on nodes whose engines the caller reaches, and those that are to leave a node that is
-/// down. No node boots more than so many devices at a time: claims wait for each other, so that the count is right.
+/// devices in containers only those on nodes whose engines the caller reaches and, where devices that shall run are made anew
+/// `elsewhere`, those that are to leave a node that is down. Kinds that only newer replicas know are left to them. No node boots more than so many devices at a time: claims wait for each other, so that the count is right.
 pub async fn claim(
     conn: &mut PgConnection,
     reached: &[String],
-    boots: i64,
+    boots: Boots,
+    elsewhere: bool,
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<Claimed>> {
@@ -132,33 +142,44 @@ pub async fn claim(
         with booting as (
             select d.node, count(*) as count from devices.operations q join devices.devices d on d.id = q.device_id
             where q.state = 'running' and q.lease_until >= clock_timestamp() and d.runtime <> 'simulated'
-                and q.kind in ('create', 'start', 'restart', 'repair')
+                and q.kind in ('create', 'start', 'restart', 'repair', 'restore')
             group by d.node),
         due as (
-            select q.id, d.node, d.runtime <> 'simulated' and q.kind in ('create', 'start', 'restart', 'repair') as boots
+            select q.id, d.node, k.boots
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
-            where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or (n.down_since is not null and q.kind = 'repair'))
-                and (d.runtime = 'simulated' or q.kind in ('stop', 'delete')
-                    or coalesce((select b.count from booting b where b.node = d.node), 0) < $4)
+                cross join lateral (select d.runtime = 'docker' and n.down_since is null
+                    and q.kind in ('create', 'start', 'restart', 'repair', 'restore') as boots) k
+            where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or ($5 and n.down_since is not null and q.kind = 'repair' and d.wanted = 'running'))
+                and q.kind = any($6)
+                and (not k.boots or ($7 > 0 and coalesce((select b.count from booting b where b.node = d.node), 0) < $4))
                 and ((q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
                 or (q.state = 'running' and q.lease_until < clock_timestamp()))
             order by q.id limit $3 for update of q skip locked),
         ranked as (
-            select id, node, boots, row_number() over (partition by node, boots order by id) as place from due)
+            select id, node, boots, row_number() over (partition by node, boots order by id) as place,
+                row_number() over (partition by boots order by id) as nth from due)
         update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
             lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
         where id in (
             select r.id from ranked r left join booting b on b.node = r.node
-            where not r.boots or r.place + coalesce(b.count, 0) <= $4)
+            where not r.boots or (r.place + coalesce(b.count, 0) <= $4 and r.nth <= $7))
         returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     );
     let claimed = claim
         .bind(reached)
         .bind(lease)
         .bind(limit)
-        .bind(boots)
+        .bind(boots.of_node)
+        .bind(elsewhere)
+        .bind(
+            Kind::ALL
+                .iter()
+                .map(|kind| kind.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(boots.here)
         .fetch_all(&mut *tx)
         .await?;
     tx.commit().await?;
@@ -216,6 +237,22 @@ pub async fn finish(
         .bind(state)
         .bind(error)
         .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Hands an operation on to whoever reaches the node that its device is on now, as if it was new; `false` where the worker is
+/// no longer the holder.
+pub async fn hand_on(conn: &mut PgConnection, claimed: &Claimed) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set state = 'queued', lease_until = null, begun_at = null, due_at = clock_timestamp(),
+            attempts = 0, error = null
+        where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)

@@ -99,6 +99,14 @@ pub fn decide(wish: Wish, status: Status, waiting: Option<Kind>) -> Decision {
     }
 }
 
+/// Whether it may end with a device that boots.
+pub const fn boots(kind: Kind) -> bool {
+    match kind {
+        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore => true,
+        Kind::Stop | Kind::Delete | Kind::Snapshot | Kind::Forget => false,
+    }
+}
+
 /// The status with which an operation ends well; a creation, a repair and a restore may also end stopped. `None` where it leaves
 /// the status as it is.
 pub const fn goal(kind: Kind) -> Option<Status> {

@@ -25,7 +25,7 @@ pub async fn change(state: &Devices, claimed: &Claimed, occupied: u16) -> Step<D
     let node = node.ok_or_else(|| RuntimeError::NoEngine {
         node: device.node.clone(),
     })?;
-    let ports = state.ports.of(&node);
+    let ports = state.ports_of(&node);
     // To an owner of its own: until the row says otherwise, the device has what it had.
     let leased = ports.lease(&DeviceId::new()).await;
     let mut leased = leased.map_err(Interrupted::Ports)?;

@@ -13,7 +13,7 @@ use crate::device::{self, Device, Status};
 use crate::node::placement::{self, Demand, Refusal};
 use crate::node::{self, down};
 use crate::runtime::{RuntimeError, Seen};
-use crate::{Devices, Error, port};
+use crate::{Devices, Error, port, snapshot};
 
 /// Makes a device what it shall be.
 pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
@@ -23,13 +23,20 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
             let node = device.node;
             return Err(RuntimeError::Down { node }.into());
         }
-        device = relocate(state, claimed, &device).await?;
+        match relocate(state, claimed, &device).await? {
+            Some(stays) => device = stays,
+            None => return Ok(()),
+        }
     }
     let runtime = state.runtimes.of(device.runtime, &device.node)?;
     let seen = runtime.inspect(&device.id).await?;
     match (device.wanted, seen) {
-        (Status::Running, Seen::Running) => finish(state, claimed, Status::Running).await,
-        (Status::Running, Seen::Stopped | Seen::Absent) => {
+        (Status::Running, Seen::Running) => {
+            // What has other ports than the row says is made anew; what is as it shall be stays.
+            runtime.create(&spec(&device, claimed)).await?;
+            run(state, claimed, device).await
+        }
+        (Status::Running, Seen::Stopped | Seen::Unused | Seen::Absent) => {
             info!(device.id = %device.id, "device {} is {seen:?} on node {} and shall run: starting it", device.id, device.node);
             let starting = |_: &Device| Some(Status::Starting);
             let device = step(state, claimed, "start-container", starting).await?;
@@ -44,7 +51,7 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
             runtime.create(&spec(&device, claimed)).await?;
             finish(state, claimed, Status::Stopped).await
         }
-        (_, Seen::Stopped) => finish(state, claimed, Status::Stopped).await,
+        (_, Seen::Stopped | Seen::Unused) => finish(state, claimed, Status::Stopped).await,
     }
 }
 
@@ -64,11 +71,11 @@ async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> 
 }
 
 /// Gives a device to another node, with other ports. What it was made of stays behind on the node that is down, and is
-/// removed from there before that node gets devices again; what was stored in it is lost with it.
+/// removed from there before that node gets devices again; what was stored in it, and its snapshots, are lost with it.
 ///
-/// Whoever dies before the commit has changed nothing; after it the device is of the other node, and whoever goes on makes
-/// it there.
-async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Device> {
+/// Whoever dies before the commit has changed nothing; after it the device is of the other node, and the operation is for
+/// whoever reaches that one, when its turn to boot comes there. The device where the node came back meanwhile: it stays.
+async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Option<Device>> {
     let selector = node::selector(&device.metadata);
     let demand = Demand::new(device.provider_type, device.size(), selector);
     let mut tried = vec![Refusal {
@@ -93,7 +100,7 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
                 continue;
             }
         }
-        let ports = state.ports.of(node);
+        let ports = state.ports_of(node);
         let mut leased = match ports.lease(&device.id).await {
             Ok(leased) => leased,
             Err(
@@ -113,8 +120,7 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
         if !down::stays_down(&mut tx, &before.node).await? {
             tx.rollback().await?;
             ports.give_up(leased).await;
-            // It came back meanwhile: the device stays where it is.
-            return device_there(state, &device.id).await;
+            return device_there(state, &device.id).await.map(Some);
         }
         down::leave_behind(&mut tx, &device.id, &before.node, before.ports()).await?;
         let place = (node.name.as_str(), runtime, leased.ports);
@@ -128,16 +134,22 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<D
             set => set?,
         }
         tell(&mut tx, &before, before.status, None, now).await?;
-        placement::free(&mut tx, &before.node, before.size()).await?;
-        if !placement::reserve(&mut tx, &node.name, &demand).await? {
+        let gone = format!("it was kept on node {}, which was down", before.node);
+        snapshot::db::lost(&mut tx, &device.id, &gone, now).await?;
+        if !placement::reserve(&mut tx, (&node.name, runtime), &demand).await? {
+            tx.rollback().await?;
+            ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
             tried.push(refuses("has no room any more".into()));
             continue;
+        }
+        if !db::hand_on(&mut tx, claimed).await? {
+            return Err(Interrupted::Lost);
         }
         // Whether the commit takes effect may stay unknown.
         leased.keep();
         tx.commit().await?;
         warn!(device.id = %device.id, "device {} is made anew on node {}: node {} is down", device.id, node.name, before.node);
-        return device_there(state, &device.id).await;
+        return Ok(None);
     }
     Err(Interrupted::no_room(tried))
 }

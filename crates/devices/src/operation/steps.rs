@@ -9,8 +9,8 @@ use super::api::change_status;
 use super::db::{self, Claimed};
 use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
-use crate::node::placement::{self, Refusal};
-use crate::runtime::{RuntimeError, Spec};
+use crate::node::placement::Refusal;
+use crate::runtime::{Runtime, RuntimeError, Seen, Spec};
 use crate::{Devices, Error, measure, snapshot};
 
 /// How often an attempt changes the ports of a device before it has failed.
@@ -111,15 +111,16 @@ async fn start(state: &Devices, claimed: &Claimed, device: Device) -> Step<()> {
     run(state, claimed, device).await
 }
 
-/// Makes run what was created. A device that never ran gets other ports where a foreign program listens on one of its own;
-/// one that did keeps them: what is in its container would be lost with it.
+/// Makes run what was created. What never ran gets other ports where a foreign program listens on one of its own; what did
+/// keeps them: what is in its container would be lost with it.
 pub async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step<()> {
     let runtime = state.runtimes.of(device.runtime, &device.node)?;
-    let may_change = device.last_started_at.is_none();
     let mut changes = 0;
     while let Err(error) = runtime.start(&spec(&device, claimed)).await {
         match error {
-            RuntimeError::PortOccupied { port } if may_change && changes < PORT_CHANGES => {
+            RuntimeError::PortOccupied { port }
+                if changes < PORT_CHANGES && is_unused(&*runtime, &device).await? =>
+            {
                 device = ports::change(state, claimed, port).await?;
                 runtime.create(&spec(&device, claimed)).await?;
                 changes += 1;
@@ -128,6 +129,15 @@ pub async fn run(state: &Devices, claimed: &Claimed, mut device: Device) -> Step
         }
     }
     finish(state, claimed).await
+}
+
+/// Whether what a device runs in never ran: it was made for a new device, or on another node than the last one.
+async fn is_unused(runtime: &dyn Runtime, device: &Device) -> Step<bool> {
+    if device.last_started_at.is_none() {
+        return Ok(true);
+    }
+    let seen = runtime.inspect(&device.id).await?;
+    Ok(matches!(seen, Seen::Absent | Seen::Unused))
 }
 
 async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
@@ -156,7 +166,6 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
         name: device.name.clone(),
     };
     emit(&mut tx, &Event::new(device.user_id.clone(), now, body)).await?;
-    placement::free(&mut tx, &device.node, device.size()).await?;
     tx.commit().await?;
     // From here on the database lets others have the ports; until they are returned, their lease keeps them.
     let ports = state.ports.of_name(&device.node);

@@ -11,9 +11,10 @@ use tracing::{debug, error, info, warn};
 
 use coordination::PortError;
 
-use super::Kind;
 use super::db::{self, Claimed};
 use super::steps::{self, Interrupted};
+use super::{Kind, boots};
+use crate::config::Failover;
 use crate::runtime::RuntimeError;
 use crate::{Devices, Error, metrics, snapshot};
 
@@ -28,11 +29,13 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
     let stopping = tasks.stopping();
     tasks.spawn("devices.operations", async move {
         let mut at_work = FuturesUnordered::new();
+        // How many of them may boot a device.
+        let mut booting = 0;
         let mut pause = Duration::ZERO;
         while !stopping.is_cancelled() {
             tokio::select! {
                 () = stopping.cancelled() => break,
-                Some(()) = at_work.next(), if !at_work.is_empty() => {}
+                Some(kind) = at_work.next(), if !at_work.is_empty() => booting -= usize::from(boots(kind)),
                 () = state.operations_due.notified() => {}
                 () = sleep(pause) => {}
             }
@@ -40,17 +43,18 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
                 .config
                 .operations_at_once
                 .saturating_sub(at_work.len());
-            let claiming = claim(&state, room);
+            let claiming = claim(&state, room, booting);
             tokio::pin!(claiming);
             // What is under way goes on meanwhile: the connection that the claim waits for may be in its hands.
             let claimed = loop {
                 tokio::select! {
                     claimed = &mut claiming => break claimed,
-                    Some(()) = at_work.next(), if !at_work.is_empty() => {}
+                    Some(kind) = at_work.next(), if !at_work.is_empty() => booting -= usize::from(boots(kind)),
                 }
             };
             pause = match claimed {
                 Ok(claimed) => {
+                    booting += claimed.iter().filter(|it| boots(it.kind)).count();
                     at_work.extend(claimed.into_iter().map(|claimed| work(&state, claimed)));
                     POLL
                 }
@@ -73,7 +77,7 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
 pub async fn run_due(state: &Devices) -> sqlx::Result<usize> {
     let mut count = 0;
     loop {
-        let claimed = claim(state, state.config.operations_at_once).await?;
+        let claimed = claim(state, state.config.operations_at_once, 0).await?;
         if claimed.is_empty() {
             return Ok(count);
         }
@@ -83,23 +87,30 @@ pub async fn run_due(state: &Devices) -> sqlx::Result<usize> {
     }
 }
 
-async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
+async fn claim(state: &Devices, room: usize, booting: usize) -> sqlx::Result<Vec<Claimed>> {
     if room == 0 {
         return Ok(Vec::new());
     }
+    // A boot may take minutes, and a deletion is not to wait for it.
+    let most_boots = (state.config.operations_at_once * 3).div_ceil(4);
+    let boots = db::Boots {
+        of_node: state.config.parallel_boots,
+        here: i64::try_from(most_boots.saturating_sub(booting)).unwrap_or(i64::MAX),
+    };
     let mut conn = state.platform.db.acquire().await?;
     db::claim(
         &mut conn,
         &state.runtimes.engines.answering(),
-        state.config.parallel_boots,
+        boots,
+        state.config.failover == Failover::Restart,
         state.config.operation_lease,
         i64::try_from(room).unwrap_or(i64::MAX),
     )
     .await
 }
 
-/// Works on one operation for as long as its lease can be kept.
-async fn work(state: &Devices, claimed: Claimed) {
+/// Works on one operation for as long as its lease can be kept; gives its kind.
+async fn work(state: &Devices, claimed: Claimed) -> Kind {
     let started = Instant::now();
     let outcome = tokio::select! {
         outcome = steps::carry_out(state, &claimed) => outcome,
@@ -124,6 +135,7 @@ async fn work(state: &Devices, claimed: Claimed) {
         warn!(device.id = %claimed.device_id, "operation {} of device {} was left: {}", claimed.kind, claimed.device_id, causes(&error));
     }
     state.operations_due.notify_one();
+    claimed.kind
 }
 
 /// Renews the lease; ends when it is lost.
@@ -171,6 +183,7 @@ async fn give_back(
         // That its engine is not there says nothing about the device.
         Interrupted::Runtime(
             RuntimeError::Unreachable { .. }
+            | RuntimeError::OtherEngine { .. }
             | RuntimeError::NoEngine { .. }
             | RuntimeError::Down { .. },
         ) => (backoff(claimed.attempts), false),

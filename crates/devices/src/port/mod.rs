@@ -248,6 +248,19 @@ impl Ports {
         self.release(&leased.owner, leased.ports).await;
     }
 
+    /// Gives back a set that nobody has seen: it is free at once, and free when this returns.
+    ///
+    /// # Errors
+    /// Where Redis does not say so: the set may be given back later, and is not to be leased to the same owner again.
+    pub async fn hand_back(&self, mut leased: Leased) -> Result<()> {
+        leased.keep();
+        let (owner, ports) = (leased.owner.as_str(), leased.ports);
+        let handing_back = self
+            .pool
+            .reject(&self.node, owner, ports, &[], Duration::ZERO);
+        Ok(handing_back.await?)
+    }
+
     /// Gives back the ports of a device that is gone. Where that fails the lease ends by itself.
     pub async fn release(&self, owner: &DeviceId, ports: PortSet) {
         if let Err(error) = self.pool.release(&self.node, owner.as_str(), ports).await {

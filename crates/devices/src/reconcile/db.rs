@@ -111,17 +111,17 @@ pub async fn count_repairs(
     .await
 }
 
-/// Notes that a container without a device is there; whether it was seen for the first time, and whether its grace is over.
+/// Notes that a container without a device is there; in how many rounds it was seen, and whether its grace is over.
 pub async fn see_orphan(
     conn: &mut PgConnection,
     node: &str,
     (container, device): (&str, &str),
     grace: Duration,
-) -> sqlx::Result<(bool, bool)> {
+) -> sqlx::Result<(i32, bool)> {
     sqlx::query_as(
         "insert into devices.orphans as o (node, container, device_id) values ($1, $2, $3)
-        on conflict (node, container) do update set device_id = excluded.device_id
-        returning o.xmax = 0, o.first_seen <= clock_timestamp() - $4",
+        on conflict (node, container) do update set device_id = excluded.device_id, seen = o.seen + 1
+        returning o.seen, o.first_seen <= clock_timestamp() - $4",
     )
     .bind(node)
     .bind(container)

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use contracts::DeviceId;
+use coordination::{PortKind, RestReason};
 use futures::StreamExt;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use crate::device::{self, Status};
 use crate::node::{self, Node};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
-use crate::{Devices, error::Result, metrics};
+use crate::{Devices, error::Result, metrics, port};
 
 /// Nodes that are looked at together.
 const NODES_AT_ONCE: usize = 8;
@@ -24,6 +25,8 @@ const REPAIRS: (i64, Duration) = (5, Duration::from_secs(3600));
 const REPORT_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// How long the audit trail is kept.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// In how many rounds a container without a device is seen before that is told.
+const SIGHTS: i32 = 2;
 /// Entries that one round drops.
 const BATCH: i64 = 10_000;
 
@@ -54,8 +57,14 @@ pub async fn run(state: &Devices, cancelled: &CancellationToken) -> anyhow::Resu
     failed.map_or(Ok(()), Err)
 }
 
+/// Compares a node on all three sides. Neither of Redis and the engine keeps the other from it.
 async fn one(state: &Devices, node: &Node, cancelled: &CancellationToken) -> Result<()> {
-    ports::compare(state, node).await?;
+    let containers = containers(state, node, cancelled).await;
+    let ports = ports::compare(state, node).await;
+    containers.and(ports)
+}
+
+async fn containers(state: &Devices, node: &Node, cancelled: &CancellationToken) -> Result<()> {
     if !node.runtime.has_engine() || node.down_since.is_some() {
         return Ok(());
     }
@@ -66,9 +75,15 @@ async fn one(state: &Devices, node: &Node, cancelled: &CancellationToken) -> Res
     }
     let before = rows(state, node).await?;
     let containers = engine.list().await?;
-    let there: Vec<String> = containers.iter().map(|it| it.id.clone()).collect();
     let after = rows(state, node).await?;
-    for difference in differences(&before, containers, &after) {
+    let found = differences(&before, containers, &after);
+    let orphans: Vec<String> = (found.iter())
+        .filter_map(|difference| match difference {
+            Difference::Orphan(container) => Some(container.id.clone()),
+            Difference::Broken { .. } | Difference::Missing { .. } => None,
+        })
+        .collect();
+    for difference in found {
         if cancelled.is_cancelled() {
             return Ok(());
         }
@@ -79,7 +94,7 @@ async fn one(state: &Devices, node: &Node, cancelled: &CancellationToken) -> Res
         }
     }
     let mut conn = state.platform.db.acquire().await?;
-    db::forget_orphans(&mut conn, &node.name, &there).await?;
+    db::forget_orphans(&mut conn, &node.name, &orphans).await?;
     Ok(())
 }
 
@@ -94,8 +109,9 @@ async fn orphan(state: &Devices, node: &Node, container: &Container) -> Result<(
     let grace = state.config.orphan_grace;
     let mut tx = state.platform.db.begin().await?;
     let key = (container.id.as_str(), container.device.as_str());
-    let (is_new, is_due) = db::see_orphan(&mut tx, &node.name, key, grace).await?;
-    if is_new {
+    let (seen, is_due) = db::see_orphan(&mut tx, &node.name, key, grace).await?;
+    // What is seen once may be one whose device was deleted while the containers were listed.
+    if seen == SIGHTS {
         let detail = format!("no device of the node has it; it is removed after {grace:?}");
         db::note(&mut tx, &node.name, Action::OrphanFound, whom, &detail).await?;
         metrics::reconciled(Action::OrphanFound);
@@ -105,10 +121,23 @@ async fn orphan(state: &Devices, node: &Node, container: &Container) -> Result<(
         );
     }
     // The row, not what was read before, has the last word.
-    let is_due = is_due && !db::is_on(&mut tx, &container.device, &node.name).await?;
+    let is_due =
+        seen >= SIGHTS && is_due && !db::is_on(&mut tx, &container.device, &node.name).await?;
+    // Who is connected to it must not meet the next tenant there.
+    let ports = container.ports.filter(|_| is_due);
+    if let Some(ports) = ports {
+        let rest = state.config.port_quarantine;
+        for kind in PortKind::ALL {
+            let port = (kind, ports.of(kind));
+            port::db::quarantine(&mut tx, &node.name, port, RestReason::Returned, rest).await?;
+        }
+    }
     tx.commit().await?;
     if !is_due {
         return Ok(());
+    }
+    if ports.is_some() {
+        state.ports.of(node).reconcile().await?;
     }
     let engine = state.runtimes.engines.of(&node.name)?;
     engine.remove_container(&container.id).await?;

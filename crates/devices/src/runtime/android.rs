@@ -110,31 +110,8 @@ fn is_path(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use coordination::PortSet;
-
     use super::*;
-
-    fn spec() -> Spec {
-        Spec {
-            made_of: None,
-            id: "device-1".parse().unwrap(),
-            name: "n".into(),
-            fence: 1,
-            address: [127, 0, 0, 1].into(),
-            ports: PortSet {
-                adb: 5555,
-                webrtc: 8080,
-                scrcpy: 27183,
-            },
-            cpu_cores: 2,
-            memory_mb: 4096,
-            storage_mb: 10_240,
-            width: 720,
-            height: 1280,
-            dpi: 240,
-            android_version: "11".into(),
-        }
-    }
+    use crate::runtime::tests::spec;
 
     #[test]
     fn android_boots_with_what_the_device_and_the_settings_say() {

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::API_DEFAULT_VERSION;
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerInspectResponse, ContainerNetworkStats,
-    ContainerSummary, ContainerSummaryStateEnum, HostConfig, ImageSummary, PortBinding, SystemInfo,
+    ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, HostConfig,
+    ImageSummary, PortBinding, SystemInfo,
 };
 use bollard::query_parameters::{
     CommitContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -20,7 +21,9 @@ use contracts::{DeviceId, SnapshotId};
 use coordination::PortSet;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use sqlx::PgPool;
 
+use super::boot::has_booted;
 use super::engines::Engine;
 use super::presence::Presence;
 use super::recipe::{CLUSTER_LABEL, DEVICE_LABEL, FENCE_LABEL, Recipe};
@@ -28,7 +31,7 @@ use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::measure::Counted;
 use crate::node::check::{self, Check};
 use crate::node::settings::NodeSettings;
-use crate::node::{Node, Tls};
+use crate::node::{self, Node, Tls};
 use crate::reconcile::Container;
 
 /// The ports of a device within its container.
@@ -38,49 +41,101 @@ const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
+/// After this time it is asked again which engine answers: another one may have taken its place.
+const KNOWN: Duration = Duration::from_secs(10);
 /// The repository of the images that keep snapshots.
 const REPOSITORY: &str = "cloudphone-snapshot";
+/// How long after one look whether Android has booted the next one follows.
+const BOOT_LOOK: Duration = Duration::from_millis(500);
 /// How long a commit may take; it copies all that was written on the device.
 const COMMIT: Duration = Duration::from_secs(600);
 /// Of how many layers the image of a device that is kept may be made; engines mount 128 at most.
 const MOST_LAYERS: usize = 64;
+/// How long finding an engine and seeing which one it is may take.
+const GREETING: Duration = Duration::from_secs(3);
 const QUICK: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
 
 /// The label with the id of the snapshot that an image keeps.
 pub const SNAPSHOT_LABEL: &str = "cloudphone.snapshot";
 
-/// The engine of one node. It is connected to when it is first needed.
+/// What says which engine is the node's.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// The row of the node, which the first contact writes.
+    Row(PgPool),
+    /// What that row said; any engine where it said nothing.
+    Told(Option<String>),
+}
+
+/// The engine of one node. It is connected to when it is first needed, and it is the node's only where it says so: the same
+/// address leads to another engine on another machine.
 pub struct Docker {
     node: String,
     endpoint: String,
     tls: Option<Tls>,
+    identity: Identity,
     recipe: Recipe,
-    connected: RwLock<Option<bollard::Docker>>,
+    connected: RwLock<Option<Connected>>,
     presence: Presence,
+}
+
+/// The way to an engine that is the node's.
+#[derive(Clone)]
+struct Connected {
+    engine: bollard::Docker,
+    /// What it calls itself.
+    id: String,
+    /// When it last did so.
+    asked: Instant,
 }
 
 impl Docker {
     /// The engine of a node that has one.
-    pub fn of(node: &Node, recipe: &Recipe) -> Option<Self> {
+    pub fn of(node: &Node, identity: Identity, recipe: &Recipe) -> Option<Self> {
         let tls = node.tls.as_ref().map(|tls| tls.0.clone());
-        Some(Self::new(&node.name, node.endpoint.clone()?, tls, recipe))
+        let endpoint = node.endpoint.clone()?;
+        Some(Self::new(&node.name, (endpoint, tls), identity, recipe))
     }
 
     /// The engine of a node that is only described yet.
     pub fn described(node: &NodeSettings, recipe: &Recipe) -> Option<Self> {
-        let endpoint = node.endpoint.clone()?;
-        Some(Self::new(&node.name, endpoint, node.tls.clone(), recipe))
+        let place = (node.endpoint.clone()?, node.tls.clone());
+        Some(Self::new(&node.name, place, Identity::Told(None), recipe))
     }
 
-    fn new(node: &str, endpoint: String, tls: Option<Tls>, recipe: &Recipe) -> Self {
+    fn new(
+        node: &str,
+        (endpoint, tls): (String, Option<Tls>),
+        identity: Identity,
+        recipe: &Recipe,
+    ) -> Self {
         Self {
             node: node.to_owned(),
             endpoint,
             tls,
+            identity,
             recipe: recipe.clone(),
             connected: RwLock::default(),
             presence: Presence::default(),
+        }
+    }
+
+    /// Asks an engine that answers which one it is, where that was long ago. One that takes its time for it is taken for the
+    /// one that it was.
+    async fn ask_again(&self, connected: Connected) -> Result<(), RuntimeError> {
+        if connected.asked.elapsed() < KNOWN {
+            return Ok(());
+        }
+        let Ok(info) = tokio::time::timeout(PING, connected.engine.info()).await else {
+            return Ok(());
+        };
+        let info = info.map_err(|error| self.refused("ask the engine about itself", error))?;
+        // Certificates are read again with the next connection: they may be others by then.
+        self.forget_way();
+        match identity(info) == Some(connected.id) {
+            true => self.connect().await.map(drop),
+            false => Err(self.another("another engine has taken its place")),
         }
     }
 
@@ -103,15 +158,26 @@ impl Docker {
         }
     }
 
-    /// The way to it. What is connected once is kept: each request opens a connection of its own.
+    /// The way to it. It is kept until a request fails on it; each opens a connection of its own.
     async fn engine(&self) -> Result<bollard::Docker, RuntimeError> {
-        if let Some(engine) = &*self
-            .connected
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            return Ok(engine.clone());
+        match self.connected() {
+            Some(connected) => Ok(connected.engine),
+            None => self.connect().await,
         }
+    }
+
+    fn connected(&self) -> Option<Connected> {
+        let connected = self.connected.read();
+        connected.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn forget_way(&self) {
+        let connected = self.connected.write();
+        *connected.unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Finds a way to it, and sees that it is the engine of the node.
+    async fn connect(&self) -> Result<bollard::Docker, RuntimeError> {
         let tried = "connect to the engine";
         let (endpoint, seconds) = (self.endpoint.as_str(), SLOW.as_secs() + 5);
         let engine = match (&self.tls, endpoint.strip_prefix("unix://")) {
@@ -131,14 +197,61 @@ impl Docker {
             ),
         };
         let engine = engine.map_err(|error| self.refused(tried, error))?;
-        let engine = tokio::time::timeout(QUICK, engine.negotiate_version()).await;
-        let engine = engine.map_err(|_| self.silent(tried, QUICK))?;
-        let engine = engine.map_err(|error| self.refused(tried, error))?;
-        let mut connected = self
+        let asked = async {
+            let engine = engine.negotiate_version().await?;
+            let id = identity(engine.info().await?);
+            Ok((engine, id))
+        };
+        let (engine, id) = self
+            .call(tried, GREETING, asked)
+            .await?
+            .map_err(|error| self.refused(tried, error))?;
+        let id = id.ok_or_else(|| self.another("it does not say which engine it is"))?;
+        self.recognise(&id).await?;
+        let connected = Connected {
+            engine: engine.clone(),
+            id,
+            asked: Instant::now(),
+        };
+        let mut known = self
             .connected
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(connected.insert(engine).clone())
+        *known = Some(connected);
+        Ok(engine)
+    }
+
+    /// Sees whether the engine that was found is the node's.
+    async fn recognise(&self, found: &str) -> Result<(), RuntimeError> {
+        let known = match &self.identity {
+            Identity::Told(None) => return Ok(()),
+            Identity::Told(Some(known)) => Some(known.clone()),
+            Identity::Row(db) => {
+                let mut conn = db.acquire().await?;
+                match node::db::recognise(&mut conn, (&self.node, &self.endpoint), found).await {
+                    Err(error) if constraint(&error) == Some("nodes_engine_key") => {
+                        return Err(self.another("it is the engine of another node"));
+                    }
+                    known => known?,
+                }
+            }
+        };
+        match known {
+            Some(known) if known == found => Ok(()),
+            Some(known) => Err(self.another(&format!(
+                "it calls itself {found} and not {known}; where it has taken its place, set the endpoint of the node anew"
+            ))),
+            None => Err(self.another("the node has another endpoint by now")),
+        }
+    }
+
+    fn another(&self, why: &str) -> RuntimeError {
+        self.presence.missed();
+        RuntimeError::OtherEngine {
+            node: self.node.clone(),
+            endpoint: self.endpoint.clone(),
+            why: why.to_owned(),
+        }
     }
 
     /// What it means that a call failed: what the engine refused, or that it is not there.
@@ -147,6 +260,8 @@ impl Docker {
             let source = error.into();
             return RuntimeError::Engine { tried, source };
         }
+        // The next one may need other certificates, or lead elsewhere.
+        self.forget_way();
         self.presence.missed();
         RuntimeError::Unreachable {
             node: self.node.clone(),
@@ -275,7 +390,7 @@ impl Docker {
         let engine = self.engine().await?;
         let start = engine.start_container(&name, None::<StartContainerOptions>);
         match self.call("start a container", SLOW, start).await? {
-            Ok(()) => Ok(()),
+            Ok(()) => self.wait_for_boot(spec).await,
             Err(error) => {
                 let text = error.to_string();
                 let ports = [spec.ports.adb, spec.ports.webrtc, spec.ports.scrcpy];
@@ -290,6 +405,25 @@ impl Docker {
                 })
             }
         }
+    }
+
+    /// Waits until Android says that it has booted; what stands in for it needs no time.
+    async fn wait_for_boot(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        if !self.recipe.is_android() {
+            return Ok(());
+        }
+        let within = self.recipe.boot;
+        let until = tokio::time::Instant::now() + within;
+        while !has_booted(spec, until).await {
+            if tokio::time::Instant::now() >= until {
+                return Err(RuntimeError::NotBooted { within });
+            }
+            if self.inspect(&spec.id).await? != Seen::Running {
+                return Err(RuntimeError::BootEnded);
+            }
+            tokio::time::sleep(BOOT_LOOK).await;
+        }
+        Ok(())
     }
 
     /// Commits the container, unless that was done already; the bytes of the layer that this adds.
@@ -594,11 +728,11 @@ impl Runtime for Docker {
             let inspect = engine.inspect_container(&name, None::<InspectContainerOptions>);
             match self.call("inspect a container", QUICK, inspect).await? {
                 Ok(seen) => {
-                    let running = seen.state.and_then(|state| state.running);
-                    Ok(if running == Some(true) {
-                        Seen::Running
-                    } else {
-                        Seen::Stopped
+                    let state = seen.state.unwrap_or_default();
+                    Ok(match (state.running, state.status) {
+                        (Some(true), _) => Seen::Running,
+                        (_, Some(ContainerStateStatusEnum::CREATED)) => Seen::Unused,
+                        _ => Seen::Stopped,
                     })
                 }
                 Err(error) if status(&error) == Some(404) => Ok(Seen::Absent),
@@ -610,8 +744,10 @@ impl Runtime for Docker {
 
 impl Engine for Docker {
     fn is_of(&self, node: &Node) -> bool {
+        let connected = self.connected();
         node.endpoint.as_deref() == Some(&self.endpoint)
             && node.tls.as_ref().map(|tls| &tls.0) == self.tls.as_ref()
+            && connected.is_none_or(|connected| node.engine_id.as_ref() == Some(&connected.id))
     }
 
     fn presence(&self) -> &Presence {
@@ -621,21 +757,21 @@ impl Engine for Docker {
     fn ping(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
         Box::pin(async move {
             let tried = "ask the engine whether it is there";
-            let asked = async {
-                let ping = self.engine().await?.ping().await;
-                ping.map_err(|error| self.refused(tried, error))
+            let answer = match self.connected() {
+                None => self.connect().await.map(drop),
+                Some(connected) => {
+                    let ping = self.call(tried, PING, connected.engine.ping()).await;
+                    match ping.and_then(|ping| ping.map_err(|error| self.refused(tried, error))) {
+                        Ok(_) => self.ask_again(connected).await,
+                        Err(error) => Err(error),
+                    }
+                }
             };
-            match tokio::time::timeout(PING, asked).await {
-                Ok(Ok(_)) => {
-                    self.presence.answered();
-                    Ok(())
-                }
-                Ok(Err(error)) => {
-                    self.presence.missed();
-                    Err(error)
-                }
-                Err(_) => Err(self.silent(tried, PING)),
+            match answer {
+                Ok(()) => self.presence.answered(),
+                Err(_) => self.presence.missed(),
             }
+            answer
         })
     }
 
@@ -684,6 +820,13 @@ impl Engine for Docker {
         Box::pin(self.take_away(id))
     }
 
+    fn remove_kept<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            self.remove_images(DEVICE_LABEL, device.as_str()).await?;
+            Ok(())
+        })
+    }
+
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {
         Box::pin(async move {
             let info = self.info().await?;
@@ -716,6 +859,16 @@ fn fence(seen: &ContainerInspectResponse) -> Option<i64> {
 pub fn name(id: &DeviceId) -> String {
     // An id of ours has no colon, the one character that a name of a container may not have.
     format!("cp-{id}")
+}
+
+/// What an engine calls itself: with its data root, since engines of old that share a machine share the rest.
+fn identity(info: SystemInfo) -> Option<String> {
+    let id = info.id.filter(|id| !id.is_empty())?;
+    Some(format!("{id}@{}", info.docker_root_dir?))
+}
+
+fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error()?.constraint()
 }
 
 fn status(error: &bollard::errors::Error) -> Option<u16> {

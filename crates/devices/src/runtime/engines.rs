@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
+use contracts::DeviceId;
 use futures::future::{BoxFuture, join_all};
+use sqlx::PgPool;
 use tracing::{info, warn};
 
-use super::docker::Docker;
+use super::docker::{Docker, Identity};
 use super::kubernetes::Kubernetes;
 use super::presence::Presence;
 use super::recipe::Recipe;
@@ -31,14 +33,16 @@ pub trait Engine: Runtime {
     /// Removes a container by the identity that a list gave, with what was stored in it; one that is gone is fine, and one
     /// that took its place since stays.
     fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Removes what is kept of a device beside its container.
+    fn remove_kept<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// What there is to be said of it and its machine.
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>>;
 }
 
 /// The engine of a node that has one.
-pub fn engine(node: &Node, recipe: &Recipe) -> Option<Arc<dyn Engine>> {
+pub fn engine(node: &Node, identity: Identity, recipe: &Recipe) -> Option<Arc<dyn Engine>> {
     match node.runtime {
-        RuntimeKind::Docker => Some(Arc::new(Docker::of(node, recipe)?)),
+        RuntimeKind::Docker => Some(Arc::new(Docker::of(node, identity, recipe)?)),
         RuntimeKind::Kubernetes => Some(Arc::new(Kubernetes::of(node, recipe)?)),
         RuntimeKind::Simulated => None,
     }
@@ -50,14 +54,16 @@ pub struct Engines(Arc<Inner>);
 
 struct Inner {
     recipe: Recipe,
+    identity: Identity,
     by_node: RwLock<HashMap<String, Arc<dyn Engine>>>,
 }
 
 impl Engines {
-    /// Knows none yet.
-    pub fn new(recipe: Recipe) -> Self {
+    /// Knows none yet. Which engine is whose stands in the database.
+    pub fn new(recipe: Recipe, db: &PgPool) -> Self {
         Self(Arc::new(Inner {
             recipe,
+            identity: Identity::Row(db.clone()),
             by_node: RwLock::default(),
         }))
     }
@@ -79,7 +85,7 @@ impl Engines {
         });
         for node in nodes {
             if !by_node.contains_key(&node.name)
-                && let Some(engine) = engine(node, &self.0.recipe)
+                && let Some(engine) = engine(node, self.0.identity.clone(), &self.0.recipe)
             {
                 by_node.insert(node.name.clone(), engine);
             }
@@ -91,7 +97,7 @@ impl Engines {
         if (self.of(&node.name)).is_ok_and(|engine| engine.is_of(node)) {
             return;
         }
-        if let Some(engine) = engine(node, &self.0.recipe) {
+        if let Some(engine) = engine(node, self.0.identity.clone(), &self.0.recipe) {
             let mut by_node = self
                 .0
                 .by_node
@@ -157,7 +163,7 @@ impl Engines {
             let answer = engine.ping().await;
             match &answer {
                 Ok(()) if !before => info!("the engine of node {name} answers"),
-                Err(error) if before => warn!(
+                Err(error) if before || is_news(&*engine, error) => warn!(
                     "the engine of node {name} does not answer: {}",
                     platform::problem::causes(error)
                 ),
@@ -167,4 +173,9 @@ impl Engines {
         });
         join_all(asked).await
     }
+}
+
+/// Whether nobody was told yet that another engine answers in the place of this one.
+fn is_news(engine: &dyn Engine, error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::OtherEngine { .. }) && engine.presence().is_news()
 }

@@ -59,6 +59,7 @@ impl From<SpecRow> for Spec {
             name: row.name,
             fence: 0,
             address: bind_address(&row.bind),
+            host: row.bind,
             ports: port_set(row.adb_port, row.webrtc_port, row.scrcpy_port),
             cpu_cores: row.cpu_cores,
             memory_mb: row.memory_mb,

@@ -1,6 +1,7 @@
 //! What runs devices. Every call may be repeated: what is there is not made twice, what is gone is not missed.
 
 pub mod android;
+mod boot;
 pub mod docker;
 pub mod engines;
 pub mod hosts;
@@ -38,6 +39,8 @@ pub struct Spec {
     pub fence: i64,
     /// The address on its node that its ports are bound to.
     pub address: IpAddr,
+    /// Where clients, and we, reach that node.
+    pub host: String,
     /// Its ports.
     pub ports: PortSet,
     /// Processor cores.
@@ -67,6 +70,7 @@ impl Spec {
             name: device.name.clone(),
             fence,
             address: node::bind_address(&device.bind),
+            host: device.address.clone(),
             ports: device.ports(),
             cpu_cores: device.cpu_cores,
             memory_mb: device.memory_mb,
@@ -85,6 +89,8 @@ impl Spec {
 pub enum Seen {
     /// Nothing.
     Absent,
+    /// It is there and never ran: nothing is in it that would be missed.
+    Unused,
     /// It is there and does not run.
     Stopped,
     /// It runs.
@@ -132,6 +138,15 @@ pub enum RuntimeError {
         /// How many.
         layers: usize,
     },
+    /// Android did not boot.
+    #[error("the device did not boot within {within:?}")]
+    NotBooted {
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// Android ended while it booted.
+    #[error("the device ended while it booted; the log of its container says why")]
+    BootEnded,
     /// This worker no longer holds the operation.
     #[error("the operation went to another worker")]
     Fenced,
@@ -147,6 +162,16 @@ pub enum RuntimeError {
         tried: &'static str,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What answers at the endpoint of a node is not its engine.
+    #[error("what answers at {endpoint} is not the engine of node {node}: {why}")]
+    OtherEngine {
+        /// The node.
+        node: String,
+        /// Where its engine is to be.
+        endpoint: String,
+        /// How that shows, and what to do.
+        why: String,
     },
     /// Nobody reaches the engine of a node, for a while already.
     #[error("node {node} is down")]
@@ -169,7 +194,7 @@ pub enum RuntimeError {
 pub trait Runtime: Send + Sync {
     /// Makes what the device runs in, not running; anew where its ports are others by now.
     fn create<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Makes it run; after that its ports answer.
+    /// Makes it run; after that its ports answer, and Android has booted.
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Makes it stop; after that nothing answers on its ports.
     fn stop<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
@@ -229,7 +254,7 @@ impl Runtimes {
         let cluster = cluster(&platform.db).await?;
         Ok(Self {
             simulated: Simulated::new(platform, config.host_lease),
-            engines: Engines::new(Recipe::new(&cluster, config)),
+            engines: Engines::new(Recipe::new(&cluster, config), &platform.db),
         })
     }
 
@@ -250,6 +275,35 @@ impl Runtimes {
         match kind {
             RuntimeKind::Simulated => Ok(Arc::new(self.simulated.clone())),
             RuntimeKind::Docker | RuntimeKind::Kubernetes => Ok(self.engines.of(node)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any device.
+    pub fn spec() -> Spec {
+        Spec {
+            made_of: None,
+            id: "device-1".parse().unwrap(),
+            name: "n".into(),
+            fence: 1,
+            address: [127, 0, 0, 1].into(),
+            host: "127.0.0.1".into(),
+            ports: PortSet {
+                adb: 5555,
+                webrtc: 8080,
+                scrcpy: 27183,
+            },
+            cpu_cores: 2,
+            memory_mb: 4096,
+            storage_mb: 10_240,
+            width: 720,
+            height: 1280,
+            dpi: 240,
+            android_version: "11".into(),
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Presence {
     answers: AtomicBool,
     /// Whether it ever did.
     ever: AtomicBool,
+    /// Whether it was told what answers in its place.
+    told: AtomicBool,
 }
 
 /// When an engine was last seen by anybody, since when this replica has read that, and when it did so last.
@@ -28,6 +30,12 @@ impl Presence {
     pub fn answered(&self) {
         self.answers.store(true, Ordering::Relaxed);
         self.ever.store(true, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether this is the first time since its last answer that somebody asks so.
+    pub fn is_news(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
     }
 
     /// It did not answer.

@@ -1,5 +1,7 @@
 //! What containers are made with, on whichever engine, and what they bear.
 
+use std::time::Duration;
+
 use coordination::{PortRanges, PortSet};
 
 use super::Spec;
@@ -22,6 +24,8 @@ pub struct Recipe {
     pub cluster: String,
     /// How Android is set up.
     pub android: Android,
+    /// How long Android may take to boot.
+    pub boot: Duration,
     /// The ports that devices are leased.
     pub ports: PortRanges,
 }
@@ -33,6 +37,7 @@ impl Recipe {
             image: config.image.clone(),
             cluster: cluster.to_owned(),
             android: config.android.clone(),
+            boot: config.boot,
             ports: config.ports.clone(),
         }
     }

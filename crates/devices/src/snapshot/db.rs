@@ -218,6 +218,25 @@ pub async fn failed(
     Ok(())
 }
 
+/// Writes that there is nothing left of any snapshot of a device: it leaves the node that keeps them without them.
+pub async fn lost(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    reason: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update devices.snapshots set status = 'error', error = $2, taken_at = null, updated_at = $3
+        where device_id = $1 and status <> 'deleting'",
+    )
+    .bind(device)
+    .bind(reason)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Hides a snapshot; `false` where somebody did already.
 pub async fn give_up(
     conn: &mut PgConnection,

@@ -314,3 +314,64 @@ async fn a_device_tells_where_it_is_reached(db: PgPool) {
             .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
     }
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_page_that_is_opened_again_and_again_locks_nobody_out(db: PgPool) {
+    let app = TestApp::with(db, |config| config.access.tickets_per_user = 20).await;
+    let stage = Stage::of(app).await;
+    let mut tokens = Vec::new();
+    for _ in 0..40 {
+        let token = stage.alice.act(&stage.device, "webrtc/token").await;
+        tokens.push(text(&token.expect(StatusCode::OK).body, "token"));
+    }
+
+    let stream = async |token: &String| open(stage.address, &stage.device, "stream", token).await;
+    assert_eq!(stream(&tokens[0]).await.err(), Some(401));
+    assert!(stream(&tokens[39]).await.is_ok());
+    // There is room for other tickets.
+    ticket(&stage.alice, &stage.device).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn with_the_rent_all_access_ends(db: PgPool) {
+    let stage = Stage::new(db).await;
+    stage
+        .execute("update devices.devices set expires_at = clock_timestamp() where id = $1")
+        .await;
+
+    for action in ["adb/ticket", "webrtc/token", "screenshot"] {
+        let answer = stage.alice.act(&stage.device, action).await;
+        answer.refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+    }
+    let path = format!("/devices/{}/shell", id(&stage.device));
+    let shell = stage.alice.post(&path, json!({ "command": "id" })).await;
+    shell.refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_administrator_who_is_none_any_more_loses_the_devices_of_others(db: PgPool) {
+    let stage = Stage::new(db.clone()).await;
+    let root = platform::testing::account(&stage.app.platform, &["admin"]).await;
+    let root = stage.app.user(root.as_str(), &["admin"]).await;
+    let (used, waiting) = (
+        ticket(&root, &stage.device).await,
+        ticket(&root, &stage.device).await,
+    );
+    open(stage.address, &stage.device, "adb", &used)
+        .await
+        .unwrap();
+
+    sqlx::query("delete from users.user_roles")
+        .execute(&db)
+        .await
+        .unwrap();
+
+    let opened = open(stage.address, &stage.device, "adb", &waiting).await;
+    assert_eq!(opened.err(), Some(401));
+    let ended = "select ended from devices.access_standing";
+    let ended: Vec<Option<String>> = sqlx::query_scalar(ended).fetch_all(&db).await.unwrap();
+    assert_eq!(
+        ended,
+        [Some("signed-out".into()), Some("signed-out".into())]
+    );
+}

@@ -108,7 +108,7 @@ async fn what_an_engine_had_is_found_again_when_it_is_back(db: PgPool) {
         .refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
     let refused = alice.post("/devices", small()).await;
     let message = text(&refused.body, "message");
-    assert!(message.contains("a: down:"), "{message}");
+    assert!(message.ends_with("a: down"), "{message}");
     alice.delete(&deleted).await.expect(StatusCode::OK);
     app.run_operations().await;
 
@@ -156,6 +156,11 @@ async fn with_failover_a_device_runs_elsewhere_and_never_twice(db: PgPool) {
         .await
         .expect(StatusCode::OK);
 
+    let snapshots = format!("/devices/{}/snapshots", id(&running));
+    let taken = alice.post(&snapshots, json!({ "name": "s" })).await;
+    let taken = text(&taken.expect(StatusCode::CREATED).body, "id");
+    app.run_operations().await;
+
     first.freeze();
     until_node(&app, "a", "down").await;
     until("the device runs elsewhere", async || {
@@ -175,6 +180,13 @@ async fn with_failover_a_device_runs_elsewhere_and_never_twice(db: PgPool) {
         alice.device(&stopped).await["adbHost"],
         beside(&app, 1).to_string()
     );
+    // What was kept is kept on the node that is down.
+    let snapshot = alice.get(&format!("/snapshots/{taken}")).await;
+    assert_eq!(snapshot.expect(StatusCode::OK).body["status"], "error");
+    let restored = alice
+        .post(&format!("/snapshots/{taken}/restore"), Value::Null)
+        .await;
+    restored.refused(StatusCode::CONFLICT, "CONFLICT");
     let used = async |node: &str| {
         let node = admin
             .get(&format!("/nodes/{node}"))
@@ -211,8 +223,13 @@ async fn a_node_boots_no_more_devices_at_a_time_than_it_may(db: PgPool) {
         async move {
             let mut conn = db.acquire().await.unwrap();
             let lease = Duration::from_secs(600);
+            let boots = devices::operation::db::Boots {
+                of_node: 3,
+                here: 16,
+            };
             let claimed =
-                devices::operation::db::claim(&mut conn, &["a".into()], 3, lease, 2).await;
+                devices::operation::db::claim(&mut conn, &["a".into()], boots, false, lease, 2)
+                    .await;
             claimed.unwrap().len()
         }
     });

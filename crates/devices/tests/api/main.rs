@@ -12,6 +12,7 @@ mod creation;
 mod deadlines;
 mod docker;
 mod down;
+mod engines;
 mod hosting;
 mod invariants;
 mod kubernetes;

@@ -177,10 +177,7 @@ async fn a_closed_node_gets_no_devices_and_keeps_those_it_has(db: PgPool) {
         let refused = alice.post("/devices", json!({ "name": "n" })).await;
         let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
         let message = text(&refused.body, "message");
-        assert!(
-            message.contains(&format!("local: {status}: new disk")),
-            "{message}"
-        );
+        assert!(message.ends_with(&format!("local: {status}")), "{message}");
         for action in ["stop", "start"] {
             alice.act(&device, action).await.expect(StatusCode::OK);
             app.run_operations().await;
@@ -193,4 +190,43 @@ async fn a_closed_node_gets_no_devices_and_keeps_those_it_has(db: PgPool) {
         .await
         .expect(StatusCode::OK);
     alice.create(json!({ "name": "n" })).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_changes_its_runtime_only_where_no_device_is_lost_by_it(db: PgPool) {
+    let app = TestApp::new(db.clone()).await;
+    let admin = app.user("root", &["admin"]).await;
+    let alice = app.user("alice", &[]).await;
+    let runtime = async || {
+        let node = admin.get("/nodes/local").await.expect(StatusCode::OK);
+        text(&node.body, "runtime")
+    };
+    let device = alice.running().await;
+    let told = |hosts: bool| {
+        let node = json!([{ "name": "local", "endpoint": "unix:///nowhere/docker.sock", "hostsSimulated": hosts,
+            "address": app.config.node_address.to_string() }]);
+        let mut config = app.config.clone();
+        config.nodes = parse(&node.to_string()).unwrap();
+        config
+    };
+
+    // Its simulated devices would have nobody.
+    TestApp::on(&app.platform, told(false)).await;
+    assert_eq!(runtime().await, "simulated");
+    // They stay beside the containers.
+    TestApp::on(&app.platform, told(true)).await;
+    assert_eq!(runtime().await, "docker");
+    alice.act(&device, "restart").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    assert_eq!(alice.status(&device).await, "running");
+
+    // A replica that finds no engine on its machine does not speak for the others.
+    let mut auto = app.config.clone();
+    auto.runtime = devices::config::RuntimeChoice::Auto;
+    auto.docker_host = "unix:///nowhere/docker.sock".into();
+    TestApp::on(&app.platform, auto).await;
+    assert_eq!(runtime().await, "docker");
+    // An operator does.
+    app.another().await;
+    assert_eq!(runtime().await, "simulated");
 }

@@ -80,6 +80,55 @@ async fn creations_at_once_on_three_replicas_get_exactly_the_room_there_is(db: P
     .await
     .unwrap();
     assert_eq!(left, 16);
+    for node in ["a", "b"] {
+        let leases = first.devices.ports().of_name(node).leases().await.unwrap();
+        assert_eq!(leases.len(), 4, "{node}");
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_devices_use_is_counted_whichever_version_writes_them(db: PgPool) {
+    let app = two_nodes(db.clone(), json!({ "memoryMB": 16_384, "devices": 7 })).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(json!({ "name": "n" })).await;
+    let agrees = async || {
+        let used = used(&db).await.into_iter();
+        used.map(|(_, said, sum)| (said == sum).then_some(said[0]))
+            .collect::<Option<Vec<_>>>()
+    };
+
+    // A version that knows of no counting makes a device, and one that counts by itself makes another.
+    let copy = "insert into devices.devices (id, user_id, name, type, provider_type, runtime, status, wanted, cpu_cores, memory_mb,
+            storage_mb, resolution, dpi, android_version, node, adb_port, webrtc_port, scrcpy_port, created_at, updated_at)
+        select $1, user_id, name, type, provider_type, runtime, 'stopped', wanted, cpu_cores, memory_mb, storage_mb, resolution, dpi,
+            android_version, node, adb_port + $2, webrtc_port + $2, scrcpy_port + $2, created_at, updated_at
+        from devices.devices where id = $3";
+    for (name, number) in [("old", 1), ("older", 2)] {
+        let mut tx = db.begin().await.unwrap();
+        let copy = sqlx::query(copy)
+            .bind(name)
+            .bind(number)
+            .bind(text(&device, "id"));
+        copy.execute(&mut *tx).await.unwrap();
+        if name == "old" {
+            let update = "update devices.nodes set used_devices = used_devices + 1, used_memory_mb = used_memory_mb + 4096";
+            sqlx::query(update).execute(&mut *tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(agrees().await, Some(vec![3, 0]));
+
+    // Both ways of deletion.
+    alice
+        .delete(&json!({ "id": "older" }))
+        .await
+        .expect(StatusCode::OK);
+    app.run_operations().await;
+    sqlx::query("update devices.devices set status = 'deleted', deleted_at = now(), released_at = now() where id = 'old'")
+        .execute(&db)
+        .await
+        .unwrap();
+    assert_eq!(agrees().await, Some(vec![1, 0]));
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devices::operation::db::{Claimed, advance, claim, finish, renew};
+use devices::operation::db::{Boots, Claimed, advance, claim, finish, renew};
 use futures::future::join_all;
 use http::StatusCode;
 use platform::lifecycle::Tasks;
@@ -17,7 +17,11 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Claims what is next.
 pub async fn claim_one(db: &PgPool) -> Option<Claimed> {
     let mut conn = db.acquire().await.unwrap();
-    let claimed = claim(&mut conn, &[], 8, LEASE, 1).await.unwrap();
+    let boots = Boots {
+        of_node: 8,
+        here: 8,
+    };
+    let claimed = claim(&mut conn, &[], boots, false, LEASE, 1).await.unwrap();
     claimed.into_iter().next()
 }
 

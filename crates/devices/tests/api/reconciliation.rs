@@ -117,6 +117,9 @@ async fn only_containers_of_this_cluster_that_no_device_has_are_removed(db: PgPo
     );
     run("orphan", &[&cluster, "cloudphone.device=nobody"]);
 
+    // What is seen once may be on its way.
+    reconcile(&patient).await;
+    assert_eq!(trail(&app).await, Vec::<String>::new());
     reconcile(&patient).await;
     assert_eq!(trail(&app).await, ["orphan-found"]);
     until("the orphan is removed", async || {

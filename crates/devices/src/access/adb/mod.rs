@@ -9,7 +9,7 @@ use std::time::Duration;
 use device_stub::{Message, command};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 pub use output::{Cut, Output};
 
@@ -57,7 +57,8 @@ pub async fn shell(
     until: Instant,
 ) -> Result<Output, AdbError> {
     let mut stream = BufReader::new(stream);
-    let begun = timeout(GREETING, begin(&mut stream, line)).await;
+    let greeted = until.min(Instant::now() + GREETING);
+    let begun = timeout_at(greeted, begin(&mut stream, line)).await;
     let theirs = begun.map_err(|_| AdbError::Late)??;
     let mut output = Output::new(most);
     let whole = timeout_at(until, read(&mut stream, theirs, &mut output)).await;

@@ -19,8 +19,10 @@ pub enum Cut {
 /// What a command printed, within bounds, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Pieces of either output, in the order in which they came.
-    pieces: Vec<(u8, Vec<u8>)>,
+    /// Everything that was printed, as a terminal would show it.
+    pub all: Vec<u8>,
+    /// The standard output alone.
+    pub stdout: Vec<u8>,
     /// How many bytes there is still room for.
     room: usize,
     /// The exit code; `None` where the command was cut off, or ended by a signal.
@@ -33,26 +35,12 @@ impl Output {
     /// Nothing was printed yet, and so much may be.
     pub fn new(most: usize) -> Self {
         Self {
-            pieces: Vec::new(),
+            all: Vec::new(),
+            stdout: Vec::new(),
             room: most,
             exit: None,
             cut: None,
         }
-    }
-
-    /// Everything that was printed, as a terminal would show it.
-    pub fn all(&self) -> Vec<u8> {
-        self.pieces
-            .iter()
-            .flat_map(|(_, piece)| piece)
-            .copied()
-            .collect()
-    }
-
-    /// The standard output alone.
-    pub fn stdout(&self) -> Vec<u8> {
-        let pieces = self.pieces.iter().filter(|(kind, _)| *kind == STDOUT);
-        pieces.flat_map(|(_, piece)| piece).copied().collect()
     }
 
     fn print(&mut self, kind: u8, bytes: &[u8]) {
@@ -61,10 +49,9 @@ impl Output {
             self.cut = Some(Cut::TooLong);
         }
         self.room -= fits;
-        match self.pieces.last_mut() {
-            Some((last, piece)) if *last == kind => piece.extend_from_slice(&bytes[..fits]),
-            _ if fits > 0 => self.pieces.push((kind, bytes[..fits].to_vec())),
-            _ => {}
+        self.all.extend_from_slice(&bytes[..fits]);
+        if kind == STDOUT {
+            self.stdout.extend_from_slice(&bytes[..fits]);
         }
     }
 }
@@ -144,8 +131,8 @@ mod tests {
             .take(&said.concat(), &mut output)
             .unwrap();
 
-        assert_eq!(output.all(), b"one two three");
-        assert_eq!(output.stdout(), b"one three");
+        assert_eq!(output.all, b"one two three");
+        assert_eq!(output.stdout, b"one three");
         assert_eq!((output.exit, output.cut), (Some(7), None));
     }
 
@@ -155,7 +142,7 @@ mod tests {
         let said = [packet(STDERR, b"123"), packet(STDOUT, b"4567")].concat();
         Packets::default().take(&said, &mut output).unwrap();
 
-        assert_eq!(output.all(), b"12345");
+        assert_eq!(output.all, b"12345");
         assert_eq!((output.exit, output.cut), (None, Some(Cut::TooLong)));
     }
 
@@ -184,8 +171,8 @@ mod tests {
 
                 assert_eq!(at_once.is_ok(), in_pieces.is_ok());
                 assert_eq!(whole, pieces);
-                assert!(whole.all().len() <= most && whole.stdout().len() <= whole.all().len());
-                assert!(whole.cut.is_none() || whole.all().len() == most);
+                assert!(whole.all.len() <= most && whole.stdout.len() <= whole.all.len());
+                assert!(whole.cut.is_none() || whole.all.len() == most);
             });
     }
 }

@@ -124,6 +124,7 @@ fn probe(ports: coordination::PortSet) -> Spec {
         name: "probe".into(),
         fence: 0,
         address: [0, 0, 0, 0].into(),
+        host: String::new(),
         ports,
         cpu_cores: 1,
         memory_mb: 512,

@@ -265,6 +265,11 @@ impl Engine for Kubernetes {
         Box::pin(self.remove_identity(id))
     }
 
+    fn remove_kept<'a>(&'a self, _: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        // All that there is of a device is among what its identity names.
+        Box::pin(async { Ok(()) })
+    }
+
     fn check<'a>(&'a self, _: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {
         Box::pin(self.examine())
     }

@@ -254,6 +254,7 @@ mod tests {
             name: "pixel".into(),
             fence: 7,
             address: [10, 0, 0, 5].into(),
+            host: "10.0.0.5".into(),
             ports: PortSet {
                 adb: 30_001,
                 webrtc: 30_002,
