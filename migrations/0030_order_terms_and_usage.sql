@@ -51,12 +51,9 @@ create index device_usage_newest on billing.device_usage (began_at desc, seq des
 comment on table billing.device_usage is
     'How many minutes of an hour a device ran, as its service told: one row a device and hour, however often it is told.';
 
--- Hours that were told when nobody listened are told again.
-insert into platform.outbox (id, kind, event, due_at)
-select e.id, 'device.used', jsonb_build_object('id', e.id, 'userId', u.user_id, 'type', 'device.used',
-    'occurredAt', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-    'data', jsonb_build_object('deviceId', u.device_id, 'minutes', u.minutes,
-        'beganAt', to_char(u.began_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-        'endedAt', to_char((u.began_at + interval '1 hour') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))), clock_timestamp()
-from devices.usage u cross join lateral (select 'used-' || md5(u.device_id || ' ' || extract(epoch from u.began_at)) as id) e
-where u.minutes > 0;
+-- Hours that were told when nobody listened.
+insert into billing.device_usage (device_id, began_at, ended_at, id, user_id, minutes, created_at)
+select u.device_id, u.began_at, u.began_at + interval '1 hour', md5(u.device_id || ' ' || extract(epoch from u.began_at)), u.user_id,
+    u.minutes, clock_timestamp()
+from devices.usage u where u.minutes between 1 and 60
+on conflict do nothing;

@@ -25,6 +25,11 @@ pub const MOST: usize = 500;
 pub const MOST_AT_ONCE: usize = 8;
 /// How long a call goes on with further devices, below the 8 s within which it is answered.
 pub const PATIENCE: Duration = Duration::from_millis(6_500);
+/// How long what is begun may go on after that.
+const GRACE: Duration = Duration::from_secs(1);
+/// What is told of an item that was begun and was not over in time.
+const UNKNOWN: &str =
+    "not known whether it was done: see the device, or ask again with the same Idempotency-Key";
 /// What is told of an item that was not begun.
 pub const NOT_REACHED: &str = "not reached in time; try again";
 
@@ -113,23 +118,25 @@ where
             // A future that was never polled has done nothing.
             let turn = timeout_at(until, state.batch_items.acquire()).await;
             let done = match turn {
-                // What is begun is ended, and told as it ended: each of its statements has a deadline.
-                Ok(Ok(_permit)) if Instant::now() < until => Some(working.await),
+                // The answer must not come too late for all of them.
+                Ok(Ok(_permit)) if Instant::now() < until => timeout_at(until + GRACE, working)
+                    .await
+                    .map_err(|_| UNKNOWN),
                 // Its turn did not come; the semaphore is never closed.
-                Ok(_) | Err(_) => None,
+                Ok(_) | Err(_) => Err(NOT_REACHED),
             };
             match done {
-                Some(Ok((device_id, saga_id))) => {
+                Ok(Ok((device_id, saga_id))) => {
                     outcome.success = true;
                     outcome.device_id = Some(device_id);
                     outcome.saga_id = saga_id;
                 }
-                Some(Err(error)) => {
+                Ok(Err(error)) => {
                     let problem = told(&error);
                     outcome.error = Some(problem.message().to_owned());
                     outcome.problem = Some(problem);
                 }
-                None => outcome.error = Some(NOT_REACHED.into()),
+                Err(why) => outcome.error = Some(why.to_owned()),
             }
             progress.one(outcome.success).await;
             (index, outcome)

@@ -53,7 +53,7 @@ pub async fn announce(
             since = case when n.removed_at is null then n.since else clock_timestamp() end,
             seen_at = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.seen_at end,
             engine_id = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.engine_id end
-        where (n.removed_at is not null or (not $14 and not ($15 and n.runtime <> 'simulated' and excluded.runtime = 'simulated')))
+        where (n.removed_at is not null or (not $14 and not ($15 and n.runtime <> 'simulated' and (excluded.runtime = 'simulated' or n.endpoint is distinct from excluded.endpoint))))
             and (n.runtime = excluded.runtime or not exists (
                 select 1 from devices.devices d where d.node = n.name and d.runtime = n.runtime and d.released_at is null
                     and not (d.runtime = 'simulated' and coalesce($3, n.hosts_simulated))))",

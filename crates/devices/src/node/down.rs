@@ -173,10 +173,11 @@ pub async fn find_again(state: &Devices, node: &Node) -> Result<u64> {
     Ok(done.rows_affected())
 }
 
-/// Whether a node is down, which it stays until the transaction ends.
+/// Whether a node is down, which it stays until the transaction ends. What the device had there is counted off the same row
+/// at its end: two that shared the lock would wait for each other.
 pub async fn stays_down(tx: &mut PgConnection, node: &str) -> sqlx::Result<bool> {
     let select = sqlx::query(
-        "select from devices.nodes where name = $1 and down_since is not null for share",
+        "select from devices.nodes where name = $1 and down_since is not null for no key update",
     );
     let done = select.bind(node).execute(tx).await?;
     Ok(done.rows_affected() == 1)

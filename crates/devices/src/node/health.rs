@@ -57,7 +57,7 @@ async fn write(
     if !announced {
         match word {
             Word::Found => warn!(
-                "node {} has an engine that this replica does not reach: other replicas run its devices; DEVICE_RUNTIME=simulated is for a cluster without engines",
+                "node {} has another engine than what was found here: other replicas run its devices; DEVICE_RUNTIME=docker gives it the one of this machine, DEVICE_RUNTIME=simulated is for a cluster without engines, DEVICE_NODES for several nodes",
                 node.name
             ),
             Word::New | Word::Settings => warn!(
@@ -84,7 +84,12 @@ async fn only_node(config: &Config, runtimes: &Runtimes) -> anyhow::Result<(Node
     match runtimes.engines.try_out(&engine).await {
         Ok(()) => {
             info!("devices run in docker at {endpoint}, from the image {image}");
-            Ok((engine, Word::Settings))
+            // Nobody has said that it is to be this one: it may be another machine's node that is called the same.
+            let word = match config.runtime {
+                RuntimeChoice::Docker => Word::Settings,
+                RuntimeChoice::Auto | RuntimeChoice::Simulated => Word::Found,
+            };
+            Ok((engine, word))
         }
         Err(error) if config.runtime == RuntimeChoice::Docker => Err(error),
         Err(reason) => {

@@ -245,6 +245,19 @@ async fn finish(state: &Devices, claimed: &Claimed) -> Step<()> {
     Ok(())
 }
 
+/// Stops what runs of a device that is about to be in error, where the operation would have led to another state.
+pub async fn halt(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let device = {
+        let mut conn = state.platform.db.acquire().await?;
+        device::db::find(&mut conn, &claimed.device_id).await?
+    };
+    let Some(device) = device.filter(|_| goal(claimed.kind).is_some()) else {
+        return Ok(());
+    };
+    let runtime = state.runtimes.of(device.runtime, &device.node)?;
+    Ok(runtime.stop(&spec(&device, claimed)).await?)
+}
+
 /// Ends an operation badly: the device is in error, and what waited behind is cancelled.
 pub async fn fail(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
     let now = state.platform.clock.now();

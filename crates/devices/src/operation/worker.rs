@@ -215,6 +215,10 @@ async fn give_back(
     // What frees the ports is tried until it succeeds: nobody else would.
     if is_last && claimed.kind != Kind::Delete {
         error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
+        // What runs although it has failed would be rented to nobody, and be open all the same.
+        if let Err(error) = steps::halt(state, claimed).await {
+            warn!(device.id = %device, "what there is of device {device} was not stopped: {}", causes(&error));
+        }
         // Its owner is told what failed; what the engine said stands in the log.
         return match steps::fail(state, claimed, &interrupted.to_string()).await {
             Err(Interrupted::Deleted) => steps::cancel(state, claimed).await,

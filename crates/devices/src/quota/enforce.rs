@@ -1,12 +1,11 @@
 //! Stops what runs beyond a quota: hours or traffic are used up, or what was paid for has ended. A start is refused in its own
 //! transaction; this is for what runs already.
 
-use anyhow::Context;
 use contracts::{DeviceId, Event, EventBody, UserId};
 use platform::events::emit;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Limit, Quota, db, used};
 use crate::device::{self, Status};
@@ -20,7 +19,7 @@ const BATCH: i64 = 200;
 /// started last. Done again, or by two replicas at once, it stops no more than that.
 pub async fn stop_beyond(state: &Devices, cancelled: &CancellationToken) -> anyhow::Result<()> {
     let mut behind = None;
-    let mut stopped = 0;
+    let (mut stopped, mut failed) = (0, None);
     while !cancelled.is_cancelled() {
         let over = {
             let mut conn = state.platform.db.acquire().await?;
@@ -35,16 +34,23 @@ pub async fn stop_beyond(state: &Devices, cancelled: &CancellationToken) -> anyh
             over.map(|quota| quota.user_id).collect::<Vec<_>>()
         };
         for user in over {
-            stopped += stop(state, &user)
-                .await
-                .with_context(|| format!("stopping what runs beyond the quota of user {user}"))?;
+            match stop(state, &user).await {
+                Ok(count) => stopped += count,
+                // The others' turn comes all the same.
+                Err(error) => {
+                    let what = format!("stopping what runs beyond the quota of user {user}");
+                    let error = anyhow::Error::from(error).context(what);
+                    warn!("{error:#}");
+                    failed = Some(error);
+                }
+            }
         }
     }
     if stopped > 0 {
         info!("stopped {stopped} devices that ran beyond quotas");
         state.operations_due.notify_one();
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Which limit what runs is beyond, how much is used, and how much is allowed.
