@@ -19,8 +19,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 const CLIENTS: usize = 20;
-/// Devices of each client, of which two fifths are deleted and a fifth stopped in the end.
-const DEVICES: usize = 10;
+/// Devices of each client, of which two fifths are deleted and a fifth stopped in the end; `ENGINES_DEVICES` tells otherwise.
+const DEVICES: usize = 5;
 /// Most kills of replicas while the clients are at work.
 const KILLS: usize = 40;
 /// How long anything may take on a machine that has more to do.
@@ -137,7 +137,11 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
 /// until it is fulfilled.
 async fn rent(cluster: &Cluster, number: usize, token: &str) -> anyhow::Result<()> {
     let client = &bearing(token)?;
-    let devices = futures::stream::iter(0..DEVICES).map(|device| async move {
+    let count = match std::env::var("ENGINES_DEVICES") {
+        Ok(count) => count.parse()?,
+        Err(_) => DEVICES,
+    };
+    let devices = futures::stream::iter(0..count).map(|device| async move {
         let key = format!("device-{number}-{device}");
         let ask = json!({ "name": key, "cpuCores": 1, "memoryMB": 512 });
         let id = eventually(STUBBORN, "a device is created", async || {

@@ -55,7 +55,10 @@ async fn answer(State(engine): State<Engine>, request: Request) -> Response {
     let version = json!({ "ApiVersion": "1.41", "MinAPIVersion": "1.24", "Version": "20.10.0" });
     match path.rsplit('/').next() {
         Some("_ping") => "OK".into_response(),
-        Some("info") => Json(json!({ "NCPU": 8, "MemTotal": 16_000_000_000_u64 })).into_response(),
+        Some("info") => {
+            let info = json!({ "ID": "broken", "DockerRootDir": "/data", "NCPU": 8, "MemTotal": 16_000_000_000_u64 });
+            Json(info).into_response()
+        }
         _ => Json(version).into_response(),
     }
 }
