@@ -216,7 +216,12 @@ async fn give_back(
     if is_last && claimed.kind != Kind::Delete {
         error!(device.id = %device, "operation {} of device {device} failed for good: {text}", claimed.kind);
         // What runs although it has failed would be rented to nobody, and be open all the same.
-        if let Err(error) = steps::halt(state, claimed).await {
+        // While the operation is held: a stop that came later could meet what another worker has started.
+        let halted = tokio::select! {
+            halted = steps::halt(state, claimed) => halted,
+            () = keep(state, claimed) => return Err(Interrupted::Lost),
+        };
+        if let Err(error) = halted {
             warn!(device.id = %device, "what there is of device {device} was not stopped: {}", causes(&error));
         }
         // Its owner is told what failed; what the engine said stands in the log.
