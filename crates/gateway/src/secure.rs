@@ -30,7 +30,11 @@ impl SecurePort {
         let certificates = Certificates::open(port.files.clone(), Clock::system());
         Ok(Some(Self {
             address: port.address,
-            certificates: certificates.map_err(|error| told(port, error))?,
+            certificates: certificates.map_err(|error| {
+                let all = faults(port);
+                let some = all.is_empty().then(|| fault(port, error));
+                ConfigError(all.into_iter().chain(some).collect())
+            })?,
         }))
     }
 
@@ -48,23 +52,20 @@ impl SecurePort {
     }
 }
 
-/// Whether clients would accept the certificate of a port, as far as its files tell.
-pub fn check(port: Option<&TlsPort>) -> Result<(), ConfigError> {
-    let Some(port) = port else { return Ok(()) };
+/// All for which clients would not accept the certificate of a port, as far as its files tell.
+pub fn faults(port: &TlsPort) -> Vec<Fault> {
     let now = Clock::system().now().utc();
-    Pair::read(&port.files)
-        .and_then(|pair| pair.check(&port.files, now))
-        .map_err(|error| told(port, error))
+    let faults = Pair::faults(&port.files, now).into_iter();
+    faults.map(|error| fault(port, error)).collect()
 }
 
-fn told(port: &TlsPort, error: PairError) -> ConfigError {
+fn fault(port: &TlsPort, error: PairError) -> Fault {
     let variable = match error.is_of_key(&port.files) {
         true => "GATEWAY_TLS_KEY",
         false => "GATEWAY_TLS_CERT",
     };
-    let message = format!("{:#}", anyhow::Error::new(error));
-    ConfigError(vec![Fault {
+    Fault {
         variable: variable.to_owned(),
-        message,
-    }])
+        message: format!("{:#}", anyhow::Error::new(error)),
+    }
 }

@@ -67,24 +67,34 @@ pub struct Config {
 impl Config {
     /// Reads every setting, and lists all faults at once.
     pub fn from_env(mut env: Env) -> anyhow::Result<Self> {
-        let settings = Settings::from_env(&mut env);
-        let config = Self {
-            front: FrontConfig::from_env(&mut env, &settings, &Keys::new(&settings.key_prefix)),
-            settings,
-            users: users::Config::from_env(&mut env),
-            devices: devices::Config::from_env(&mut env),
-            apps: apps::Config::from_env(&mut env),
-            media: media::Config::from_env(&mut env),
-            billing: billing::Config::from_env(&mut env),
-            notifications: notifications::Config::from_env(&mut env),
-        };
+        let config = Self::read(&mut env);
         env.finish()?;
         Ok(config)
     }
 
-    /// Checks the files that settings name.
-    pub fn check_files(&self) -> Result<(), ConfigError> {
-        secure::check(self.front.tls.as_ref())
+    /// Reads every setting and the files of the certificate that they name, and lists all faults of both at once.
+    pub fn checked(mut env: Env) -> Result<Self, ConfigError> {
+        let config = Self::read(&mut env);
+        let port = config.front.tls.as_ref();
+        for fault in port.into_iter().flat_map(secure::faults) {
+            env.fault(fault.variable, fault.message);
+        }
+        env.finish()?;
+        Ok(config)
+    }
+
+    fn read(env: &mut Env) -> Self {
+        let settings = Settings::from_env(env);
+        Self {
+            front: FrontConfig::from_env(env, &settings, &Keys::new(&settings.key_prefix)),
+            settings,
+            users: users::Config::from_env(env),
+            devices: devices::Config::from_env(env),
+            apps: apps::Config::from_env(env),
+            media: media::Config::from_env(env),
+            billing: billing::Config::from_env(env),
+            notifications: notifications::Config::from_env(env),
+        }
     }
 }
 

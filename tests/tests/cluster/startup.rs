@@ -203,6 +203,19 @@ async fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() -> a
             assert!(said.contains(fault), "{fault} is not told in {said}");
         }
     }
+    let gone = folder.path().join("gone.pem").display().to_string();
+    let variables = [
+        ("GATEWAY_TLS_CERT", absent.as_str()),
+        ("GATEWAY_TLS_KEY", gone.as_str()),
+    ];
+    for arguments in [&["serve"][..], &["config", "check"]] {
+        let (_, _, said) = gateway(arguments, &variables).await?;
+        assert!(said.contains("2 fault(s)"), "{said}");
+        assert!(said.contains(&absent) && said.contains(&gone), "{said}");
+    }
+    let more = [&variables[..], &[("DATABASE_POOL_MAX", "many")]].concat();
+    let (_, _, said) = gateway(&["config", "check"], &more).await?;
+    assert!(said.contains("3 fault(s)"), "{said}");
     let variables = [
         ("GATEWAY_TLS_CERT", certificate.as_str()),
         ("GATEWAY_TLS_KEY", key.as_str()),

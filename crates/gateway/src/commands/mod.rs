@@ -102,8 +102,7 @@ pub enum NodesCommand {
 
 /// Lists every fault of the configuration; none is told, too.
 pub fn check_config(env: Env) -> anyhow::Result<i32> {
-    let config = Config::from_env(env)?;
-    config.check_files()?;
+    let config = Config::checked(env)?;
     say(&format!(
         "the configuration is right, for the profile {}",
         config.settings.profile.name()

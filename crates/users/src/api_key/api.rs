@@ -34,8 +34,8 @@ pub struct CreateApiKey {
     /// 1 to 100 characters.
     #[garde(custom(super::name))]
     name: String,
-    /// 1 to 50 of `resource:action`; `*` stands for all resources, all actions or both. The OpenAPI document names the scope
-    /// of each route.
+    /// Each `resource:action`, once; `*` stands for all resources, all actions or both. The OpenAPI document names the scope
+    /// of each route, and one that no route wants is refused.
     #[garde(custom(|scopes: &Vec<String>, context: &()| super::scopes(scopes, context)))]
     scopes: Vec<String>,
     /// From when on it is refused; never where it is absent.

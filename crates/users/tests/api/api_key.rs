@@ -180,6 +180,11 @@ async fn every_fault_of_a_key_is_told(db: PgPool) {
     let reply = alice.post(&app, "/api-keys", body).await;
     let faults = reply.refused(400, "VALIDATION_FAILED").faults();
     assert_eq!(faults, ["description", "metadata", "name", "scopes"]);
+    let slip = json!({ "name": "ci", "scopes": ["devices:read", "device:reed"] });
+    let reply = alice.post(&app, "/api-keys", slip).await;
+    let refused = reply.refused(400, "VALIDATION_FAILED");
+    let told = refused.body["details"][0]["message"].to_string();
+    assert!(told.contains("device:reed") && told.contains("devices:write"), "{told}");
     let late = json!({ "name": "ci", "scopes": ["*"], "expiresAt": now });
     let reply = alice.post(&app, "/api-keys", late).await;
     assert_eq!(

@@ -1,5 +1,6 @@
 //! What an API key may be used for: scopes such as `devices:read`, and which one each route wants.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use http::Method;
@@ -76,9 +77,7 @@ impl Scopes {
                 "*" => ("*", "*"),
                 granted => granted.split_once(':').unwrap_or_default(),
             };
-            [(resource, wanted.resource), (action, wanted.action)]
-                .iter()
-                .all(|(granted, wanted)| *granted == "*" || granted == wanted)
+            covers(resource, wanted.resource) && covers(action, wanted.action)
         })
     }
 }
@@ -89,15 +88,36 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Whether a text is a scope: `resource:action`, each of `a-z 0-9 _ -` or `*`, or `*` alone.
+/// Whether a text is a scope that some route wants, or covers one: `resource:action`, with `*` for all of either or both, or
+/// `*` alone. One that opens nothing is none, so that a slip of the pen is not found out by a key that is refused.
 pub fn is_scope(text: &str) -> bool {
-    let is_name = |name: &str| {
-        let is_part =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-        name == "*" || (!name.is_empty() && name.bytes().all(is_part))
+    let Some((resource, action)) = text.split_once(':') else {
+        return text == "*";
     };
-    let both = |(resource, action)| is_name(resource) && is_name(action);
-    text.len() <= 64 && (text == "*" || text.split_once(':').is_some_and(both))
+    let mut grants = GRANTS.iter().map(|(_, grant)| grant);
+    grants.any(|grant| match grant {
+        Grant::All(name) => covers(resource, name) && ["*", "read", "write"].contains(&action),
+        Grant::Read(name) => covers(resource, name) && ["*", "read"].contains(&action),
+        Grant::Nothing => false,
+    })
+}
+
+/// All scopes that routes want, in order and for people: `devices:read`.
+pub fn known() -> BTreeSet<String> {
+    let of = |resource, actions: &'static [&'static str]| {
+        let scope = move |action| Scope { resource, action }.to_string();
+        actions.iter().copied().map(scope)
+    };
+    let grants = GRANTS.iter().flat_map(|(_, grant)| match grant {
+        Grant::All(resource) => of(resource, &["read", "write"]),
+        Grant::Read(resource) => of(resource, &["read"]),
+        Grant::Nothing => of("", &[]),
+    });
+    grants.collect()
+}
+
+fn covers(granted: &str, wanted: &str) -> bool {
+    granted == "*" || granted == wanted
 }
 
 /// What a route wants, by its method and its path as the service has it; the names of parameters do not matter.
@@ -188,24 +208,43 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_scopes_are_known() {
+    fn a_scope_that_opens_nothing_is_none() {
         for (text, fits) in [
             ("devices:read", true),
-            ("media-tasks:read_all", true),
             ("*", true),
+            ("*:*", true),
             ("*:read", true),
+            ("*:write", true),
             ("devices:*", true),
+            ("users:read", true),
+            ("users:*", true),
+            ("users:write", false),
+            ("device:reed", false),
+            ("device:read", false),
+            ("devices:reed", false),
+            ("*:reed", false),
+            ("media-tasks:*", false),
             ("", false),
             ("devices", false),
             ("devices:", false),
             (":read", false),
-            ("a:b:c", false),
+            (":", false),
+            ("devices:read:write", false),
             ("dev*:read", false),
             ("Devices:read", false),
             ("devices: read", false),
         ] {
             assert_eq!(is_scope(text), fits, "{text}");
         }
-        assert!(!is_scope(&format!("{}:a", "x".repeat(64))));
+    }
+
+    #[test]
+    fn every_known_scope_is_one_and_is_wanted_somewhere() {
+        let known = known();
+
+        assert!(known.iter().all(|scope| is_scope(scope)), "{known:?}");
+        let some = ["devices:write", "users:read", "ledger:read"];
+        assert!(some.iter().all(|scope| known.contains(*scope)), "{known:?}");
+        assert!(!known.contains("users:write") && !known.contains(":read"));
     }
 }

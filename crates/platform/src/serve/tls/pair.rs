@@ -137,53 +137,42 @@ impl Pair {
     /// # Errors
     /// With the file at fault, and what is wrong with it.
     pub fn read(files: &PairFiles) -> Result<Self, PairError> {
-        let (certificate, key) = (content(&files.certificate)?, content(&files.key)?);
-        let path = || files.certificate.clone();
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
-        let chain = chain.map_err(|error| PairError::Pem {
-            path: path(),
-            what: broken(&error),
-        })?;
-        let Some(first) = chain.first() else {
-            return Err(PairError::NoCertificate { path: path() });
-        };
-        let bad = |source| PairError::BadCertificate {
-            path: path(),
-            source,
-        };
-        let parsed = Certificate::from_der(first).map_err(|error| bad(error.into()))?;
-        let validity = parsed.tbs_certificate().validity();
-        let (from, until) = (
-            moment(validity.not_before.to_unix_duration()),
-            moment(validity.not_after.to_unix_duration()),
-        );
-        let path = || files.key.clone();
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| match error {
-            pem::Error::NoItemsFound => PairError::NoKey { path: path() },
-            error => PairError::Pem {
-                path: path(),
-                what: broken(&error),
-            },
-        })?;
-        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
+        Self::of(Chain::read(&files.certificate)?, key(&files.key)?, files)
+    }
+
+    /// All that is wrong with a pair at a time, of both of its files. It blocks.
+    pub fn faults(files: &PairFiles, now: DateTime<Utc>) -> Vec<PairError> {
+        match (Chain::read(&files.certificate), key(&files.key)) {
+            (Ok(chain), Ok(key)) => Self::of(chain, key, files)
+                .and_then(|pair| pair.check(files, now))
+                .err()
+                .into_iter()
+                .collect(),
+            (chain, key) => chain.err().into_iter().chain(key.err()).collect(),
+        }
+    }
+
+    fn of(chain: Chain, key: PrivateKeyDer<'static>, files: &PairFiles) -> Result<Self, PairError> {
+        let certified = CertifiedKey::from_der(chain.certificates, key, &ring::default_provider());
         let certified = certified.map_err(|error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 PairError::Strangers {
                     files: files.clone(),
                 }
             }
-            rustls::Error::InvalidCertificate(reason) => {
-                bad(rustls::Error::InvalidCertificate(reason).into())
-            }
+            rustls::Error::InvalidCertificate(reason) => PairError::BadCertificate {
+                path: files.certificate.clone(),
+                source: rustls::Error::InvalidCertificate(reason).into(),
+            },
             source => PairError::BadKey {
-                path: path(),
+                path: files.key.clone(),
                 source,
             },
         })?;
         Ok(Self {
             certified: Arc::new(certified),
-            from,
-            until,
+            from: chain.from,
+            until: chain.until,
         })
     }
 
@@ -203,6 +192,53 @@ impl Pair {
         }
         Ok(())
     }
+}
+
+/// What the file of a certificate holds.
+struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+}
+
+impl Chain {
+    fn read(file: &Path) -> Result<Self, PairError> {
+        let path = || file.to_owned();
+        let content = content(file)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
+        let certificates = certificates.map_err(|error| PairError::Pem {
+            path: path(),
+            what: broken(&error),
+        })?;
+        let Some(first) = certificates.first() else {
+            return Err(PairError::NoCertificate { path: path() });
+        };
+        let parsed = Certificate::from_der(first).map_err(|error| PairError::BadCertificate {
+            path: path(),
+            source: error.into(),
+        })?;
+        let validity = parsed.tbs_certificate().validity();
+        let from = moment(validity.not_before.to_unix_duration());
+        let until = moment(validity.not_after.to_unix_duration());
+        Ok(Self {
+            certificates,
+            from,
+            until,
+        })
+    }
+}
+
+/// The key that a file holds.
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
+    PrivateKeyDer::from_pem_slice(&content(file)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => PairError::NoKey {
+            path: file.to_owned(),
+        },
+        error => PairError::Pem {
+            path: file.to_owned(),
+            what: broken(&error),
+        },
+    })
 }
 
 /// What a file holds. Whether it is one is asked first: reading a pipe would never end.
