@@ -66,6 +66,14 @@ pub fn bearing(token: &str) -> anyhow::Result<Client> {
 /// # Errors
 /// Where either is refused.
 pub async fn administrator(cluster: &Cluster) -> anyhow::Result<Client> {
+    bearing(&administrator_token(cluster).await?)
+}
+
+/// The token of an administrator, made and signed in.
+///
+/// # Errors
+/// Where either is refused.
+pub async fn administrator_token(cluster: &Cluster) -> anyhow::Result<String> {
     let named = [
         "admin",
         "create",
@@ -78,5 +86,5 @@ pub async fn administrator(cluster: &Cluster) -> anyhow::Result<Client> {
     let ask = json!({ "username": "root", "password": "Correct1horse" });
     let url = cluster.url(GATEWAY, "/api/auth/login");
     let signed_in = call(Method::POST, url, Some(ask)).await?.expect(200);
-    bearing(&text(&signed_in, "access_token"))
+    Ok(text(&signed_in, "access_token"))
 }

@@ -121,7 +121,12 @@ enum Command {
         #[command(subcommand)]
         command: CronCommand,
     },
-    /// Shows how the nodes that devices run on are equipped.
+    /// Shows the nodes that devices run on, closes and opens them, and checks how they are equipped.
+    #[command(after_help = "Examples:\n  \
+        export CLOUDPHONE_URL=https://phones.example.com\n  \
+        gateway nodes list --token-file ~/.cloudphone-token\n  \
+        gateway nodes cordon node-1 --reason 'a new disk' --token-file ~/.cloudphone-token\n  \
+        gateway nodes check node-1                from this machine, with the settings of the cluster")]
     Nodes {
         #[command(subcommand)]
         command: NodesCommand,

@@ -9,6 +9,7 @@ mod expiry;
 mod explain;
 mod faults;
 mod files;
+mod nodes;
 mod payments;
 mod polling;
 mod ports;

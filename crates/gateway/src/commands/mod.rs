@@ -1,6 +1,7 @@
 //! What the binary does beside serving.
 
 mod admin;
+mod client;
 mod cron;
 mod database;
 mod explain;
@@ -13,10 +14,12 @@ mod tunnel;
 
 use std::io::Write;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use platform::Env;
 
 use crate::serve::Config;
+
+use client::Asking;
 
 pub use admin::create_admin;
 pub use cron::cron;
@@ -85,9 +88,35 @@ pub enum CronCommand {
     },
 }
 
-/// What can be done with nodes.
+/// What can be done with nodes. All but `check` ask a gateway and take an administrator's token.
 #[derive(Subcommand)]
 pub enum NodesCommand {
+    /// Shows the nodes: what they run, whether devices may come to them, and how much of them is promised.
+    ///
+    /// STATUS is ready, cordoned (no further devices), draining (those it has are to leave as well) or down (no replica
+    /// reaches its engine), SINCE when, and REASON why.
+    List {
+        #[command(flatten)]
+        asking: Asking,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets no further devices onto a node; those it has stay, and can be started and stopped.
+    Cordon(Closing),
+    /// Lets devices onto a node again.
+    Uncordon {
+        /// The name of the node.
+        node: String,
+        #[command(flatten)]
+        asking: Asking,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets no further devices onto a node, and says that those it has are to leave it. DEVICES of `nodes list` counts them
+    /// down to 0 as their owners delete them.
+    Drain(Closing),
     /// Shows what nodes need so that devices do well on them, and what to do where it is missing: binder, inotify and file
     /// limits, disk, cgroups, memory. What the kernel has is seen of nodes on this machine alone; exit code 1 where a node
     /// fails.
@@ -98,6 +127,21 @@ pub enum NodesCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A node that is closed, and why.
+#[derive(Args)]
+pub struct Closing {
+    /// The name of the node.
+    node: String,
+    /// Why, for the others.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Lists every fault of the configuration; none is told, too.

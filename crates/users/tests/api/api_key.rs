@@ -184,7 +184,10 @@ async fn every_fault_of_a_key_is_told(db: PgPool) {
     let reply = alice.post(&app, "/api-keys", slip).await;
     let refused = reply.refused(400, "VALIDATION_FAILED");
     let told = refused.body["details"][0]["message"].to_string();
-    assert!(told.contains("device:reed") && told.contains("devices:write"), "{told}");
+    assert!(
+        told.contains("device:reed") && told.contains("devices:write"),
+        "{told}"
+    );
     let late = json!({ "name": "ci", "scopes": ["*"], "expiresAt": now });
     let reply = alice.post(&app, "/api-keys", late).await;
     assert_eq!(

@@ -5,7 +5,6 @@ mod link;
 mod told;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use api::{Api, Refusal};
+use super::client::{Asking, Refusal};
+use api::Api;
 use told::Told;
 
 /// Connections at a time; a gateway allows no more to a device.
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// How often it is looked whether the device is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long one question to the gateway may take.
+/// How long a ticket and the tunnel that it opens may take together.
 const ASK: Duration = Duration::from_secs(10);
 
 /// Which device, and how.
@@ -36,13 +36,8 @@ const ASK: Duration = Duration::from_secs(10);
 pub struct Tunnel {
     /// The id of the device; it must run.
     device: String,
-    /// A gateway of the cluster; default `CLOUDPHONE_URL` of the environment, else port 30000 of this machine.
-    #[arg(long, value_name = "URL")]
-    gateway: Option<String>,
-    /// A file with an access token or an API key (scope devices:write); it is read anew for each connection. Without it,
-    /// `CLOUDPHONE_TOKEN` or `CLOUDPHONE_API_KEY` of the environment is used.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
     /// The port of 127.0.0.1 to listen on; default any free one.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -60,20 +55,12 @@ enum Outcome {
 }
 
 /// Carries connections until the device is gone, the token is no longer good, or a signal comes.
-pub async fn tunnel(mut env: Env, options: Tunnel) -> anyhow::Result<i32> {
-    let gateway = options
-        .gateway
-        .clone()
-        .or_else(|| env.text("CLOUDPHONE_URL"));
-    let gateway = gateway.unwrap_or_else(|| "http://127.0.0.1:30000".to_owned());
-    let proof = api::Proof::find(&mut env, options.token_file.clone());
-    env.finish()?;
-    let api = Api::new(&gateway, proof?, &options.device)?;
+pub async fn tunnel(env: Env, options: Tunnel) -> anyhow::Result<i32> {
+    let api = Api::new(options.asking.client(env)?, &options.device)?;
     let told = Told::new(options.json);
-    let name = match timeout(ASK, api.device()).await {
-        Ok(Ok(name)) => name,
-        Ok(Err(refusal)) => bail!("{refusal}"),
-        Err(_) => bail!("{gateway} did not answer within {ASK:?}"),
+    let name = match api.device().await {
+        Ok(name) => name,
+        Err(refusal) => bail!("{refusal}"),
     };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port.unwrap_or_default()));
     let listener = TcpListener::bind(address);
@@ -118,7 +105,7 @@ async fn run(api: &Api, listener: &TcpListener, told: &Told) -> anyhow::Result<O
                 }
             }
             _ = look.tick() => {
-                if let Ok(Err(refusal)) = timeout(ASK, api.device()).await
+                if let Err(refusal) = api.device().await
                     && refusal.is_final()
                 {
                     return Ok(Outcome::Final(refusal.to_string()));
@@ -148,7 +135,9 @@ async fn open(api: &Api) -> Result<link::Socket, Refusal> {
             let url = api.ticket().await?;
             api.open(&url).await
         };
-        let opened = timeout(ASK, opening).await.unwrap_or(Err(Refusal::Silent));
+        let opened = timeout(ASK, opening)
+            .await
+            .unwrap_or_else(|_| Err(api.silent()));
         match opened {
             Err(refusal) if refusal.passes() && Instant::now() + pause < until => {
                 sleep(pause).await;
