@@ -30,7 +30,7 @@ use chrono::TimeDelta;
 use coordination::cron::{CatchUp, Job, Overlap};
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use config::Config;
 pub use error::Error;
@@ -67,7 +67,9 @@ pub struct Devices {
     access: Access,
     quotas: Quotas,
     /// What items of batches wait for.
-    batch_items: Arc<Semaphore>,
+    batch_items: batch::Room,
+    /// What commands of batches wait for: half of what this replica carries, so that single ones find room beside them.
+    batch_commands: batch::Room,
     /// Wakes the worker of this replica; the others look by themselves.
     operations_due: Arc<Notify>,
 }
@@ -86,8 +88,9 @@ impl Devices {
             runtimes,
             quotas: Quotas::new(platform, &config),
             platform: platform.clone(),
+            batch_items: batch::Room::new(batch::MOST_AT_ONCE),
+            batch_commands: batch::Room::new(config.access.commands.div_ceil(2)),
             config: Arc::new(config),
-            batch_items: Arc::new(Semaphore::new(batch::MOST_AT_ONCE)),
             operations_due: Arc::default(),
         })
     }

@@ -4,7 +4,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::{api as access, remote, tunnel};
-use crate::batch::{api as batch, create as batch_create};
+use crate::batch::{api as batch, commands as batch_commands, create as batch_create};
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
 use crate::measure::api as measure;
@@ -142,6 +142,8 @@ fn batches() -> OpenApiRouter<Devices> {
         .routes(routes!(batch::device_statuses))
         .routes(routes!(batch::group_devices))
         .routes(routes!(batch_create::create_devices))
+        .routes(routes!(batch_commands::execute_on_devices))
+        .routes(routes!(batch_commands::uninstall_from_devices))
         .routes(routes!(group::list_groups, group::create_group))
         .routes(routes!(group::patch_group, group::delete_group))
 }

@@ -17,7 +17,7 @@ pub mod remote;
 pub mod ticket;
 pub mod tunnel;
 pub mod tunnels;
-mod words;
+pub mod words;
 
 use std::sync::Arc;
 

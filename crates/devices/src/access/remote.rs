@@ -26,7 +26,7 @@ const MOST_PICTURE: usize = 8 << 20;
 /// How long what has no time of its own may take.
 const WITHIN: Duration = Duration::from_secs(6);
 /// What the exit code is where there is none: the command was cut off.
-const NO_EXIT_CODE: i32 = -1;
+pub const NO_EXIT_CODE: i32 = -1;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// A command line.
@@ -267,17 +267,17 @@ async fn screenshot(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Resul
 
 /// A command that is given to a device.
 #[derive(Clone, Copy, Debug)]
-struct Task<'a> {
+pub struct Task<'a> {
     /// The name in metrics.
-    name: &'static str,
+    pub name: &'static str,
     /// What is tried, as a verb phrase.
-    tried: &'static str,
+    pub tried: &'static str,
     /// The line for the device's shell.
-    line: &'a str,
+    pub line: &'a str,
     /// How much it may print.
-    most: usize,
+    pub most: usize,
     /// How long it may take.
-    within: Duration,
+    pub within: Duration,
 }
 
 impl<'a> Task<'a> {
@@ -294,7 +294,15 @@ impl<'a> Task<'a> {
 }
 
 /// Runs a command on a device of the caller's.
-async fn run(state: &Devices, user: &CurrentUser, id: &DeviceId, task: Task<'_>) -> Result<Output> {
+///
+/// # Errors
+/// Where the device is not reached, or the command did not begin; one that begins and fails is an output.
+pub async fn run(
+    state: &Devices,
+    user: &CurrentUser,
+    id: &DeviceId,
+    task: Task<'_>,
+) -> Result<Output> {
     let _turn = state.access.commands.begin(id)?;
     let until = Instant::now() + task.within;
     let late = || Fault::Adb {
@@ -349,6 +357,7 @@ async fn whole(
     .into())
 }
 
-fn text(output: &Output) -> String {
+/// What a command printed, as text.
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.all).into_owned()
 }

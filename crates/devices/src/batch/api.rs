@@ -217,16 +217,23 @@ async fn operate(
             Item::Device(id) => id,
             Item::New(_) => return Err(Problem::internal().into()),
         };
-        let saga_id = match wish {
+        let saga = match wish {
             Some(wish) => accept(state, user, &id, wish, false)
                 .await?
                 .map(|(saga, _)| saga),
             None => Some(delete(state, user, &id).await?),
         };
-        Ok::<Done, _>((id, saga_id))
+        Ok(Done::accepted(id, saga))
     };
     Ok(Json(
-        each(state, (&user.id, name), items, at_once, work).await,
+        each(
+            state,
+            (&user.id, name),
+            items,
+            (&state.batch_items, at_once),
+            work,
+        )
+        .await,
     ))
 }
 

@@ -125,8 +125,9 @@ pub async fn many(
         let made = create::one(state, owner.clone(), body, key, user.id.as_str());
         let made = made.await?;
         made_now.fetch_add(made.is_new.into(), Ordering::Relaxed);
-        Ok::<Done, _>((made.device, Some(made.saga_id)))
+        Ok(Done::accepted(made.device, Some(made.saga_id)))
     };
-    let report = each(state, (&user.id, "create"), items.collect(), at_once, work).await;
+    let pace = (&state.batch_items, at_once);
+    let report = each(state, (&user.id, "create"), items.collect(), pace, work).await;
     (report, new.into_inner())
 }

@@ -1,10 +1,12 @@
 //! Many devices in one call: each is checked and done alone, a few at a time, and what became of each is told.
 
 pub mod api;
+pub mod commands;
 pub mod create;
 pub mod progress;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use contracts::{DeviceId, UserId};
@@ -12,6 +14,7 @@ use futures::StreamExt;
 use platform::Problem;
 use platform::problem::causes;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -48,6 +51,9 @@ pub struct Outcome {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What a command printed, and how it ended.
+    #[serde(flatten)]
+    pub said: Option<Said>,
     /// The name of the operation.
     #[serde(skip)]
     pub saga_id: Option<String>,
@@ -80,16 +86,67 @@ pub enum Item {
     New(String),
 }
 
-/// What an item came to: the device, and the name of the operation.
-pub type Done = (DeviceId, Option<String>);
+/// What an item came to.
+#[derive(Debug)]
+pub struct Done {
+    /// The device.
+    pub device: DeviceId,
+    /// The name of the operation.
+    pub saga: Option<String>,
+    /// What a command printed, and how it ended.
+    pub said: Option<Said>,
+    /// Why it failed, although the device answered.
+    pub fault: Option<String>,
+}
 
-/// Does something with each item, `at_once` at a time, and tells the user how it goes. Items that are not reached in time
+/// What a command printed on a device, and how it ended.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// What it printed on both of its outputs, 16 KiB at most.
+    pub output: String,
+    /// Its exit code; -1 where it was cut off.
+    pub exit_code: i32,
+    /// Whether it printed more.
+    pub truncated: bool,
+}
+
+/// How many items this replica works on at a time, of all calls together. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    turns: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Room {
+    /// Room for so many.
+    pub fn new(most: usize) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(most)),
+            most,
+        }
+    }
+}
+
+impl Done {
+    /// What was asked for was accepted as an operation, if there is anything to be done.
+    pub fn accepted(device: DeviceId, saga: Option<String>) -> Self {
+        Self {
+            device,
+            saga,
+            said: None,
+            fault: None,
+        }
+    }
+}
+
+/// Does something with each item, `at_once` at a time as far as there is room, and tells the user how it goes. Items that are not reached in time
 /// are told as failed, and nothing was done with them; one under way is ended in order.
 pub async fn each<F, W>(
     state: &Devices,
     (user, operation): (&UserId, &'static str),
     items: Vec<Item>,
-    at_once: usize,
+    (room, at_once): (&Room, usize),
     work: W,
 ) -> Report
 where
@@ -109,6 +166,7 @@ where
             name,
             success: false,
             error: None,
+            said: None,
             saga_id: None,
             problem: None,
         };
@@ -116,7 +174,7 @@ where
         let progress = &progress;
         async move {
             // A future that was never polled has done nothing.
-            let turn = timeout_at(until, state.batch_items.acquire()).await;
+            let turn = timeout_at(until, room.turns.acquire()).await;
             let done = match turn {
                 // The answer must not come too late for all of them.
                 Ok(Ok(_permit)) if Instant::now() < until => timeout_at(until + GRACE, working)
@@ -126,10 +184,12 @@ where
                 Ok(_) | Err(_) => Err(NOT_REACHED),
             };
             match done {
-                Ok(Ok((device_id, saga_id))) => {
-                    outcome.success = true;
-                    outcome.device_id = Some(device_id);
-                    outcome.saga_id = saga_id;
+                Ok(Ok(done)) => {
+                    outcome.success = done.fault.is_none();
+                    outcome.error = done.fault;
+                    outcome.device_id = Some(done.device);
+                    outcome.saga_id = done.saga;
+                    outcome.said = done.said;
                 }
                 Ok(Err(error)) => {
                     let problem = told(&error);
@@ -142,7 +202,7 @@ where
             (index, outcome)
         }
     });
-    let at_once = at_once.clamp(1, MOST_AT_ONCE);
+    let at_once = at_once.clamp(1, room.most);
     let doing = futures::stream::iter(doing).buffer_unordered(at_once);
     let mut outcomes: Vec<(usize, Outcome)> = doing.collect().await;
     outcomes.sort_unstable_by_key(|(index, _)| *index);

@@ -8,6 +8,7 @@ mod app;
 mod batch;
 mod broken;
 mod cluster;
+mod commands;
 mod creation;
 mod deadlines;
 mod docker;
