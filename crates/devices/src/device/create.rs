@@ -358,7 +358,7 @@ async fn find_place(
         state.runtimes.engines.know(node);
         let there = match state.runtimes.engines.of(&node.name) {
             // Where it never answered here, other replicas may reach it, and work on the device then.
-            Ok(engine) => engine.ping().await.or_else(|error| {
+            Ok(engine) => engine.is_there().await.or_else(|error| {
                 let within = state.config.node_down_after.as_secs_f64();
                 let others_do = node.unseen_seconds.is_some_and(|seconds| seconds < within);
                 match others_do && !engine.presence().ever_answered() {

@@ -25,6 +25,7 @@ use sqlx::PgPool;
 
 use super::boot::has_booted;
 use super::engines::Engine;
+use super::knock;
 use super::presence::Presence;
 use super::recipe::{CLUSTER_LABEL, DEVICE_LABEL, FENCE_LABEL, Recipe};
 use super::{Runtime, RuntimeError, Seen, Spec};
@@ -41,6 +42,9 @@ const SCRCPY: &str = "27183/tcp";
 /// How long a device may take to end by itself before it is killed.
 const STOP_GRACE_SECONDS: i32 = 5;
 const PING: Duration = Duration::from_secs(1);
+/// For so long after its last answer, a little more than two looks at the nodes, an engine is there as long as it takes
+/// connections.
+const LATELY: Duration = Duration::from_secs(5);
 /// After this time it is asked again which engine answers: another one may have taken its place.
 const KNOWN: Duration = Duration::from_secs(10);
 /// The repository of the images that keep snapshots.
@@ -772,6 +776,17 @@ impl Engine for Docker {
                 Err(_) => self.presence.missed(),
             }
             answer
+        })
+    }
+
+    fn is_there(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            // An engine writes to its log of each connection that ends before its TLS has begun: that one is believed.
+            let lately = self.connected().is_some() && self.presence.answered_within(LATELY);
+            match lately && (self.tls.is_some() || knock::listens(&self.endpoint).await) {
+                true => Ok(()),
+                false => self.ping().await,
+            }
         })
     }
 

@@ -28,6 +28,10 @@ pub trait Engine: Runtime {
     fn presence(&self) -> &Presence;
     /// Asks it whether it is there, for two seconds at most, and notes the answer.
     fn ping(&self) -> BoxFuture<'_, Result<(), RuntimeError>>;
+    /// Whether it is there now, asked of one that is busy or far away no more often than is needed.
+    fn is_there(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        self.ping()
+    }
     /// Lists the containers of this cluster, running or not.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Container>, RuntimeError>>;
     /// Removes a container by the identity that a list gave, with what was stored in it; one that is gone is fine, and one

@@ -5,6 +5,7 @@ mod boot;
 pub mod docker;
 pub mod engines;
 pub mod hosts;
+mod knock;
 pub mod kubernetes;
 pub mod presence;
 pub mod recipe;

@@ -1,7 +1,7 @@
 //! Whether an engine is there, as this replica knows it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use contracts::Timestamp;
@@ -13,8 +13,8 @@ const LOOKS: Duration = Duration::from_secs(8);
 #[derive(Debug, Default)]
 pub struct Presence {
     unseen: Mutex<Unseen>,
-    /// Whether it answered when it was last asked.
-    answers: AtomicBool,
+    /// When it answered last, where it has not failed to since.
+    answered: Mutex<Option<Instant>>,
     /// Whether it ever did.
     ever: AtomicBool,
     /// Whether it was told what answers in its place.
@@ -28,7 +28,7 @@ struct Unseen(Option<(Option<Timestamp>, Instant, Instant)>);
 impl Presence {
     /// It answered.
     pub fn answered(&self) {
-        self.answers.store(true, Ordering::Relaxed);
+        *self.last_answer() = Some(Instant::now());
         self.ever.store(true, Ordering::Relaxed);
         self.told.store(false, Ordering::Relaxed);
     }
@@ -40,12 +40,21 @@ impl Presence {
 
     /// It did not answer.
     pub fn missed(&self) {
-        self.answers.store(false, Ordering::Relaxed);
+        *self.last_answer() = None;
     }
 
     /// Whether it answered this replica when it was last asked.
     pub fn answers(&self) -> bool {
-        self.answers.load(Ordering::Relaxed)
+        self.last_answer().is_some()
+    }
+
+    /// Whether it answered this replica so short a time ago, and has not failed to since.
+    pub fn answered_within(&self, time: Duration) -> bool {
+        self.last_answer().is_some_and(|at| at.elapsed() < time)
+    }
+
+    fn last_answer(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it ever answered this replica: where it never did, others may know better.
