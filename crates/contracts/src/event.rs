@@ -89,6 +89,23 @@ pub enum EventBody {
     #[serde(rename = "device.deleted")]
     DeviceDeleted { device_id: DeviceId, name: String },
 
+    /// A device is on another node from now on, with all that was on it, and with other ports.
+    #[serde(rename = "device.moved")]
+    DeviceMoved {
+        device_id: DeviceId,
+        name: String,
+        from_node: String,
+        to_node: String,
+    },
+    /// A device could not be taken to another node: it is what it was, where it was.
+    #[serde(rename = "device.move_failed")]
+    DeviceMoveFailed {
+        device_id: DeviceId,
+        name: String,
+        from_node: String,
+        reason: String,
+    },
+
     /// A device ran for so many minutes of an hour: told once for each device and hour.
     #[serde(rename = "device.used")]
     DeviceUsed {
@@ -217,6 +234,8 @@ impl EventBody {
             Self::DeviceCreated { .. } => "device.created",
             Self::DeviceStatusChanged { .. } => "device.status_changed",
             Self::DeviceDeleted { .. } => "device.deleted",
+            Self::DeviceMoved { .. } => "device.moved",
+            Self::DeviceMoveFailed { .. } => "device.move_failed",
             Self::DeviceUsed { .. } => "device.used",
             Self::DeviceStoppedByQuota { .. } => "device.stopped_by_quota",
             Self::BatchProgressed { .. } => "device.batch_progressed",

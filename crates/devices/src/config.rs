@@ -35,6 +35,13 @@ pub struct Config {
     /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas; a boot lasts until Android says that
     /// it is over. Default 8.
     pub parallel_boots: i64,
+    /// `NODE_PARALLEL_MOVES`: how many devices leave a node at a time that is drained. Default 2.
+    pub parallel_moves: i64,
+    /// `DEVICE_MOVE_SECONDS`: how long bringing a device with its snapshots to another node may take before it goes on where
+    /// it was. Default 3600.
+    pub move_deadline: Duration,
+    /// `DEVICE_MOVE_STALL_SECONDS`: how long an image may be stuck on its way between two nodes. Default 60.
+    pub move_stall: Duration,
     /// `DEVICE_BOOT_SECONDS`: how long Android may take in its container until it says by ADB that it has booted. Default 180.
     pub boot: Duration,
     /// `DEVICE_RECONCILE_SCHEDULE`: when engines, database and Redis are compared. Default every minute.
@@ -152,6 +159,9 @@ impl Config {
             node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
             boot: env.seconds("DEVICE_BOOT_SECONDS", Duration::from_secs(180)),
             parallel_boots: env.within("NODE_PARALLEL_BOOTS", 8, (1, 1_000)),
+            parallel_moves: env.within("NODE_PARALLEL_MOVES", 2, (1, 100)),
+            move_deadline: env.seconds("DEVICE_MOVE_SECONDS", Duration::from_secs(3600)),
+            move_stall: env.seconds("DEVICE_MOVE_STALL_SECONDS", Duration::from_secs(60)),
             runtime: env.value("DEVICE_RUNTIME", RuntimeChoice::Auto),
             image: env
                 .text("DEVICE_IMAGE")

@@ -37,7 +37,7 @@ pub enum Error {
         node: String,
     },
     /// Devices are on the node.
-    #[error("node {node} still has devices")]
+    #[error("node {node} still has devices, or something of them")]
     NodeOccupied {
         /// The node.
         node: String,

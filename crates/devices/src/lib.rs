@@ -12,6 +12,7 @@ pub mod error;
 pub mod group;
 pub mod measure;
 mod metrics;
+pub mod moving;
 pub mod node;
 pub mod operation;
 pub mod port;
@@ -114,6 +115,11 @@ impl Devices {
         tasks.every("devices.overdue", period, move || {
             let state = state.clone();
             async move { Ok(operation::overdue::end(&state).await?) }
+        });
+        let state = self.clone();
+        tasks.every("devices.moves", LOOK_AT_NODES, move || {
+            let state = state.clone();
+            async move { Ok(moving::jobs::look(&state).await?) }
         });
         let state = self.clone();
         tasks.every("devices.ports", self.config.port_lease / 3, move || {

@@ -115,3 +115,13 @@ pub fn stopped_by_quota(limit: &'static str) {
 pub fn snapshot_swept() {
     counter!("cloudphone_snapshots_swept_total").increment(1);
 }
+
+/// How a move of a device ended that was to leave a node.
+pub fn moved(result: &'static str) {
+    counter!("cloudphone_device_moves_total", "result" => result).increment(1);
+}
+
+/// Bytes of images that this replica brought from one node to another.
+pub fn brought(bytes: u64) {
+    counter!("cloudphone_device_moved_bytes_total").increment(bytes);
+}

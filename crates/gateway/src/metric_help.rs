@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 80] = [
+const HELP: [(&str, &str); 82] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -17,6 +17,14 @@ const HELP: [(&str, &str); 80] = [
     (
         "cloudphone_device_minutes_total",
         "Minutes that devices ran, as billing heard of them",
+    ),
+    (
+        "cloudphone_device_moves_total",
+        "Moves of devices from nodes that are drained, by how they ended: moved, failed or cancelled",
+    ),
+    (
+        "cloudphone_device_moved_bytes_total",
+        "Bytes of images that this replica brought from one node to another",
     ),
     (
         "cloudphone_device_operation_duration_seconds",

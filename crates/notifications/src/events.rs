@@ -36,6 +36,7 @@ impl Consumer for Teller {
         "device.created",
         "device.status_changed",
         "device.deleted",
+        "device.moved",
         "device.batch_progressed",
         "device.stopped_by_quota",
         "app.uploaded",
@@ -163,6 +164,12 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "Device deleted",
             format!("Device {name} was deleted"),
         ),
+        EventBody::DeviceMoved { name, .. } => (
+            Kind::Device,
+            body.kind(),
+            "Device moved",
+            format!("Device {name} was moved with all that is on it, and has another address now"),
+        ),
         EventBody::DeviceStoppedByQuota {
             name,
             quota,
@@ -241,7 +248,8 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
         | EventBody::OrderCreated { .. }
         | EventBody::BalanceChanged { .. }
         | EventBody::CreditHoldRequested { .. }
-        | EventBody::NotificationStored { .. } => return None,
+        | EventBody::NotificationStored { .. }
+        | EventBody::DeviceMoveFailed { .. } => return None,
     };
     Some(words)
 }
@@ -261,7 +269,8 @@ fn facts(body: &EventBody) -> Map<String, Value> {
         .unwrap_or_default();
     facts
         .into_iter()
-        .filter(|(_, value)| !value.is_null())
+        // On which machine a device is, is for operators.
+        .filter(|(name, value)| !value.is_null() && !["fromNode", "toNode"].contains(&&**name))
         .collect()
 }
 

@@ -362,6 +362,7 @@ impl Device {
     fn activity(&self) -> Option<&'static str> {
         match (self.status, self.doing.as_deref()) {
             (Status::Rebooting, Some("restore")) => Some("restoring"),
+            (Status::Rebooting | Status::Running | Status::Stopped, Some("move")) => Some("moving"),
             (Status::Rebooting, _) => Some("restarting"),
             (Status::Running | Status::Stopped, Some("snapshot")) => Some("snapshotting"),
             _ => None,

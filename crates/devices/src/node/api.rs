@@ -13,6 +13,7 @@ use super::db::{self, NodeChange, Word};
 use super::settings::{NodeSettings, check_address, check_endpoint, check_labels};
 use super::{Labels, Node, State, Tls};
 use crate::device::RuntimeKind;
+use crate::moving::{self, Drain};
 use crate::{Devices, Error, error::Result};
 
 /// What a node has for devices. What is left out has no limit.
@@ -78,6 +79,9 @@ pub struct NodeView {
     used: Used,
     /// How many devices it has.
     devices: i32,
+    /// How far its draining is; where it is being drained, and shown alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<Drain>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -116,6 +120,7 @@ impl Node {
             seen_at: self.seen_at,
             labels: self.labels.0,
             devices: self.used_devices,
+            drain: None,
             created_at: self.created_at,
             updated_at: self.updated_at,
         }
@@ -268,8 +273,8 @@ pub async fn uncordon_node(
     change_state(shared, path, State::Ready, None).await
 }
 
-/// Lets no further devices onto a node, and says that those it has are to leave it: `devices` counts them down to 0 as
-/// their owners delete them.
+/// Lets no further devices onto a node, and has those it has leave it, a few at a time, with all that is on them and their
+/// snapshots: `drain` tells how far that is, and which could not go. `uncordon` and another drain try those again.
 #[utoipa::path(post, path = "/nodes/{id}/drain", tag = "nodes", params(("id" = String, Path, description = "The name of the node")), request_body = Because, responses((status = 200, body = NodeView), (status = 403), (status = 404)))]
 pub async fn drain_node(
     shared: Shared<Devices>,
@@ -319,5 +324,13 @@ async fn change_state(
 async fn found(state: &Devices, name: String) -> Result<NodeView> {
     let mut conn = state.platform.db.acquire().await?;
     let node = db::find(&mut conn, &name).await?;
-    node.map(Node::view).ok_or(Error::NoSuchNode { node: name })
+    let node = node.ok_or(Error::NoSuchNode { node: name })?;
+    let drain = match node.state {
+        State::Draining => Some(moving::db::progress(&mut conn, &node.name).await?),
+        State::Ready | State::Cordoned => None,
+    };
+    Ok(NodeView {
+        drain,
+        ..node.view()
+    })
 }

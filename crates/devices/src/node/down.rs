@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use tracing::{error, info};
 
 use super::Node;
-use crate::device::{self, Status, port_set};
+use crate::device::{self, Device, Status, port_set};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
 use crate::{Devices, error::Result, port};
@@ -17,7 +17,22 @@ use crate::{Devices, error::Result, port};
 /// How many devices one look deals with.
 const BATCH: i64 = 200;
 /// How many containers one look removes: each may take long.
-const LEFTOVERS: i64 = 8;
+const LEFTOVERS: usize = 8;
+/// How long a replica has one of them in hand: longer than it may look after a node at a time.
+const IN_HAND: Duration = Duration::from_secs(10);
+
+/// Why a device does not come to a node that it was on.
+pub const NOT_REMOVED: &str = "what was left there of the device is not removed yet";
+
+/// What was left of a device on a node.
+#[derive(sqlx::FromRow)]
+struct Leftover {
+    device_id: DeviceId,
+    adb_port: i32,
+    webrtc_port: i32,
+    scrcpy_port: i32,
+    rested: bool,
+}
 
 /// Notes that an engine answered.
 pub async fn seen(conn: &mut PgConnection, node: &str) -> sqlx::Result<()> {
@@ -183,16 +198,17 @@ pub async fn stays_down(tx: &mut PgConnection, node: &str) -> sqlx::Result<bool>
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes what stays behind on a node from which a device is taken, in the transaction that does it.
+/// Notes what stays behind on a node from which a device is taken, in the transaction that does it. Its ports rest once that
+/// is removed, unless they have `rested` already.
 pub async fn leave_behind(
     tx: &mut PgConnection,
     device: &DeviceId,
     node: &str,
-    ports: PortSet,
+    (ports, rested): (PortSet, bool),
 ) -> sqlx::Result<()> {
     let [adb, webrtc, scrcpy] = device::port_columns(ports);
     let insert = sqlx::query(
-        "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port) values ($1, $2, $3, $4, $5)
+        "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port, rested) values ($1, $2, $3, $4, $5, $6)
         on conflict (node, device_id) do nothing",
     );
     insert
@@ -201,57 +217,93 @@ pub async fn leave_behind(
         .bind(adb)
         .bind(webrtc)
         .bind(scrcpy)
+        .bind(rested)
         .execute(tx)
         .await?;
     Ok(())
 }
 
-async fn is_left(state: &Devices, node: &Node, id: &DeviceId) -> Result<bool> {
-    let mut conn = state.platform.db.acquire().await?;
+/// Notes that images of a device may be on a node where it is not. The caller holds the lock of the device.
+pub async fn leave_images_behind(
+    tx: &mut PgConnection,
+    device: &Device,
+    node: &str,
+) -> sqlx::Result<()> {
+    leave_behind(tx, &device.id, node, (device.ports(), true)).await
+}
+
+/// Whether something of a device is still to be removed from a node: until then it does not come there.
+pub async fn is_left(conn: &mut PgConnection, node: &str, id: &DeviceId) -> sqlx::Result<bool> {
     let select =
         "select exists (select 1 from devices.leftovers where node = $1 and device_id = $2)";
-    let select = sqlx::query_scalar(select).bind(&node.name).bind(id);
-    Ok(select.fetch_one(&mut *conn).await?)
+    let select = sqlx::query_scalar(select).bind(node).bind(id);
+    select.fetch_one(conn).await
+}
+
+/// Takes something in hand that was left on a node and that nobody is removing. Of a device that is on its way to another
+/// node everything stays until it has arrived there.
+async fn claim(conn: &mut PgConnection, node: &str) -> sqlx::Result<Option<Leftover>> {
+    sqlx::query_as(
+        "-- nodes::claim_leftover
+        with due as (
+            select l.device_id from devices.leftovers l
+            where l.node = $1 and (l.claimed_until is null or l.claimed_until < clock_timestamp()) and not exists (
+                select 1 from devices.operations o where o.device_id = l.device_id and o.kind = 'move' and o.state in ('queued', 'running'))
+            order by l.since, l.device_id limit 1 for update skip locked)
+        update devices.leftovers l set claimed_until = clock_timestamp() + $2 from due
+        where l.node = $1 and l.device_id = due.device_id
+        returning l.device_id, l.adb_port, l.webrtc_port, l.scrcpy_port, l.rested",
+    )
+    .bind(node)
+    .bind(IN_HAND)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Removes what was left on a node, some of it.
-async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
-    let left: Vec<(DeviceId, i32, i32, i32)> = {
+pub async fn remove_leftovers(state: &Devices, node: &Node) -> Result<()> {
+    for _ in 0..LEFTOVERS {
+        let left = {
+            let mut conn = state.platform.db.acquire().await?;
+            claim(&mut conn, &node.name).await?
+        };
+        let Some(left) = left else {
+            return Ok(());
+        };
+        remove_leftover(state, node, left).await?;
+    }
+    Ok(())
+}
+
+async fn remove_leftover(state: &Devices, node: &Node, left: Leftover) -> Result<()> {
+    let id = left.device_id;
+    // The device does not come to the node until this is gone: what bears its name is what was left, as long as it is written.
+    // Whoever looked before, and was frozen since, removes what he saw, and not what has its name by now.
+    let engine = state.runtimes.engines.of(&node.name)?;
+    let there = engine.list().await?;
+    let container = there.iter().find(|there| there.device == id.as_str());
+    {
         let mut conn = state.platform.db.acquire().await?;
-        let select = sqlx::query_as(
-            "select device_id, adb_port, webrtc_port, scrcpy_port from devices.leftovers where node = $1 order by device_id limit $2",
-        );
-        select
-            .bind(&node.name)
-            .bind(LEFTOVERS)
-            .fetch_all(&mut *conn)
-            .await?
-    };
-    for (id, adb, webrtc, scrcpy) in left {
-        // The node gets no devices until the last leftover is gone: what bears this name is what was left, as long as it is
-        // written. Whoever looked before, and was frozen since, removes what he saw, and not what has its name by now.
-        let engine = state.runtimes.engines.of(&node.name)?;
-        let there = engine.list().await?;
-        let left = there.iter().find(|there| there.device == id.as_str());
-        if !is_left(state, node, &id).await? {
-            continue;
+        if !is_left(&mut conn, &node.name, &id).await? {
+            return Ok(());
         }
-        if let Some(left) = left {
-            engine.remove_container(&left.id).await?;
-        }
-        engine.remove_kept(&id).await?;
-        let ports = port_set(adb, webrtc, scrcpy);
-        let rest = state.config.port_quarantine;
-        let mut tx = state.platform.db.begin().await?;
+    }
+    if let Some(container) = container {
+        engine.remove_container(&container.id).await?;
+    }
+    engine.remove_kept(&id).await?;
+    let ports = port_set(left.adb_port, left.webrtc_port, left.scrcpy_port);
+    let rest = state.config.port_quarantine;
+    let mut tx = state.platform.db.begin().await?;
+    if !left.rested {
         for kind in PortKind::ALL {
             let port = (kind, ports.of(kind));
             port::db::quarantine(&mut tx, &node.name, port, RestReason::Returned, rest).await?;
         }
-        let delete =
-            sqlx::query("delete from devices.leftovers where node = $1 and device_id = $2");
-        delete.bind(&node.name).bind(&id).execute(&mut *tx).await?;
-        tx.commit().await?;
-        info!(device.id = %id, "removed from node {} what was left there of device {id}", node.name);
     }
+    let delete = sqlx::query("delete from devices.leftovers where node = $1 and device_id = $2");
+    delete.bind(&node.name).bind(&id).execute(&mut *tx).await?;
+    tx.commit().await?;
+    info!(device.id = %id, "removed from node {} what was left there of device {id}", node.name);
     Ok(())
 }

@@ -135,8 +135,9 @@ pub async fn tend(state: &Devices) -> Result<Tick> {
 }
 
 async fn greet(state: &Devices, node: &Node) -> Result<()> {
-    if node.down_since.is_some() {
-        down::come_back(state, node).await?;
+    match node.down_since {
+        Some(_) => down::come_back(state, node).await?,
+        None => down::remove_leftovers(state, node).await?,
     }
     down::find_again(state, node).await?;
     Ok(())

@@ -142,13 +142,13 @@ pub async fn claim(
         with booting as (
             select d.node, count(*) as count from devices.operations q join devices.devices d on d.id = q.device_id
             where q.state = 'running' and q.lease_until >= clock_timestamp() and d.runtime <> 'simulated'
-                and q.kind in ('create', 'start', 'restart', 'repair', 'restore')
+                and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move')
             group by d.node),
         due as (
             select q.id, d.node, k.boots
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
                 cross join lateral (select d.runtime = 'docker' and n.down_since is null
-                    and q.kind in ('create', 'start', 'restart', 'repair', 'restore') as boots) k
+                    and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots) k
             where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or ($5 and n.down_since is not null and q.kind = 'repair' and d.wanted = 'running'))
                 and q.kind = any($6)
                 and (not k.boots or ($7 > 0 and coalesce((select b.count from booting b where b.node = d.node), 0) < $4))

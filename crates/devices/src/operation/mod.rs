@@ -34,6 +34,8 @@ names! {
         Restore = "restore",
         /// Remove what was kept of it.
         Forget = "forget",
+        /// Take it to another node with all that is on it.
+        Move = "move",
     }
 }
 
@@ -102,16 +104,18 @@ pub fn decide(wish: Wish, status: Status, waiting: Option<Kind>) -> Decision {
 /// Whether it may end with a device that boots.
 pub const fn boots(kind: Kind) -> bool {
     match kind {
-        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore => true,
+        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore | Kind::Move => {
+            true
+        }
         Kind::Stop | Kind::Delete | Kind::Snapshot | Kind::Forget => false,
     }
 }
 
-/// The status with which an operation ends well; a creation, a repair and a restore may also end stopped. `None` where it leaves
+/// The status with which an operation ends well; a creation, a repair, a restore and a move may also end stopped. `None` where it leaves
 /// the status as it is.
 pub const fn goal(kind: Kind) -> Option<Status> {
     match kind {
-        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore => {
+        Kind::Create | Kind::Start | Kind::Restart | Kind::Repair | Kind::Restore | Kind::Move => {
             Some(Status::Running)
         }
         Kind::Stop => Some(Status::Stopped),

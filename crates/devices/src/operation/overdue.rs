@@ -17,12 +17,13 @@ const BATCH: i64 = 100;
 const WAITS: f64 = 10.0;
 
 /// Ends what took longer than its deadline: the device is in error, and a worker that still has it changes nothing any more.
-/// Deletions go on until they succeed, snapshots have a deadline of their own, and devices of a node that is down wait for it.
+/// Deletions go on until they succeed, snapshots have a deadline of their own, moves take longer by theirs, and devices of a
+/// node that is down wait for it.
 pub async fn end(state: &Devices) -> Result<Tick> {
     let deadline = state.config.operation_deadline;
     let ids = {
         let mut conn = state.platform.db.acquire().await?;
-        find(&mut conn, None, deadline).await?
+        find(&mut conn, None, (deadline, state.config.move_deadline)).await?
     };
     let reason = format!("the operation took longer than {deadline:?}");
     for id in &ids {
@@ -32,7 +33,8 @@ pub async fn end(state: &Devices) -> Result<Tick> {
             continue;
         };
         // Under the lock of the device: it may have ended in this very moment.
-        if find(&mut tx, Some(id), deadline).await?.is_empty() {
+        let deadlines = (deadline, state.config.move_deadline);
+        if find(&mut tx, Some(id), deadlines).await?.is_empty() {
             continue;
         }
         db::end_all(&mut tx, id, &reason, now).await?;
@@ -48,7 +50,7 @@ pub async fn end(state: &Devices) -> Result<Tick> {
 async fn find(
     conn: &mut PgConnection,
     device: Option<&DeviceId>,
-    deadline: Duration,
+    (deadline, moving): (Duration, Duration),
 ) -> sqlx::Result<Vec<DeviceId>> {
     let select = sqlx::query_scalar(
         "-- operations::overdue
@@ -56,7 +58,7 @@ async fn find(
             join devices.devices d on d.id = o.device_id join devices.nodes n on n.name = d.node
         where o.state in ('queued', 'running') and o.kind not in ('delete', 'forget', 'snapshot') and ($1::text is null or o.device_id = $1)
             and (d.runtime = 'simulated' or n.down_since is null)
-            and coalesce(o.begun_at, o.due_at + $2 * $4) < clock_timestamp() - $2
+            and coalesce(o.begun_at, o.due_at + $2 * $4) < clock_timestamp() - $2 - case o.kind when 'move' then $5 else '0' end
         order by o.device_id limit $3",
     );
     select
@@ -64,6 +66,7 @@ async fn find(
         .bind(deadline)
         .bind(BATCH)
         .bind(WAITS - 1.0)
+        .bind(moving)
         .fetch_all(conn)
         .await
 }

@@ -122,7 +122,14 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<O
             ports.give_up(leased).await;
             return device_there(state, &device.id).await.map(Some);
         }
-        down::leave_behind(&mut tx, &device.id, &before.node, before.ports()).await?;
+        if down::is_left(&mut tx, &node.name, &device.id).await? {
+            tx.rollback().await?;
+            ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
+            tried.push(refuses(down::NOT_REMOVED.into()));
+            continue;
+        }
+        let left = (before.ports(), false);
+        down::leave_behind(&mut tx, &device.id, &before.node, left).await?;
         let place = (node.name.as_str(), runtime, leased.ports);
         match device::db::set_place(&mut tx, &device.id, place, now).await {
             Err(error) if port::is_conflict(&error) => {

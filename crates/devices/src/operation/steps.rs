@@ -11,7 +11,7 @@ use super::{Kind, goal, ports};
 use crate::device::{self, Device, Status};
 use crate::node::placement::Refusal;
 use crate::runtime::{Runtime, RuntimeError, Seen, Spec};
-use crate::{Devices, Error, measure, snapshot};
+use crate::{Devices, Error, measure, moving, snapshot};
 
 /// How often an attempt changes the ports of a device before it has failed.
 const PORT_CHANGES: u32 = 4;
@@ -86,6 +86,7 @@ pub async fn carry_out(state: &Devices, claimed: &Claimed) -> Step<()> {
         Kind::Snapshot => snapshot::steps::take(state, claimed).await,
         Kind::Restore => snapshot::steps::restore(state, claimed).await,
         Kind::Forget => snapshot::steps::forget(state, claimed).await,
+        Kind::Move => moving::steps::carry_out(state, claimed).await,
     }
 }
 

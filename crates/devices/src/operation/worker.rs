@@ -16,7 +16,7 @@ use super::steps::{self, Interrupted};
 use super::{Kind, boots};
 use crate::config::Failover;
 use crate::runtime::RuntimeError;
-use crate::{Devices, Error, metrics, snapshot};
+use crate::{Devices, Error, metrics, moving, snapshot};
 
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(300);
@@ -174,6 +174,11 @@ async fn give_back(
                     steps::leave_nothing(state, device).await
                 }
                 Kind::Snapshot | Kind::Restore | Kind::Forget => {
+                    snapshot::steps::leave_nothing(state, claimed).await?;
+                    steps::leave_nothing(state, device).await
+                }
+                Kind::Move => {
+                    moving::jobs::leave_nothing(state, claimed).await?;
                     snapshot::steps::leave_nothing(state, claimed).await?;
                     steps::leave_nothing(state, device).await
                 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{Action, Container, Difference, Row, db, differences, ports};
 use crate::device::{self, Status};
-use crate::node::{self, Node};
+use crate::node::{self, Node, down};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
 use crate::{Devices, error::Result, metrics, port};
@@ -108,6 +108,12 @@ async fn orphan(state: &Devices, node: &Node, container: &Container) -> Result<(
     let whom = (Some(container.device.as_str()), Some(container.id.as_str()));
     let grace = state.config.orphan_grace;
     let mut tx = state.platform.db.begin().await?;
+    if let Ok(device) = container.device.parse()
+        && down::is_left(&mut tx, &node.name, &device).await?
+    {
+        // Its device was taken from the node, and it is removed as what that left.
+        return Ok(());
+    }
     let key = (container.id.as_str(), container.device.as_str());
     let (seen, is_due) = db::see_orphan(&mut tx, &node.name, key, grace).await?;
     // What is seen once may be one whose device was deleted while the containers were listed.

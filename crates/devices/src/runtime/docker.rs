@@ -13,14 +13,15 @@ use bollard::models::{
     ImageSummary, PortBinding, SystemInfo,
 };
 use bollard::query_parameters::{
-    CommitContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
-    ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions,
-    StatsOptions, StopContainerOptions,
+    CommitContainerOptions, CreateContainerOptions, ImportImageOptions, InspectContainerOptions,
+    ListContainersOptions, ListImagesOptions, RemoveContainerOptions, RemoveImageOptions,
+    StartContainerOptions, StatsOptions, StopContainerOptions,
 };
 use contracts::{DeviceId, SnapshotId};
 use coordination::PortSet;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use sqlx::PgPool;
 
 use super::boot::has_booted;
@@ -28,6 +29,7 @@ use super::engines::Engine;
 use super::knock;
 use super::presence::Presence;
 use super::recipe::{CLUSTER_LABEL, DEVICE_LABEL, FENCE_LABEL, Recipe};
+use super::transfer::{Outlet, Piece};
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::measure::Counted;
 use crate::node::check::{self, Check};
@@ -608,6 +610,42 @@ impl Docker {
         }
     }
 
+    /// Gives the image of a snapshot away, with all that it is made of.
+    async fn export(
+        &self,
+        snapshot: &SnapshotId,
+        outlet: &mut Outlet,
+        within: Duration,
+    ) -> Result<(), RuntimeError> {
+        let patient = self.engine().await?.with_timeout(within);
+        let mut pieces = patient.export_image(&reference(snapshot));
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| self.refused("export an image", error))?;
+            if !outlet.pass(piece).await {
+                // Whoever was to take it says why not.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn import(
+        &self,
+        pieces: BoxStream<'static, Piece>,
+        within: Duration,
+    ) -> Result<(), RuntimeError> {
+        let patient = self.engine().await?.with_timeout(within);
+        let options = ImportImageOptions {
+            quiet: true,
+            ..ImportImageOptions::default()
+        };
+        let mut told = patient.import_image_stream(options, pieces, None);
+        while let Some(told) = told.next().await {
+            told.map_err(|error| self.refused("import an image", error))?;
+        }
+        Ok(())
+    }
+
     /// The image that the container of a device is made of.
     fn image(&self, spec: &Spec) -> String {
         match &spec.made_of {
@@ -840,6 +878,44 @@ impl Engine for Docker {
             self.remove_images(DEVICE_LABEL, device.as_str()).await?;
             Ok(())
         })
+    }
+
+    fn has_image<'a>(
+        &'a self,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        Box::pin(async move {
+            let (tried, reference) = ("inspect an image", reference(snapshot));
+            let engine = self.engine().await?;
+            let inspect = engine.inspect_image(&reference);
+            match self.call(tried, QUICK, inspect).await? {
+                Ok(_) => Ok(true),
+                Err(error) if status(&error) == Some(404) => Ok(false),
+                Err(error) => Err(self.refused(tried, error)),
+            }
+        })
+    }
+
+    fn give_image<'a>(
+        &'a self,
+        snapshot: &'a SnapshotId,
+        mut outlet: Outlet,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            self.export(snapshot, &mut outlet, within).await?;
+            outlet.finish();
+            Ok(())
+        })
+    }
+
+    fn take_image<'a>(
+        &'a self,
+        _: &'a SnapshotId,
+        pieces: BoxStream<'static, Piece>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.import(pieces, within))
     }
 
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::Context;
-use contracts::DeviceId;
+use contracts::{DeviceId, SnapshotId};
 use futures::future::{BoxFuture, join_all};
+use futures::stream::BoxStream;
 use sqlx::PgPool;
 use tracing::{info, warn};
 
@@ -13,6 +15,7 @@ use super::docker::{Docker, Identity};
 use super::kubernetes::Kubernetes;
 use super::presence::Presence;
 use super::recipe::Recipe;
+use super::transfer::{Outlet, Piece};
 use super::{Runtime, RuntimeError};
 use crate::device::RuntimeKind;
 use crate::node::Node;
@@ -39,6 +42,25 @@ pub trait Engine: Runtime {
     fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Removes what is kept of a device beside its container.
     fn remove_kept<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Whether it keeps the image of a snapshot.
+    fn has_image<'a>(
+        &'a self,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<bool, RuntimeError>>;
+    /// Gives a copy of the image of a snapshot away, piece by piece, and says where the rest does not come.
+    fn give_image<'a>(
+        &'a self,
+        snapshot: &'a SnapshotId,
+        outlet: Outlet,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Takes the image of a snapshot, if it comes whole.
+    fn take_image<'a>(
+        &'a self,
+        snapshot: &'a SnapshotId,
+        pieces: BoxStream<'static, Piece>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// What there is to be said of it and its machine.
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>>;
 }

@@ -10,6 +10,7 @@ pub mod kubernetes;
 pub mod presence;
 pub mod recipe;
 pub mod simulated;
+pub mod transfer;
 
 use std::net::IpAddr;
 use std::sync::Arc;

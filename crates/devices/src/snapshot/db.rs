@@ -54,7 +54,7 @@ pub async fn count_locked(conn: &mut PgConnection, device: &Device) -> sqlx::Res
         .await?;
     sqlx::query_as(
         "select count(*) filter (where device_id = $1), count(*) from devices.snapshots s
-        where user_id = $2 and (status <> 'deleting' or exists (select 1 from devices.devices d where d.restored_from = s.id))",
+        where user_id = $2 and not hidden and (status <> 'deleting' or exists (select 1 from devices.devices d where d.restored_from = s.id))",
     )
     .bind(&device.id)
     .bind(&device.user_id)

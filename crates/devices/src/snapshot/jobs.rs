@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::db::Aged;
 use super::{api, db};
 use crate::device::{self, Status};
-use crate::{Devices, metrics};
+use crate::{Devices, metrics, moving};
 
 /// How many old snapshots one look takes.
 const BATCH: i64 = 100;
@@ -64,6 +64,14 @@ async fn retire(state: &Devices, aged: &[Aged]) -> sqlx::Result<usize> {
 /// Removes what this replica's runtimes keep of snapshots that there are not, as workers leave it that die or come late.
 /// What cannot be removed is left to the next look, and keeps nothing else from going.
 pub async fn sweep(state: &Devices) -> anyhow::Result<Tick> {
+    for node in state.runtimes.engines.answering() {
+        // What cannot be listed is told below.
+        if let Ok(engine) = state.runtimes.engines.of(&node)
+            && let Ok(kept) = engine.snapshots().await
+        {
+            moving::jobs::note_strays(state, &node, &kept).await?;
+        }
+    }
     for runtime in state.runtimes.all() {
         let kept = match runtime.snapshots().await {
             Ok(kept) => kept,

@@ -32,7 +32,7 @@ pub async fn greeting(address: IpAddr, port: u16) -> String {
 }
 
 /// Puts a file of this name into the root of a container.
-fn put(engine: &Engine, container: &str, file: &str) {
+pub fn put(engine: &Engine, container: &str, file: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(file);
     std::fs::write(&path, "something").unwrap();
@@ -41,7 +41,7 @@ fn put(engine: &Engine, container: &str, file: &str) {
 }
 
 /// Whether a container has a file of this name.
-fn has(engine: &Engine, container: &str, file: &str) -> bool {
+pub fn has(engine: &Engine, container: &str, file: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (
         format!("{container}:/{file}"),
@@ -51,7 +51,7 @@ fn has(engine: &Engine, container: &str, file: &str) -> bool {
 }
 
 /// The images that keep anything of a device.
-fn kept(engine: &Engine) -> Vec<String> {
+pub fn kept(engine: &Engine) -> Vec<String> {
     let filter = "label=cloudphone.device";
     let list = [
         "images",

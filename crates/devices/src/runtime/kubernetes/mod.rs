@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use contracts::{DeviceId, SnapshotId};
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::api::ListParams;
 use kube::core::Status;
@@ -28,6 +29,7 @@ pub use endpoint::Endpoint;
 use super::engines::Engine;
 use super::presence::Presence;
 use super::recipe::Recipe;
+use super::transfer::{Outlet, Piece};
 use super::{Runtime, RuntimeError, Seen, Spec};
 use crate::device::RuntimeKind;
 use crate::measure::Counted;
@@ -268,6 +270,28 @@ impl Engine for Kubernetes {
     fn remove_kept<'a>(&'a self, _: &'a DeviceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
         // All that there is of a device is among what its identity names.
         Box::pin(async { Ok(()) })
+    }
+
+    fn has_image<'a>(&'a self, _: &'a SnapshotId) -> BoxFuture<'a, Result<bool, RuntimeError>> {
+        unsupported("keep the image of a snapshot")
+    }
+
+    fn give_image<'a>(
+        &'a self,
+        _: &'a SnapshotId,
+        _: Outlet,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unsupported("give the image of a snapshot away")
+    }
+
+    fn take_image<'a>(
+        &'a self,
+        _: &'a SnapshotId,
+        _: BoxStream<'static, Piece>,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unsupported("take the image of a snapshot")
     }
 
     fn check<'a>(&'a self, _: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {

@@ -1,0 +1,484 @@
+//! Nodes that are drained: their devices run elsewhere with what was on them, and nothing stays behind, whoever dies. With
+//! engines where some can be started.
+
+use std::time::Duration;
+
+use devices::moving::jobs::look;
+use devices::node::health::tend;
+use devices::node::settings::parse;
+use devices::snapshot::jobs::sweep;
+use http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use testkit::Engine;
+
+use crate::adb::{install, packages};
+use crate::app::{TestApp, User, id, ports, text, until};
+use crate::docker::{engine, greeting, has, kept, put};
+use crate::nodes::{beside, simulated};
+use crate::passage::Passage;
+
+/// A replica with nodes for simulated devices, `a`, which takes all of them, and `b`, which is closed.
+async fn simulated_nodes(db: PgPool, parallel_moves: i64) -> TestApp {
+    let probe = TestApp::new(db).await;
+    let nodes = json!([
+        simulated("a", beside(&probe, 1), json!({})),
+        simulated("b", beside(&probe, 2), json!({}))
+    ]);
+    with_nodes(probe, nodes, parallel_moves).await
+}
+
+/// The same with engines, the second one reached at this endpoint.
+async fn engines(db: PgPool, a: &Engine, b: String) -> TestApp {
+    let probe = TestApp::new(db).await;
+    let node = |name: &str, endpoint: String, number| {
+        let address = beside(&probe, number).to_string();
+        json!({ "name": name, "endpoint": endpoint, "address": address, "devices": 10 })
+    };
+    let nodes = json!([node("a", a.endpoint(), 1), node("b", b, 2)]);
+    with_nodes(probe, nodes, 2).await
+}
+
+async fn with_nodes(probe: TestApp, nodes: Value, parallel_moves: i64) -> TestApp {
+    sqlx::query("delete from devices.nodes")
+        .execute(&probe.platform.db)
+        .await
+        .unwrap();
+    let mut config = probe.config.clone();
+    config.nodes = parse(&nodes.to_string()).unwrap();
+    config.image = testkit::IMAGE.into();
+    config.parallel_moves = parallel_moves;
+    config.operation_lease = Duration::from_secs(3);
+    let app = TestApp::on(&probe.platform, config).await;
+    act(&app, "b", "cordon").await;
+    app
+}
+
+async fn act(app: &TestApp, node: &str, action: &str) {
+    let admin = app.user("root", &["admin"]).await;
+    let path = format!("/nodes/{node}/{action}");
+    admin.post(&path, json!({})).await.expect(StatusCode::OK);
+}
+
+/// Has the devices of `a` leave it for `b`.
+async fn drain(app: &TestApp) {
+    act(app, "b", "uncordon").await;
+    act(app, "a", "drain").await;
+    look(&app.devices).await.unwrap();
+}
+
+async fn node(app: &TestApp, name: &str) -> Value {
+    let admin = app.user("root", &["admin"]).await;
+    let node = admin.get(&format!("/nodes/{name}")).await;
+    node.expect(StatusCode::OK).body
+}
+
+/// Works until nothing is to be done any more on both nodes, and nothing is left behind.
+async fn settle(app: &TestApp) {
+    until("nothing is left to be done", async || {
+        tend(&app.devices).await.unwrap();
+        look(&app.devices).await.unwrap();
+        app.run_operations().await;
+        let left: i64 = sqlx::query_scalar(
+            "select (select count(*) from devices.leftovers) + (select count(*) from devices.moves where settled_at is null)
+                + (select count(*) from devices.operations where state in ('queued', 'running'))",
+        )
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+        left == 0
+    })
+    .await;
+}
+
+async fn events(app: &TestApp, kind: &str) -> Vec<Value> {
+    let mut events = app.events().await;
+    events.retain(|event| event["type"] == kind);
+    events
+}
+
+/// That what Redis leases on a node, and no more, is what its rows hold.
+async fn ports_agree(app: &TestApp) {
+    for node in ["a", "b"] {
+        let rows: Vec<(String, i32)> = sqlx::query_as(
+            "select id, adb_port from devices.devices where node = $1 and released_at is null order by adb_port",
+        )
+        .bind(node)
+        .fetch_all(&app.platform.db)
+        .await
+        .unwrap();
+        let leases = app.devices.ports().of_name(node).leases().await;
+        // A node that nothing came to has no index.
+        let mut leases: Vec<(String, i32)> = leases
+            .unwrap_or_default()
+            .into_iter()
+            .map(|set| (set.owner, i32::from(set.ports.adb)))
+            .collect();
+        leases.sort_by_key(|(_, port)| *port);
+        assert_eq!(leases, rows, "node {node}");
+    }
+}
+
+fn small() -> Value {
+    json!({ "name": "n", "cpuCores": 1, "memoryMB": 512 })
+}
+
+fn containers(engine: &Engine) -> Vec<String> {
+    let listed = engine
+        .docker(&["ps", "-a", "--format", "{{.Names}}"])
+        .unwrap();
+    listed.lines().map(str::to_owned).collect()
+}
+
+/// Puts more into a container than fits on the way between two engines.
+fn fill(engine: &Engine, container: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large");
+    std::fs::write(&path, vec![7; 8 * 1024 * 1024]).unwrap();
+    let (from, to) = (path.display().to_string(), format!("{container}:/large"));
+    engine.docker(&["cp", &from, &to]).unwrap();
+}
+
+async fn snapshot(app: &TestApp, user: &User, device: &Value) -> String {
+    let path = format!("/devices/{}/snapshots", id(device));
+    let taken = user.post(&path, json!({ "name": "s" })).await;
+    app.run_operations().await;
+    text(&taken.expect(StatusCode::CREATED).body, "id")
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_drained_node_gives_its_devices_away_as_they_are(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    let (running, stopped) = (alice.running().await, alice.running().await);
+    install(beside(&app, 1), ports(&running).adb, "com.example.app").await;
+    alice.act(&stopped, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    drain(&app).await;
+    let (moving, shown) = (alice.device(&running).await, node(&app, "a").await);
+    settle(&app).await;
+
+    assert_eq!(
+        (&moving["status"], &moving["operation"]),
+        (&json!("running"), &json!("moving"))
+    );
+    assert_eq!(
+        shown["drain"],
+        json!({ "left": 2, "moving": 2, "failed": [] })
+    );
+    let moved = alice.device(&running).await;
+    assert_eq!(
+        (&moved["status"], text(&moved, "adbHost")),
+        (&json!("running"), beside(&app, 2).to_string())
+    );
+    assert_eq!(
+        packages(beside(&app, 2), ports(&moved).adb).await,
+        ["com.example.app"]
+    );
+    let resting = alice.device(&stopped).await;
+    assert_eq!(
+        (&resting["status"], text(&resting, "adbHost")),
+        (&json!("stopped"), beside(&app, 2).to_string())
+    );
+    ports_agree(&app).await;
+    let told = events(&app, "device.moved").await;
+    assert_eq!(told.len(), 2);
+    assert_eq!(
+        (&told[0]["data"]["fromNode"], &told[0]["data"]["toNode"]),
+        (&json!("a"), &json!("b"))
+    );
+    assert_eq!(
+        node(&app, "a").await["drain"],
+        json!({ "left": 0, "moving": 0, "failed": [] })
+    );
+    let admin = app.user("root", &["admin"]).await;
+    let removed = admin.send("DELETE", "/nodes/a", Value::Null).await;
+    removed.expect(StatusCode::OK);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn no_more_devices_leave_a_node_at_a_time_than_may(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    for _ in 0..5 {
+        alice.running().await;
+    }
+    act(&app, "b", "uncordon").await;
+    act(&app, "a", "drain").await;
+
+    let looks = (0..6).map(|_| look(&app.devices));
+    futures::future::try_join_all(looks).await.unwrap();
+
+    assert_eq!(
+        node(&app, "a").await["drain"],
+        json!({ "left": 5, "moving": 2, "failed": [] })
+    );
+    settle(&app).await;
+    until("all have gone", async || {
+        settle(&app).await;
+        node(&app, "a").await["devices"] == 0
+    })
+    .await;
+    ports_agree(&app).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_that_no_node_takes_goes_on_where_it_is_and_it_is_told_why(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    act(&app, "a", "drain").await;
+
+    settle(&app).await;
+
+    let stays = alice.device(&device).await;
+    assert_eq!(
+        (&stays["status"], text(&stays, "adbHost")),
+        (&json!("running"), beside(&app, 1).to_string())
+    );
+    let drain = node(&app, "a").await["drain"].clone();
+    let reason = "no node takes the device: a: is being drained; b: cordoned";
+    let failed = json!([{ "deviceId": id(&device), "attempts": 1, "reason": reason }]);
+    assert_eq!(drain, json!({ "left": 1, "moving": 0, "failed": failed }));
+    let told = events(&app, "device.move_failed").await;
+    assert_eq!(told[0]["data"]["reason"], reason);
+
+    // Opened and drained again, it is tried again at once.
+    act(&app, "a", "uncordon").await;
+    act(&app, "b", "uncordon").await;
+    act(&app, "a", "drain").await;
+    settle(&app).await;
+    assert_eq!(node(&app, "b").await["devices"], 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_asked_of_a_device_comes_before_its_move(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    drain(&app).await;
+
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "stopped");
+    assert_eq!(node(&app, "a").await["devices"], 1);
+    let failed = &node(&app, "a").await["drain"]["failed"];
+    assert_eq!(failed, &json!([]));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_in_a_container_comes_to_the_other_engine_with_its_files_and_snapshots(
+    db: PgPool,
+) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = engines(db, &first, second.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let (running, stopped) = (alice.create(small()).await, alice.create(small()).await);
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&running));
+    put(&first, &name, "before");
+    let taken = snapshot(&app, &alice, &running).await;
+    put(&first, &name, "after");
+    alice.act(&stopped, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    drain(&app).await;
+    settle(&app).await;
+
+    let moved = alice.device(&running).await;
+    assert_eq!(moved["status"], "running");
+    assert_eq!(
+        greeting(beside(&app, 2), ports(&moved).adb).await,
+        "port 5555"
+    );
+    assert!(has(&second, &name, "before") && has(&second, &name, "after"));
+    assert_eq!(alice.status(&stopped).await, "stopped");
+    assert_eq!(containers(&first), [""; 0]);
+    assert_eq!(kept(&first), [""; 0]);
+    assert_eq!(containers(&second).len(), 2);
+    ports_agree(&app).await;
+    let list = alice
+        .get(&format!("/devices/{}/snapshots", id(&running)))
+        .await;
+    let list = list.expect(StatusCode::OK).body;
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+
+    // Its snapshot is restored there, and what only the move needed goes.
+    let restored = alice
+        .post(&format!("/snapshots/{taken}/restore"), Value::Null)
+        .await;
+    restored.expect(StatusCode::OK);
+    settle(&app).await;
+    assert_eq!(alice.status(&running).await, "running");
+    assert!(has(&second, &name, "before") && !has(&second, &name, "after"));
+
+    // And back again, and then there is nothing left of them anywhere.
+    act(&app, "a", "uncordon").await;
+    act(&app, "b", "drain").await;
+    settle(&app).await;
+    assert!(has(&first, &name, "before"));
+    for device in [&running, &stopped] {
+        alice.delete(device).await.expect(StatusCode::OK);
+    }
+    settle(&app).await;
+    for engine in [&first, &second] {
+        assert_eq!((containers(engine), kept(engine)), (vec![], vec![]));
+    }
+    let rows: i64 = sqlx::query_scalar("select count(*) from devices.snapshots")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
+}
+
+/// A device with a file on `a`, on its way to `b`, where its image is held up.
+async fn held_up(
+    app: &TestApp,
+    alice: &User,
+    first: &Engine,
+    passage: &Passage,
+) -> (Value, String) {
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    put(first, &name, "something");
+    drain(app).await;
+    tokio::select! {
+        () = passage.holds() => {}
+        () = app.run_operations() => panic!("nothing was held up"),
+    }
+    (device, name)
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn another_worker_goes_on_with_a_move_whose_worker_died_in_the_middle(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let app = engines(db, &first, passage.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+
+    // The worker is gone with the connections that it had.
+    let (device, name) = held_up(&app, &alice, &first, &passage).await;
+    assert_eq!(alice.status(&device).await, "rebooting");
+    passage.open();
+    settle(&app.another().await).await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    assert!(has(&second, &name, "something"));
+    assert_eq!((containers(&first), kept(&first)), (vec![], vec![]));
+    assert_eq!(containers(&second), [name]);
+    assert_eq!(kept(&second).len(), 1);
+    ports_agree(&app).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn where_the_other_engine_dies_in_the_middle_the_device_goes_on_where_it_was(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let app = engines(db, &first, passage.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    put(&first, &name, "something");
+    drain(&app).await;
+
+    tokio::join!(app.run_operations(), async {
+        passage.holds().await;
+        second.kill();
+    });
+
+    let stays = alice.device(&device).await;
+    assert_eq!(stays["status"], "running");
+    assert_eq!(
+        greeting(beside(&app, 1), ports(&stays).adb).await,
+        "port 5555"
+    );
+    assert!(has(&first, &name, "something"));
+    let failed = node(&app, "a").await["drain"]["failed"].clone();
+    assert_eq!(failed[0]["deviceId"], device["id"], "{failed}");
+    assert_eq!(events(&app, "device.move_failed").await.len(), 1);
+
+    passage.open();
+    second.start_again().unwrap();
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+    assert_eq!(kept(&first), [""; 0]);
+    assert_eq!((containers(&second), kept(&second)), (vec![], vec![]));
+    act(&app, "a", "drain").await;
+    settle(&app).await;
+    assert_eq!(alice.status(&device).await, "running");
+    assert!(has(&second, &name, "something"));
+    assert_eq!((containers(&first), kept(&first)), (vec![], vec![]));
+    ports_agree(&app).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_that_is_deleted_on_its_way_leaves_nothing(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let app = engines(db, &first, passage.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    drain(&app).await;
+
+    tokio::join!(app.run_operations(), async {
+        passage.holds().await;
+        alice.delete(&device).await.expect(StatusCode::OK);
+    });
+    passage.open();
+    settle(&app).await;
+
+    for engine in [&first, &second] {
+        assert_eq!((containers(engine), kept(engine)), (vec![], vec![]));
+    }
+    ports_agree(&app).await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_image_that_gets_stuck_is_given_up_and_what_a_node_keeps_of_others_goes(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let mut app = engines(db, &first, passage.endpoint()).await;
+    app.config.move_stall = Duration::from_secs(1);
+    let app = app.another().await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    fill(&first, &format!("cp-{}", id(&device)));
+    let taken = snapshot(&app, &alice, &device).await;
+    drain(&app).await;
+
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    let drain = node(&app, "a").await["drain"].clone();
+    let reason = text(&drain["failed"][0], "reason");
+    assert!(reason.contains("within 1s"), "{reason}");
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+
+    // As a worker brings it that was frozen until the move was over.
+    let image = format!("cloudphone-snapshot:{taken}");
+    let tar = tempfile::tempdir().unwrap();
+    let tar = tar.path().join("image.tar").display().to_string();
+    first.docker(&["save", "-o", &tar, &image]).unwrap();
+    second.docker(&["load", "-i", &tar]).unwrap();
+    sweep(&app.devices).await.unwrap();
+    settle(&app).await;
+    assert_eq!(kept(&second), [""; 0]);
+    assert_eq!(kept(&first).len(), 1);
+}
