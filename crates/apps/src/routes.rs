@@ -1,10 +1,12 @@
 //! The URL map.
 
 use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::{Apps, app::api};
+use crate::Apps;
+use crate::app::{api, package};
 
 /// All routes of the service.
 pub fn router(state: Apps) -> OpenApiRouter {
@@ -27,4 +29,9 @@ fn routes() -> OpenApiRouter<Apps> {
         .routes(routes!(api::count_apps))
         .routes(routes!(api::find_app, api::delete_app))
         .routes(routes!(api::download_app))
+        // For services alone, which is why no document names it.
+        .route(
+            "/internal/apps/{app_id}/package",
+            get(package::give_package),
+        )
 }

@@ -40,6 +40,7 @@ pub use quota::Quotas;
 pub use routes::{openapi, quota_openapi, quota_router, router};
 
 use access::Access;
+use access::package::Packages;
 use device::Status;
 use node::Node;
 use port::Ports;
@@ -66,6 +67,7 @@ pub struct Devices {
     ports: Ports,
     runtimes: Runtimes,
     access: Access,
+    packages: Packages,
     quotas: Quotas,
     /// What items of batches wait for.
     batch_items: batch::Room,
@@ -86,6 +88,7 @@ impl Devices {
         Ok(Self {
             ports: Ports::new(platform, &config),
             access: Access::new(&config.access),
+            packages: Packages::new(platform),
             runtimes,
             quotas: Quotas::new(platform, &config),
             platform: platform.clone(),

@@ -3,7 +3,7 @@
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::{api as access, remote, tunnel};
+use crate::access::{api as access, install, remote, tunnel};
 use crate::batch::{api as batch, commands as batch_commands, create as batch_create};
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
@@ -90,6 +90,7 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(remote::clear_device_log))
         .routes(routes!(remote::find_screenshot, remote::take_screenshot))
         .routes(routes!(remote::uninstall_app))
+        .routes(routes!(install::install_app))
         .routes(routes!(port::api::find_device_ports))
         .merge(snapshots())
         .merge(measurements())
@@ -144,6 +145,7 @@ fn batches() -> OpenApiRouter<Devices> {
         .routes(routes!(batch_create::create_devices))
         .routes(routes!(batch_commands::execute_on_devices))
         .routes(routes!(batch_commands::uninstall_from_devices))
+        .routes(routes!(batch_commands::install_on_devices))
         .routes(routes!(group::list_groups, group::create_group))
         .routes(routes!(group::patch_group, group::delete_group))
 }

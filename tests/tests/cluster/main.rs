@@ -9,6 +9,7 @@ mod expiry;
 mod explain;
 mod faults;
 mod files;
+mod installation;
 mod nodes;
 mod payments;
 mod polling;

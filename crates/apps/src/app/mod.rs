@@ -4,6 +4,7 @@ pub mod api;
 pub mod db;
 pub mod jobs;
 mod manifest;
+pub mod package;
 mod upload;
 
 use contracts::{AppId, Timestamp, UserId};

@@ -10,7 +10,7 @@ use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use contracts::{Service, UserId};
 use futures::stream;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use platform::{Platform, testing};
 use serde_json::Value;
@@ -122,6 +122,16 @@ impl TestApp {
         .await
     }
 
+    /// Fetches as the service of devices does, by the other instance.
+    pub async fn fetch_as_service(&self, path: &str, query: &str) -> Reply {
+        let (auth, now) = (&self.platform.auth, self.platform.clock.now());
+        let signed = auth.service_credential(Service::Devices, now, &Method::GET, path);
+        let request = Request::get(format!("{path}{query}"))
+            .header(platform::auth::SERVICE_HEADER, signed)
+            .body(Body::empty());
+        Self::answer(&self.other, request.unwrap()).await
+    }
+
     async fn through(
         router: &Router,
         user: &User,
@@ -137,7 +147,10 @@ impl TestApp {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut request = request.body(body).unwrap();
+        Self::answer(router, request.body(body).unwrap()).await
+    }
+
+    async fn answer(router: &Router, mut request: Request<Body>) -> Reply {
         request
             .extensions_mut()
             .insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 50_000))));

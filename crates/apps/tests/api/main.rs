@@ -502,3 +502,36 @@ async fn nobody_unknown_gets_in(db: PgPool) {
     assert!(app.files().is_empty());
     assert!(apps::openapi().paths.paths.contains_key("/apps/upload"));
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_service_gets_the_packages_that_its_user_may_see_and_nobody_else_does(db: PgPool) {
+    let app = TestApp::start(db.clone()).await;
+    let (alice, bob, root) = (
+        app.user(&[]).await,
+        app.user(&[]).await,
+        app.user(&["admin"]).await,
+    );
+    let file = package("com.example.game", "2.1", 21);
+    let stored = app.upload(&alice, form(Some(&file), &[]), 4096).await;
+    let id = stored.expect(201).body["id"].clone();
+    let path = format!("/internal/apps/{}/package", id.as_str().unwrap());
+    let (of_alice, of_bob) = (
+        format!("?userId={}", alice.id),
+        format!("?userId={}", bob.id),
+    );
+
+    for query in [&*of_alice, ""] {
+        let given = app.fetch_as_service(&path, query).await.expect(200);
+        assert!(given.bytes == file);
+        assert_eq!(given.header("x-cloudphone-package"), "com.example.game");
+        assert_eq!(given.header("content-length"), file.len().to_string());
+    }
+    let unseen = app.fetch_as_service(&path, &of_bob).await;
+    unseen.refused(404, "NOT_FOUND");
+    for user in [&alice, &root] {
+        app.get(user, &path).await.refused(401, "UNAUTHENTICATED");
+    }
+
+    publish(&db, &id).await;
+    app.fetch_as_service(&path, &of_bob).await.expect(200);
+}

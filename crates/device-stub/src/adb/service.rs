@@ -2,10 +2,13 @@
 
 use super::sync::Sync;
 use crate::device::{Device, Pushed};
-use crate::shell::{self, Outcome, package_name};
+use crate::shell::{self, Outcome};
 
 /// A line that somebody types may be this long.
 const LONGEST_LINE: usize = 4096;
+/// FNV-1a of 32 bits.
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
 
 /// The other end of a stream.
 pub enum Service {
@@ -21,9 +24,10 @@ pub enum Service {
     },
     /// An app of a known size, `cmd package install -S <size>`.
     Install {
-        name: String,
         left: u64,
         file: Pushed,
+        /// Tells contents apart: the same app again takes the place of the one that is there.
+        digest: u32,
     },
     /// A session of `sync:`.
     Sync(Sync),
@@ -59,17 +63,14 @@ impl Service {
                 Some((Self::Done, printed(with_packets, shell::run(device, line))))
             }
             "exec" => Some(match announced_size(line) {
-                Some(left) => {
-                    let name = format!("streamed.package{}", device.packages().len());
-                    (
-                        Self::Install {
-                            name: package_name(&name),
-                            left,
-                            file: Pushed::default(),
-                        },
-                        Vec::new(),
-                    )
-                }
+                Some(left) => (
+                    Self::Install {
+                        left,
+                        file: Pushed::default(),
+                        digest: FNV_OFFSET,
+                    },
+                    Vec::new(),
+                ),
                 None => (Self::Done, printed(false, shell::run(device, line))),
             }),
             "sync" => Some((Self::Sync(Sync::default()), Vec::new())),
@@ -119,14 +120,19 @@ impl Service {
                 }
                 said
             }
-            Self::Install { name, left, file } => {
+            Self::Install { left, file, digest } => {
                 let taken = (data.len() as u64).min(*left);
-                file.grow(&data[..taken as usize]);
+                let piece = &data[..taken as usize];
+                file.grow(piece);
+                for byte in piece {
+                    *digest = (*digest ^ u32::from(*byte)).wrapping_mul(FNV_PRIME);
+                }
                 *left -= taken;
                 if *left > 0 {
                     return Vec::new();
                 }
-                let outcome = shell::verdict(device.install(name, file).map_err(str::to_owned));
+                let name = format!("streamed.package{digest:08x}");
+                let outcome = shell::verdict(device.install(&name, file).map_err(str::to_owned));
                 *self = Self::Done;
                 outcome.stdout
             }

@@ -87,6 +87,14 @@ pub enum Fault {
         /// Why not.
         source: AdbError,
     },
+    /// A package broke off on its way to the device.
+    #[error("the package for device {device} broke off")]
+    Package {
+        /// The device asked for.
+        device: DeviceId,
+        /// Why.
+        source: io::Error,
+    },
     /// The device said no.
     #[error("device {device} refused: {said}")]
     Refused {
@@ -161,6 +169,9 @@ impl Fault {
                     down(format!("the device did not {tried}"))
                 }
             },
+            Self::Package { .. } => down(
+                "the package broke off on its way, and nothing was installed; try again".to_owned(),
+            ),
             Self::Refused { said, .. } => Problem::conflict("CONFLICT", said.clone()),
         }
     }

@@ -10,6 +10,8 @@ pub mod api;
 mod config;
 pub mod db;
 mod error;
+pub mod install;
+pub mod package;
 pub mod purge;
 pub mod reach;
 mod relay;

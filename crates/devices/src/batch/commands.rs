@@ -1,7 +1,7 @@
-//! One command, or the removal of one app, on many devices.
+//! One command, or one app to be installed or removed, on many devices.
 
 use axum::extract::State;
-use contracts::DeviceId;
+use contracts::{AppId, DeviceId};
 use garde::Validate;
 use platform::http::Json;
 use platform::{CurrentUser, Problem};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::api::{BatchBody, named};
 use super::{Done, Item, MOST, PATIENCE, Report, Said, each};
 use crate::access::adb::{Cut, Output, quoted};
+use crate::access::install;
 use crate::access::remote::{NO_EXIT_CODE, Task, run, text};
 use crate::access::words::{self, first_line, is_package_name};
 use crate::{Devices, error::Result};
@@ -46,6 +47,27 @@ pub struct UninstallBody {
     /// The Android package.
     #[garde(custom(is_package_name))]
     pub package_name: String,
+    /// 1 to 500 devices.
+    #[garde(length(max = MOST))]
+    pub ids: Option<Vec<DeviceId>>,
+    /// The same as `ids`.
+    #[garde(length(max = MOST))]
+    pub device_ids: Option<Vec<DeviceId>>,
+    /// The caller's devices in this group, in the place of ids.
+    #[garde(length(chars, min = 1, max = 100))]
+    pub group_name: Option<String>,
+    /// How many at a time, 1 to 50; default 10. A replica does at most half of `DEVICE_COMMANDS`.
+    #[garde(range(min = 1, max = 50))]
+    pub max_concurrency: Option<usize>,
+}
+
+/// Which devices, and which app they get.
+#[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallBody {
+    /// An app of the service of apps that the caller may see.
+    #[garde(skip)]
+    pub app_id: AppId,
     /// 1 to 500 devices.
     #[garde(length(max = MOST))]
     pub ids: Option<Vec<DeviceId>>,
@@ -143,6 +165,29 @@ pub async fn uninstall_from_devices(
         })
     };
     commanded(state, user, "uninstall", batch, on_one).await
+}
+
+/// Installs an app on devices, as `POST /devices/{id}/install` does on one, within the time of the answer: devices that were
+/// not reached in it are told so, and the request may be repeated with them.
+#[utoipa::path(post, path = "/devices/batch/install", tag = "batch", request_body = InstallBody, responses((status = 200, body = Report), (status = 400)))]
+pub async fn install_on_devices(
+    State(state): State<Devices>,
+    user: CurrentUser,
+    Json(body): Json<InstallBody>,
+) -> Result<Json<Report>> {
+    let batch = BatchBody {
+        ids: body.ids,
+        device_ids: body.device_ids,
+        group_name: body.group_name,
+        max_concurrency: body.max_concurrency,
+    };
+    let (state, user, app) = (&state, &user, &body.app_id);
+    let until = Instant::now() + PATIENCE;
+    let on_one = |id: DeviceId| async move {
+        install::install(state, user, &id, app, until).await?;
+        Ok(Done::accepted(id, None))
+    };
+    commanded(state, user, "install", batch, on_one).await
 }
 
 /// Does something by ADB with each device that a body names.

@@ -83,7 +83,7 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
         {
             Kind::Upload
         }
-        ("devices", Some(_), Some("shell")) if *method == Method::POST => Kind::Command,
+        ("devices", Some(_), Some("shell" | "install")) if *method == Method::POST => Kind::Command,
         ("devices", Some(_), Some("adb" | "stream")) if *method == Method::GET => Kind::Tunnel,
         _ => Kind::Plain,
     };
@@ -254,6 +254,7 @@ mod tests {
         );
         assert_eq!(kind(&Method::GET, "/apps/upload"), Kind::Plain);
         assert_eq!(kind(&Method::POST, "/api/devices/7/shell"), Kind::Command);
+        assert_eq!(kind(&Method::POST, "/devices/7/install"), Kind::Command);
         assert_eq!(kind(&Method::GET, "/api/devices/7/adb/"), Kind::Tunnel);
         assert_eq!(
             kind(&Method::GET, "/devices/7/stream?ticket=a"),

@@ -204,7 +204,7 @@ fn known(method: &Method) -> &'static str {
 
 /// Uploads and what stays open take as long as they take, and commands on devices as long as their callers allow.
 fn has_deadline(path: &str) -> bool {
-    let open = ["/upload", "/stream", "/shell"]
+    let open = ["/upload", "/stream", "/shell", "/install"]
         .iter()
         .any(|end| path.ends_with(end));
     !open

@@ -1,6 +1,7 @@
 //! The host's side of ADB, as far as the service itself needs it: one connection, one command, its output within bounds.
 //! The messages are those that the stand-in for a device speaks, too.
 
+mod install;
 mod output;
 
 use std::io;
@@ -11,6 +12,7 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+pub use install::{InstallError, install};
 pub use output::{Cut, Output};
 
 use output::Packets;
@@ -19,6 +21,8 @@ const VERSION: u32 = 0x0100_0001;
 const BANNER: &str = "host::features=shell_v2";
 /// How long a device may take to greet and to begin a command.
 const GREETING: Duration = Duration::from_secs(5);
+/// What every ADB takes in one message.
+const LEAST_DATA: u32 = 4096;
 /// What we call the only stream of a connection.
 const OURS: u32 = 1;
 
@@ -58,8 +62,9 @@ pub async fn shell(
 ) -> Result<Output, AdbError> {
     let mut stream = BufReader::new(stream);
     let greeted = until.min(Instant::now() + GREETING);
-    let begun = timeout_at(greeted, begin(&mut stream, line)).await;
-    let theirs = begun.map_err(|_| AdbError::Late)??;
+    let service = format!("shell,v2,raw:{line}");
+    let begun = timeout_at(greeted, begin(&mut stream, &service)).await;
+    let theirs = begun.map_err(|_| AdbError::Late)??.theirs;
     let mut output = Output::new(most);
     let whole = timeout_at(until, read(&mut stream, theirs, &mut output)).await;
     match whole {
@@ -69,8 +74,16 @@ pub async fn shell(
     Ok(output)
 }
 
-/// Greets the device and opens the shell; what the device calls the stream.
-async fn begin(stream: &mut BufReader<TcpStream>, line: &str) -> Result<u32, AdbError> {
+/// An open stream of a connection.
+struct Opened {
+    /// What the device calls it.
+    theirs: u32,
+    /// How much the device takes in one message.
+    most: usize,
+}
+
+/// Greets the device and opens a service.
+async fn begin(stream: &mut BufReader<TcpStream>, service: &str) -> Result<Opened, AdbError> {
     let greeting = Message::new(
         command::CNXN,
         VERSION,
@@ -84,13 +97,16 @@ async fn begin(stream: &mut BufReader<TcpStream>, line: &str) -> Result<u32, Adb
         command::AUTH | command::STLS => return Err(AdbError::WantsKey),
         _ => return Err(AdbError::NotAdb),
     }
-    let service = format!("shell,v2,raw:{line}\0");
-    let open = Message::new(command::OPEN, OURS, 0, service);
+    let most = answer.arg1.clamp(LEAST_DATA, device_stub::MAX_DATA) as usize;
+    let open = Message::new(command::OPEN, OURS, 0, format!("{service}\0"));
     open.write(stream.get_mut()).await?;
     loop {
         let answer = Message::read(stream).await.map_err(unread)?;
         match (answer.command, answer.arg1) {
-            (command::OKAY, OURS) => return Ok(answer.arg0),
+            (command::OKAY, OURS) => {
+                let theirs = answer.arg0;
+                return Ok(Opened { theirs, most });
+            }
             (command::CLSE, OURS) => return Err(AdbError::Refused),
             _ => {}
         }

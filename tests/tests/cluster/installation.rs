@@ -1,0 +1,85 @@
+//! Apps get from the service that keeps them to devices, whichever replicas these are on.
+
+use anyhow::ensure;
+use cluster_tests::operator::bearing;
+use cluster_tests::{GATEWAY, PATIENCE, call_with, register, text};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use testkit::{Cluster, eventually};
+
+use crate::files::package;
+
+async fn post(
+    cluster: &Cluster,
+    client: &Client,
+    path: &str,
+    body: Value,
+    status: u16,
+) -> anyhow::Result<Value> {
+    let url = cluster.url(GATEWAY, path);
+    let reply = call_with(client, Method::POST, url, Some(body)).await?;
+    Ok(reply.expect_at(path, status))
+}
+
+async fn running(cluster: &Cluster, client: &Client) -> anyhow::Result<String> {
+    let made = post(cluster, client, "/devices", json!({ "name": "phone" }), 201).await?;
+    let id = text(&made, "id");
+    let url = cluster.url(GATEWAY, &format!("/devices/{id}"));
+    eventually(PATIENCE, "the device runs", async || {
+        let shown = call_with(client, Method::GET, url.clone(), None).await?;
+        ensure!(shown.expect(200)["status"] == "running", "not yet");
+        Ok(())
+    })
+    .await;
+    Ok(id)
+}
+
+async fn upload(cluster: &Cluster, client: &Client, content: &[u8]) -> anyhow::Result<String> {
+    let form = Form::new()
+        .text("packageName", "com.example.app")
+        .part("file", Part::bytes(package(content)).file_name("app.apk"));
+    let url = cluster.url(GATEWAY, "/apps/upload");
+    let reply = client.post(url).multipart(form).send().await?;
+    let (status, app) = (reply.status(), reply.json::<Value>().await?);
+    ensure!(status == 201, "{status} {app:#}");
+    Ok(text(&app, "id"))
+}
+
+#[tokio::test]
+async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let alice = bearing(&register(&cluster, "alice").await?)?;
+    let bob = bearing(&register(&cluster, "bob").await?)?;
+    let app = upload(&cluster, &alice, &vec![7; 3_000_000]).await?;
+    let (one, two) = (
+        running(&cluster, &alice).await?,
+        running(&cluster, &alice).await?,
+    );
+    let foreign = running(&cluster, &bob).await?;
+
+    let install = format!("/devices/{one}/install");
+    for _ in 0..3 {
+        let done = post(&cluster, &alice, &install, json!({ "appId": app }), 200).await?;
+        assert_eq!(text(&done, "message"), "com.example.app is installed");
+    }
+    let ask = json!({ "appId": app, "ids": [one, two, foreign] });
+    let report = post(&cluster, &alice, "/devices/batch/install", ask, 200).await?;
+    assert_eq!(
+        (&report["succeeded"], &report["failed"]),
+        (&json!(2), &json!(1)),
+        "{report}"
+    );
+
+    for id in [&one, &two] {
+        let url = cluster.url(GATEWAY, &format!("/devices/{id}/packages"));
+        let listed = call_with(&alice, Method::GET, url, None).await?.expect(200);
+        assert_eq!(listed["count"], 1, "{listed}");
+    }
+    let none = json!({ "appId": "none" });
+    post(&cluster, &alice, &install, none, 404).await?;
+    // What waits for review is its owner's alone.
+    let of_bob = format!("/devices/{foreign}/install");
+    post(&cluster, &bob, &of_bob, json!({ "appId": app }), 404).await?;
+    Ok(())
+}
