@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::access::Fault;
 use crate::device::RuntimeKind;
-use crate::node::placement::{Refusal, told};
+use crate::node::placement::{Refusal, counted, told};
 use crate::runtime::RuntimeError;
 
 /// The result of a handler.
@@ -123,8 +123,10 @@ pub enum Error {
     /// More than the owner may have.
     #[error("the quota of {quota} does not allow it: {current} used, {limit} allowed")]
     QuotaExceeded {
-        /// Of what.
+        /// Of what, for people.
         quota: &'static str,
+        /// The name of the limit in the settings and on the wire.
+        key: &'static str,
         /// How much is used, in the unit that the name tells.
         current: i64,
         /// How much is allowed.
@@ -145,6 +147,17 @@ impl From<Problem> for Error {
 }
 
 impl Error {
+    /// The same, told with the names of nodes, which are for administrators alone.
+    #[must_use]
+    pub fn with_nodes(self) -> Self {
+        match self {
+            Self::NoRoom { .. } | Self::NoRoomToGrow { .. } | Self::NodeDown { .. } => {
+                Self::Refused(no_room(self.to_string()))
+            }
+            other => other,
+        }
+    }
+
     /// What clients are told.
     pub fn problem(&self) -> Problem {
         match self {
@@ -157,14 +170,13 @@ impl Error {
                 "CONFLICT",
                 "the node still has devices; drain it and wait until they are deleted",
             ),
-            Self::NoRoom { .. } | Self::NoRoomToGrow { .. } | Self::NodeDown { .. } => {
-                Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "NOT_READY",
-                    self.to_string(),
-                )
-                .retry_after(Duration::from_secs(30))
+            Self::NoRoom { refusals } => {
+                no_room(format!("no node takes the device: {}", counted(refusals)))
             }
+            Self::NoRoomToGrow { .. } => {
+                no_room("the node of the device has no room for it to grow".to_owned())
+            }
+            Self::NodeDown { .. } => no_room("the node that the device is on is down".to_owned()),
             Self::NoSuchSaga => Problem::not_found("saga"),
             Self::Busy { .. } => Problem::conflict(
                 "DEVICE_BUSY",
@@ -198,9 +210,10 @@ impl Error {
             Self::NoSnapshots { .. } => Problem::conflict("NOT_SUPPORTED", self.to_string()),
             Self::QuotaExceeded {
                 quota,
+                key,
                 current,
                 limit,
-            } => quota_exceeded(quota, *current, *limit),
+            } => quota_exceeded((quota, key), *current, *limit),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         }
@@ -213,8 +226,13 @@ impl IntoResponse for Error {
     }
 }
 
-fn quota_exceeded(quota: &str, current: i64, limit: i64) -> Problem {
+fn no_room(message: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", message)
+        .retry_after(Duration::from_secs(30))
+}
+
+fn quota_exceeded((quota, key): (&str, &str), current: i64, limit: i64) -> Problem {
     let used = format!("{current} used, {limit} allowed");
     let message = format!("the quota of {quota} is exceeded: {used}");
-    Problem::new(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED", message).with_field(quota, used)
+    Problem::new(StatusCode::FORBIDDEN, "QUOTA_EXCEEDED", message).with_field(key, used)
 }

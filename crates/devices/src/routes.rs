@@ -39,6 +39,8 @@ pub fn quota_openapi() -> utoipa::openapi::OpenApi {
 fn quota_routes() -> OpenApiRouter<Quotas> {
     OpenApiRouter::new()
         .routes(routes!(quota::list_quotas, quota::set_quota))
+        .routes(routes!(quota::find_own_quota))
+        .routes(routes!(quota::own_quota_usage_stats))
         .routes(routes!(quota::find_quota))
         .routes(routes!(quota::quota_usage_stats))
         .routes(routes!(quota::check_quota))

@@ -22,6 +22,7 @@ use contracts::Service;
 use mimalloc::MiMalloc;
 use platform::config::{ConfigError, EXIT_CONFIG, LogFormat};
 use platform::{Env, telemetry};
+use tracing::error;
 
 /// Cloudphone: the control plane of a cloud-phone platform, made to run as many replicas.
 ///
@@ -99,7 +100,11 @@ enum Command {
         gateway tunnel DEVICE --port 5555 --json  always the same port, events for a program")]
     Tunnel(Tunnel),
     /// Brings the database up to date, then ends. Serving does it too; replicas may do it at once.
-    Migrate,
+    Migrate {
+        /// JSON instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the OpenAPI document of all services.
     Openapi,
     /// Checks the configuration.
@@ -148,12 +153,19 @@ enum Command {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Lists every missing or wrong setting; exit code 78 where there is one.
-    Check,
+    Check {
+        /// JSON instead of a list.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Makes an account with the role `super_admin`. The password is read from the standard input.
+    /// Makes an account with the role `super_admin`. The password is read from the standard input: 8 to 100 characters, with a
+    /// letter and a digit.
+    #[command(after_help = "Example:\n  \
+        echo 'a long passphrase 1' | gateway admin create --username root --email root@example.com")]
     Create {
         /// The name to sign in with.
         #[arg(long)]
@@ -161,6 +173,9 @@ enum AdminCommand {
         /// The mail address.
         #[arg(long)]
         email: String,
+        /// JSON instead of a sentence.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -188,7 +203,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return told(Err(error.into())),
     };
+    let serves = matches!(arguments.command, None | Some(Command::Serve { .. }));
     let code = runtime.block_on(run(arguments.command, arguments.common));
+    let code = match code {
+        Err(error) if serves => logged(error),
+        code => code,
+    };
     if let Ok(code) = code {
         // Dropping the runtime would wait for blocking work that nobody waits for any more.
         std::process::exit(code);
@@ -198,26 +218,53 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
-    let env = Env::load(common.env_file.as_deref())?;
+    let mut env = Env::load(common.env_file.as_deref())?;
     match command.unwrap_or(Command::Serve {
         services: Vec::new(),
     }) {
-        Command::Serve { services } => serve::serve(env, &services).await,
+        Command::Serve { services } => {
+            // Before anything can be wrong; what is wrong with this very setting is told with the others.
+            let format = env.text("LOG_FORMAT").and_then(|text| text.parse().ok());
+            telemetry::start_logging(format.unwrap_or(LogFormat::Auto));
+            serve::serve(env, &services).await
+        }
         Command::Status { json } => commands::status(env, json).await,
         Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
         Command::Reload(options) => commands::reload(env, options).await,
         Command::Tunnel(options) => commands::tunnel(env, options).await,
-        Command::Migrate => commands::migrate(env).await,
+        Command::Migrate { json } => commands::migrate(env, json).await,
         Command::Cron { command } => commands::cron(env, command).await,
         Command::Nodes { command } => commands::nodes(env, command).await,
         Command::Openapi => commands::openapi(),
         Command::Config {
-            command: ConfigCommand::Check,
-        } => commands::check_config(env),
+            command: ConfigCommand::Check { json },
+        } => commands::check_config(env, json),
         Command::Admin {
-            command: AdminCommand::Create { username, email },
-        } => commands::create_admin(env, &username, &email).await,
+            command:
+                AdminCommand::Create {
+                    username,
+                    email,
+                    json,
+                },
+        } => commands::create_admin(env, (&username, &email), json).await,
         Command::Stores { .. } => Ok(0),
+    }
+}
+
+/// Tells why a replica could not start as it tells everything else, where that is read by programs.
+fn logged(error: anyhow::Error) -> anyhow::Result<i32> {
+    telemetry::start_logging(LogFormat::Auto);
+    if !telemetry::is_json_logged() {
+        return Err(error);
+    }
+    error!("{error:#}");
+    Ok(code_of(&error))
+}
+
+fn code_of(error: &anyhow::Error) -> i32 {
+    match error.chain().any(|cause| cause.is::<ConfigError>()) {
+        true => EXIT_CONFIG,
+        false => 1,
     }
 }
 
@@ -231,12 +278,7 @@ fn told(outcome: anyhow::Result<i32>) -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             eprintln!("error: {error:#}");
-            let config = error.chain().any(|cause| cause.is::<ConfigError>());
-            ExitCode::from(if config {
-                u8::try_from(EXIT_CONFIG).unwrap_or(1)
-            } else {
-                1
-            })
+            ExitCode::from(u8::try_from(code_of(&error)).unwrap_or(1))
         }
     }
 }

@@ -20,6 +20,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct SecurePort {
     /// Where it listens.
     pub address: SocketAddr,
+    handshakes_per_address: usize,
     certificates: Arc<Certificates>,
 }
 
@@ -30,6 +31,7 @@ impl SecurePort {
         let certificates = Certificates::open(port.files.clone(), Clock::system());
         Ok(Some(Self {
             address: port.address,
+            handshakes_per_address: port.handshakes_per_address,
             certificates: certificates.map_err(|error| {
                 let all = faults(port);
                 let some = all.is_empty().then(|| fault(port, error));
@@ -48,7 +50,8 @@ impl SecurePort {
                 Ok(Tick::Idle)
             }
         });
-        Ok(Tls::new(self.certificates.clone())?)
+        let tls = Tls::new(self.certificates.clone())?;
+        Ok(tls.with_handshakes_of_address(self.handshakes_per_address))
     }
 }
 

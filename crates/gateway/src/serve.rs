@@ -120,7 +120,6 @@ enum Handler {
 /// Serves until a signal, then leaves. The exit code.
 pub async fn serve(env: Env, services: &[Service]) -> anyhow::Result<i32> {
     let config = Config::from_env(env)?;
-    telemetry::start_logging(config.settings.log_format);
     telemetry::start_metrics()?;
     metric_help::describe();
     raise_open_files();

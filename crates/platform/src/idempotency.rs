@@ -20,6 +20,7 @@ use crate::auth::Auth;
 use crate::http::{Json, bytes, parse};
 
 const KEY_HEADER: &str = "idempotency-key";
+const LONGEST_KEY: usize = 128;
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A JSON body together with the caller's idempotency key, if there is one.
@@ -65,15 +66,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
         let bytes = bytes(Request::from_parts(parts.clone(), body), state).await?;
         let auth = parts.extensions.get::<Auth>().cloned();
         let auth = auth.ok_or_else(Problem::internal)?;
-        let key = parts.headers.get(KEY_HEADER).map(|value| {
-            let key = value
-                .to_str()
-                .ok()
-                .filter(|key| (1..=128).contains(&key.len()));
-            key.map(str::to_owned).ok_or_else(|| {
-                Problem::invalid_field("Idempotency-Key", "must be 1 to 128 visible characters")
-            })
-        });
+        let key = parts.headers.get(KEY_HEADER).map(read);
         let named = key.transpose()?.map(|key| Named {
             key,
             route: format!("{} {}", parts.method, parts.uri.path()),
@@ -85,6 +78,17 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequest<S
             key: IdempotencyKey(named),
         })
     }
+}
+
+/// The key that a header has: 1 to 128 characters that can be printed.
+fn read(value: &HeaderValue) -> Result<String, Problem> {
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
+    key.map(str::to_owned).ok_or_else(|| {
+        Problem::invalid_field("Idempotency-Key", "must be 1 to 128 visible characters")
+    })
 }
 
 impl IdempotencyKey {
@@ -173,5 +177,33 @@ impl FirstTurn {
                 })?;
         }
         Ok((status, Json(body)).into_response())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_key_is_taken_as_it_was_sent_or_refused() {
+        bolero::check!()
+            .with_iterations(5_000)
+            .with_max_len(200)
+            .for_each(|bytes: &[u8]| {
+                let Ok(value) = HeaderValue::from_bytes(bytes) else {
+                    return;
+                };
+                let fits = (1..=LONGEST_KEY).contains(&bytes.len())
+                    && bytes
+                        .iter()
+                        .all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t');
+                match read(&value) {
+                    Ok(key) => assert!(fits && key.as_bytes() == bytes, "{key:?}"),
+                    Err(problem) => {
+                        assert!(!fits, "{bytes:?}");
+                        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+                    }
+                }
+            });
     }
 }

@@ -10,6 +10,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
+/// Whether the lines of the log are JSON.
+static JSON: OnceLock<bool> = OnceLock::new();
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Upper bounds of the duration buckets, in seconds.
@@ -28,13 +30,9 @@ pub fn start_logging(format: LogFormat) {
         directives
     };
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, in a test, keeps the first one's output.
+    let json = *JSON.get_or_init(|| is_json(format));
     let _ = if json {
         registry
             .with(
@@ -56,6 +54,19 @@ pub fn start_logging(format: LogFormat) {
             )
             .try_init()
     };
+}
+
+/// Whether errors are logged, and as lines of JSON.
+pub fn is_json_logged() -> bool {
+    JSON.get() == Some(&true) && tracing::enabled!(tracing::Level::ERROR)
+}
+
+fn is_json(format: LogFormat) -> bool {
+    match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    }
 }
 
 /// Starts counting. The recorder wants [`upkeep`] every few seconds.

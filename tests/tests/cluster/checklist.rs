@@ -152,3 +152,26 @@ async fn ten_calls_of_health_are_answered_by_every_replica() -> anyhow::Result<(
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn every_example_of_the_readme_does_what_it_says() -> anyhow::Result<()> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme)?;
+    let (_, chapter) = readme
+        .split_once("\n## The API by example\n")
+        .context("the chapter is not there")?;
+    let (chapter, _) = chapter.split_once("\n## ").context("it has no end")?;
+    let blocks = chapter.split("```sh\n").skip(1);
+    let lines = blocks.filter_map(|block| Some(block.split_once("```")?.0));
+    let script: String = ["set -eu\n"].into_iter().chain(lines).collect();
+    let cluster = Cluster::start(2).await?;
+
+    let shown = tokio::time::timeout(PATIENCE * 3, shell(&cluster, &script));
+    let shown = shown.await.context("the examples hang")??;
+
+    for part in ["Cloudphone Stub", "maxConcurrentDevices", "small phone"] {
+        ensure!(shown.contains(part), "{part} is not in {shown}");
+    }
+    ensure!(shown.ends_with("\"revoked\""), "{shown}");
+    Ok(())
+}

@@ -56,6 +56,7 @@ async fn any_replica_and_the_command_tell_what_became_of_a_request() -> anyhow::
             request["service"] == "devices" && request["status"] == 401,
             "{told:#}"
         );
+        ensure!(request["problem"]["code"] == "UNAUTHENTICATED", "{told:#}");
         let tries = request["tries"].as_array().context("no tries")?;
         let instance = tries[0]["address"].as_str().context("no address")?;
         ensure!(
@@ -70,6 +71,7 @@ async fn any_replica_and_the_command_tell_what_became_of_a_request() -> anyhow::
         "GET /api/devices",
         "gateway instance-1",
         "answered 401",
+        "by the service, UNAUTHENTICATED: ",
         "OUTCOME",
     ] {
         ensure!(table.contains(part), "{part} is not in {table}");

@@ -32,6 +32,17 @@ async fn what_a_supervisor_restarts_or_too_few_serve_is_refused_and_left_alone()
         "{said}"
     );
 
+    let (code, shown, said) = reload(&cluster, &["--dry-run", "--min-healthy", "3"]).await?;
+    assert_eq!(code, 1, "what stands against it is told after the plan");
+    for pid in pids {
+        let planned = format!("pid {pid}  would be replaced");
+        assert!(shown.contains(&planned), "{shown}");
+    }
+    assert!(
+        said.contains("--unsupervised") && said.contains("needs 3"),
+        "{said}"
+    );
+
     let (code, _, said) = reload(&cluster, &["--unsupervised", "--min-healthy", "3"]).await?;
     assert_eq!(code, 1);
     assert!(
@@ -133,6 +144,20 @@ async fn where_a_successor_cannot_start_its_predecessor_goes_on() -> anyhow::Res
     assert!(
         error.contains("before it was ready") && error.contains("78"),
         "{error}"
+    );
+    let reason = report["reason"].as_str().context("no reason")?;
+    assert!(
+        reason.contains("CRON_PAUSE_AFTER") && error.contains(reason),
+        "{report:#}"
+    );
+    let output = std::fs::read_to_string(report["output"].as_str().context("no output")?)?;
+    let mut lines = output
+        .lines()
+        .filter(|line| line.contains("CRON_PAUSE_AFTER"));
+    let line: Value = serde_json::from_str(lines.next().context("no line")?)?;
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"ERROR".into(), &reason.into())
     );
     assert_eq!(report["kept"][0], cluster.replica(0).pid());
     assert!(cluster.replica(0).is_running());

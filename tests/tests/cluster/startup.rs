@@ -213,6 +213,10 @@ async fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() -> a
         assert!(said.contains("2 fault(s)"), "{said}");
         assert!(said.contains(&absent) && said.contains(&gone), "{said}");
     }
+    let (code, shown, _) = gateway(&["config", "check", "--json"], &variables).await?;
+    let told: serde_json::Value = serde_json::from_str(&shown)?;
+    assert_eq!((code, &told["right"]), (78, &false.into()));
+    assert_eq!(told["faults"][1]["variable"], "GATEWAY_TLS_KEY", "{told}");
     let more = [&variables[..], &[("DATABASE_POOL_MAX", "many")]].concat();
     let (_, _, said) = gateway(&["config", "check"], &more).await?;
     assert!(said.contains("3 fault(s)"), "{said}");

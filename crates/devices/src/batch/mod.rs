@@ -54,6 +54,9 @@ pub struct Outcome {
     /// What a command printed, and how it ended.
     #[serde(flatten)]
     pub said: Option<Said>,
+    /// The code by which programs tell that apart, as an answer of its own would have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
     /// The name of the operation.
     #[serde(skip)]
     pub saga_id: Option<String>,
@@ -167,6 +170,7 @@ where
             success: false,
             error: None,
             said: None,
+            code: None,
             saga_id: None,
             problem: None,
         };
@@ -194,9 +198,13 @@ where
                 Ok(Err(error)) => {
                     let problem = told(&error);
                     outcome.error = Some(problem.message().to_owned());
+                    outcome.code = Some(problem.code());
                     outcome.problem = Some(problem);
                 }
-                Err(why) => outcome.error = Some(why.to_owned()),
+                Err(why) => {
+                    outcome.error = Some(why.to_owned());
+                    outcome.code = Some("NOT_READY");
+                }
             }
             progress.one(outcome.success).await;
             (index, outcome)

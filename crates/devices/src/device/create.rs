@@ -173,7 +173,13 @@ pub async fn create_device(
     if let Some(reply) = before(&state, &key, &scope).await? {
         return Ok(reply);
     }
-    Ok(reply(&state, owner, body, key, &scope).await?.0)
+    let made = reply(&state, owner, body, key, &scope).await;
+    let is_admin = caller.user().is_some_and(|user| user.is_admin);
+    let (reply, _) = made.map_err(|error| match is_admin {
+        true => error.with_nodes(),
+        false => error,
+    })?;
+    Ok(reply)
 }
 
 /// Creates a device; the reply, and whether it is one of now and not of an earlier request with the key.

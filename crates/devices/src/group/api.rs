@@ -69,6 +69,7 @@ pub async fn create_group(
     if current >= db::MOST {
         return Err(Error::QuotaExceeded {
             quota: "groups",
+            key: "groups",
             current,
             limit: db::MOST,
         });

@@ -141,7 +141,12 @@ pub async fn report(node: &Node, engine: Option<&dyn Engine>) -> Report {
             )),
         }
     } else {
-        checks.push(Check::new("engine", Standing::Ok, "none is needed", ""));
+        checks.push(Check::new(
+            "engine",
+            Standing::Ok,
+            "none is needed: devices of this node are simulated",
+            "",
+        ));
     }
     let worst = checks.iter().map(|check| check.status).max();
     Report {

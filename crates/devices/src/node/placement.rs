@@ -1,6 +1,7 @@
 //! Which node a device comes to: a choice among rows, and a reservation that the row of the node grants or refuses.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,29 @@ pub fn told(refusals: &[Refusal]) -> String {
         let separator = if text.is_empty() { "" } else { "; " };
         // Writing to a string does not fail.
         let _ = write!(text, "{separator}{}: {}", refusal.node, refusal.reason);
+    }
+    if text.is_empty() {
+        "there is no node".into()
+    } else {
+        text
+    }
+}
+
+/// The same without the names of nodes: how many refuse for which reason.
+pub fn counted(refusals: &[Refusal]) -> String {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for refusal in refusals {
+        let name = format!("node {}", refusal.node);
+        *reasons
+            .entry(refusal.reason.replace(&name, "the node"))
+            .or_default() += 1;
+    }
+    let mut text = String::new();
+    for (reason, nodes) in reasons {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let plural = if nodes == 1 { "" } else { "s" };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{separator}{nodes} node{plural}: {reason}");
     }
     if text.is_empty() {
         "there is no node".into()
@@ -398,5 +422,20 @@ mod tests {
 
         let refusals = choose(&nodes[..1], &demand(), Policy::Spread, &tried).unwrap_err();
         assert_eq!(told(&refusals), "a: no ports");
+    }
+
+    #[test]
+    fn users_are_told_how_many_nodes_refuse_and_why_and_no_names() {
+        let refusal = |node: &str, reason: &str| Refusal {
+            node: node.into(),
+            reason: reason.into(),
+        };
+        let refusals = ["a", "b"].map(|node| refusal(node, "cordoned"));
+        let refusals = [&refusals[..], &[refusal("c", "no port on node c")]].concat();
+        assert_eq!(
+            counted(&refusals),
+            "2 nodes: cordoned; 1 node: no port on the node"
+        );
+        assert_eq!(counted(&[]), "there is no node");
     }
 }

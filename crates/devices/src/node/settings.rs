@@ -113,9 +113,9 @@ pub fn check_endpoint(runtime: RuntimeKind) -> impl FnOnce(&Option<String>, &())
         (RuntimeKind::Simulated, Some(_)) => {
             Err(garde::Error::new("must be absent for simulated devices"))
         }
-        (RuntimeKind::Docker | RuntimeKind::Kubernetes, None) => {
-            Err(garde::Error::new(format!("is needed for {runtime}")))
-        }
+        (RuntimeKind::Docker | RuntimeKind::Kubernetes, None) => Err(garde::Error::new(format!(
+            "is needed for {runtime}, which a node has unless its `runtime` says otherwise"
+        ))),
         (runtime, Some(endpoint)) if is_endpoint_of(runtime, endpoint) => Ok(()),
         (RuntimeKind::Docker, Some(_)) => {
             Err(garde::Error::new("must be unix:///path or tcp://host:port"))

@@ -230,6 +230,23 @@ pub async fn find_quota(
     ))
 }
 
+/// Shows the caller's own quota.
+#[utoipa::path(get, path = "/quotas/me", tag = "quotas", responses((status = 200, body = QuotaView), (status = 401)))]
+pub async fn find_own_quota(state: State<Quotas>, caller: CurrentUser) -> Result<Json<QuotaView>> {
+    let own = Path(caller.id.clone());
+    find_quota(state, caller, own).await
+}
+
+/// Shows how much of the caller's own quota is used.
+#[utoipa::path(get, path = "/quotas/usage-stats/me", tag = "quotas", responses((status = 200, body = UsageStats), (status = 401)))]
+pub async fn own_quota_usage_stats(
+    state: State<Quotas>,
+    caller: CurrentUser,
+) -> Result<Json<UsageStats>> {
+    let own = Path(caller.id.clone());
+    quota_usage_stats(state, caller, own).await
+}
+
 /// Shows how much of a user's quota is used.
 #[utoipa::path(get, path = "/quotas/usage-stats/{user_id}", tag = "quotas", params(("user_id" = String, Path)), responses((status = 200, body = UsageStats), (status = 403)))]
 pub async fn quota_usage_stats(

@@ -195,6 +195,7 @@ pub fn room(limits: &Limits, before: &Amounts, wanted: &Amounts) -> Result<()> {
 fn exceeded(limit: Limit, current: i64, allowed: i64) -> Error {
     Error::QuotaExceeded {
         quota: limit.name(),
+        key: limit.key(),
         current,
         limit: allowed,
     }
@@ -319,6 +320,7 @@ mod tests {
                 quota,
                 current,
                 limit,
+                ..
             }) => Some((quota, current, limit)),
             Err(error) => panic!("{error}"),
         }

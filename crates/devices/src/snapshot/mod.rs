@@ -136,16 +136,21 @@ pub fn after_restore(before: DeviceStatus, wanted: DeviceStatus) -> DeviceStatus
 
 /// Refuses one snapshot more than a device or its owner may have.
 pub fn room((of_device, of_user): (i64, i64), (per_device, per_user): (i64, i64)) -> Result<()> {
-    let full = |quota, current, limit| Error::QuotaExceeded {
+    let full = |(quota, key), current, limit| Error::QuotaExceeded {
         quota,
+        key,
         current,
         limit,
     };
     if of_device >= per_device {
-        return Err(full("snapshots of a device", of_device, per_device));
+        return Err(full(
+            ("snapshots of a device", "snapshotsPerDevice"),
+            of_device,
+            per_device,
+        ));
     }
     if of_user >= per_user {
-        return Err(full("snapshots", of_user, per_user));
+        return Err(full(("snapshots", "snapshotsPerUser"), of_user, per_user));
     }
     Ok(())
 }

@@ -299,6 +299,7 @@ async fn store(state: &Devices, template: &Template) -> Result<()> {
     if current >= db::MOST {
         return Err(Error::QuotaExceeded {
             quota: "templates",
+            key: "templates",
             current,
             limit: db::MOST,
         });

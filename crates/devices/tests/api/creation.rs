@@ -250,7 +250,7 @@ async fn an_occupied_node_says_so_after_a_bounded_number_of_attempts(db: PgPool)
     let answer = alice.post("/devices", json!({ "name": "n" })).await;
 
     let answer = answer.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
-    assert!(text(&answer.body, "message").contains("no free adb port on node local"));
+    assert!(text(&answer.body, "message").contains("no free adb port on the node"));
     assert!(answer.headers.contains_key("retry-after"));
 }
 

@@ -83,7 +83,7 @@ async fn what_an_engine_had_is_found_again_when_it_is_back(db: PgPool) {
     let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
     let message = text(&refused.body, "message");
     assert!(
-        message.contains("the engine of node a does not answer"),
+        message.contains("the engine of the node does not answer"),
         "{message}"
     );
     // Two replicas see it at the same time.
@@ -108,7 +108,7 @@ async fn what_an_engine_had_is_found_again_when_it_is_back(db: PgPool) {
         .refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
     let refused = alice.post("/devices", small()).await;
     let message = text(&refused.body, "message");
-    assert!(message.ends_with("a: down"), "{message}");
+    assert!(message.ends_with("1 node: down"), "{message}");
     alice.delete(&deleted).await.expect(StatusCode::OK);
     app.run_operations().await;
 

@@ -153,7 +153,7 @@ async fn a_node_comes_and_goes_through_the_api(db: PgPool) {
         .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
     let refused = alice.post("/devices", wish.clone()).await;
     let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
-    assert!(text(&refused.body, "message").contains("local: has no label zone=b"));
+    assert!(text(&refused.body, "message").contains("1 node: has no label zone=b"));
     // The name may come back.
     admin.post("/nodes", node).await.expect(StatusCode::CREATED);
     alice.create(wish).await;
@@ -175,6 +175,10 @@ async fn a_closed_node_gets_no_devices_and_keeps_those_it_has(db: PgPool) {
             (&json!(status), &json!("new disk"), &json!(1))
         );
         let refused = alice.post("/devices", json!({ "name": "n" })).await;
+        let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
+        let message = text(&refused.body, "message");
+        assert!(message.ends_with(&format!("1 node: {status}")), "{message}");
+        let refused = admin.post("/devices", json!({ "name": "n" })).await;
         let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
         let message = text(&refused.body, "message");
         assert!(message.ends_with(&format!("local: {status}")), "{message}");

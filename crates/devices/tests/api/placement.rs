@@ -64,9 +64,7 @@ async fn creations_at_once_on_three_replicas_get_exactly_the_room_there_is(db: P
         let answer = answer.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
         let message = text(&answer.body, "message");
         let reason = "memory (MB): 4096 asked, 0 of 16384 free";
-        for node in ["a", "b"] {
-            assert!(message.contains(&format!("{node}: {reason}")), "{message}");
-        }
+        assert!(message.contains(&format!("2 nodes: {reason}")), "{message}");
         assert!(answer.headers.contains_key("retry-after"));
     }
     for (node, said, sum) in used(&db).await {
@@ -191,10 +189,8 @@ async fn a_node_without_free_ports_leaves_its_devices_to_the_next(db: PgPool) {
     let refused = alice.post("/devices", json!({ "name": "n" })).await;
     let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
     let message = text(&refused.body, "message");
-    for node in ["a", "b"] {
-        let reason = format!("{node}: no free adb port on node {node}");
-        assert!(message.contains(&reason), "{message}");
-    }
+    let refusals = message.matches("no free adb port on the node:");
+    assert_eq!(refusals.count(), 2, "{message}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -253,7 +249,7 @@ async fn without_an_engine_that_answers_a_creation_says_so_and_leaves_nothing(db
     let refused = refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
     let message = text(&refused.body, "message");
     assert!(
-        message.contains("the engine of node a does not answer"),
+        message.contains("the engine of the node does not answer"),
         "{message}"
     );
     for (node, said, sum) in used(&db).await {

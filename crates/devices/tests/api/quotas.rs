@@ -31,6 +31,9 @@ fn exceeded(answer: Answer, words: &str) {
         message.contains("quota") && message.contains(words),
         "{message}"
     );
+    let field = text(&body["details"][0], "field");
+    let is_limit = Limit::ALL.iter().any(|limit| limit.key() == field);
+    assert!(is_limit, "{field} is no limit of QUOTA_LIMITS");
 }
 
 fn paid(user: &str, order: &OrderId, plan: &str, devices: i64, now: contracts::Timestamp) -> Event {
@@ -949,4 +952,20 @@ fn the_settings_name_the_limits_that_differ() {
     let expected = Limits::defaults(true)
         .overridden_by(&Limits([(Limit::Devices, 7), (Limit::CpuCores, -1)].into()));
     assert_eq!(config.quota, expected);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_user_finds_the_own_quota_without_an_id(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    alice.create(json!({ "name": "n" })).await;
+
+    let own = alice.get("/quotas/me").await.expect(StatusCode::OK).body;
+    let stats = alice.get("/quotas/usage-stats/me").await;
+    let stats = stats.expect(StatusCode::OK).body;
+
+    assert_eq!(own["userId"], "alice");
+    assert_eq!(own, quota(&alice, "alice").await);
+    let by_id = alice.get("/quotas/usage-stats/alice").await;
+    assert_eq!(stats, by_id.expect(StatusCode::OK).body);
 }

@@ -6,6 +6,7 @@ use coordination::cron::Told;
 use coordination::{CronError, JobOverview, Jobs, PastRun};
 use gateway::front::hostname;
 use platform::{Clock, Env, db};
+use serde_json::{Value, json};
 
 use super::stores::addresses;
 use super::table::{span, table};
@@ -39,29 +40,40 @@ async fn carry_out(jobs: &Jobs, command: CronCommand) -> Result<String, CronErro
             let runs = jobs.history_before(&job, None, limit).await?;
             if json { pretty(&runs) } else { history(&runs) }
         }
-        CronCommand::Trigger { job } => {
-            let slot = jobs.trigger(&job).await?;
-            format!(
-                "{job} will be run within five seconds, as {}; `gateway cron history {job}` tells how it went",
-                shown(slot)
-            )
+        CronCommand::Trigger { job, json } => {
+            let slot = shown(jobs.trigger(&job).await?);
+            let told = json!({ "job": job, "slot": slot });
+            one(json, &told, || {
+                format!(
+                    "{job} will be run within five seconds, as {slot}; `gateway cron history {job}` tells how it went"
+                )
+            })
         }
-        CronCommand::Pause { job, reason } => {
+        CronCommand::Pause { job, reason, json } => {
             let reason = reason.unwrap_or_else(by_hand);
-            if jobs.pause(&job, &reason).await? {
-                format!("{job} is paused; `gateway cron resume {job}` lets it go on")
-            } else {
-                format!("{job} was paused already")
-            }
+            let changed = jobs.pause(&job, &reason).await?;
+            let told = json!({ "job": job, "paused": true, "changed": changed });
+            one(json, &told, || match changed {
+                true => format!("{job} is paused; `gateway cron resume {job}` lets it go on"),
+                false => format!("{job} was paused already"),
+            })
         }
-        CronCommand::Resume { job } => {
-            if jobs.resume(&job).await? {
-                format!("{job} goes on with its next slot")
-            } else {
-                format!("{job} was not paused")
-            }
+        CronCommand::Resume { job, json } => {
+            let changed = jobs.resume(&job).await?;
+            let told = json!({ "job": job, "paused": false, "changed": changed });
+            one(json, &told, || match changed {
+                true => format!("{job} goes on with its next slot"),
+                false => format!("{job} was not paused"),
+            })
         }
     })
+}
+
+fn one(as_json: bool, told: &Value, line: impl FnOnce() -> String) -> String {
+    match as_json {
+        true => pretty(told),
+        false => line(),
+    }
 }
 
 /// A slot as the history has it.

@@ -10,7 +10,7 @@ use platform::{Clock, Env, db, redis, secrets};
 
 use super::say;
 use super::stores::addresses;
-use super::table::table;
+use super::table::{line, table};
 use crate::explain::{Explanation, Found, Inquiry, gateways};
 use crate::serve::Config;
 
@@ -101,6 +101,17 @@ fn request(found: &Found) -> String {
             format!("{}: {}", refused.reason, refused.message),
         ]);
     }
+    if let Some(problem) = &record.problem {
+        let fields = match problem.fields.is_empty() {
+            true => String::new(),
+            false => format!(" (at fault: {})", problem.fields.join(", ")),
+        };
+        let (code, message) = (&problem.code, &problem.message);
+        facts.push(vec![
+            "refused".to_owned(),
+            format!("by the service, {code}: {message}{fields}"),
+        ]);
+    }
     facts.push(vec!["answer".to_owned(), answer(record)]);
     facts.push(vec![
         "bytes".to_owned(),
@@ -168,6 +179,6 @@ fn lines(rows: Vec<Vec<String>>) -> String {
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
     let lines = rows
         .iter()
-        .map(|row| format!("{:<width$}  {}", row[0], row[1]));
+        .map(|row| format!("{:<width$}  {}", row[0], line(&row[1])));
     lines.collect::<Vec<_>>().join("\n")
 }

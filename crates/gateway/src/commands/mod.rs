@@ -16,6 +16,8 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 use platform::Env;
+use platform::config::EXIT_CONFIG;
+use serde_json::{Value, json};
 
 use crate::serve::Config;
 
@@ -72,6 +74,9 @@ pub enum CronCommand {
     Trigger {
         /// The name of the job.
         job: String,
+        /// JSON instead of a sentence.
+        #[arg(long)]
+        json: bool,
     },
     /// Stops the schedule of a job on all replicas; a run that goes on is not disturbed.
     Pause {
@@ -80,11 +85,17 @@ pub enum CronCommand {
         /// Why, for the others; who paused it from where, unless told.
         #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         reason: Option<String>,
+        /// JSON instead of a sentence.
+        #[arg(long)]
+        json: bool,
     },
     /// Lets a paused job go on with its next slot. Slots of the pause are not made good.
     Resume {
         /// The name of the job.
         job: String,
+        /// JSON instead of a sentence.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -93,7 +104,7 @@ pub enum CronCommand {
 pub enum NodesCommand {
     /// Shows the nodes: what they run, whether devices may come to them, and how much of them is promised.
     ///
-    /// STATUS is ready, cordoned (no further devices), draining (those it has are to leave as well) or down (no replica
+    /// STATUS is ready, cordoned (no further devices), draining (those it has leave as well) or down (no replica
     /// reaches its engine), SINCE when, and REASON why.
     List {
         #[command(flatten)]
@@ -114,8 +125,8 @@ pub enum NodesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Lets no further devices onto a node, and says that those it has are to leave it. DEVICES of `nodes list` counts them
-    /// down to 0 as their owners delete them.
+    /// Lets no further devices onto a node, and has those it has go to other nodes. DEVICES of `nodes list` counts them down;
+    /// `/api/nodes/{name}` tells why one could not go.
     Drain(Closing),
     /// Shows what nodes need so that devices do well on them, and what to do where it is missing: binder, inotify and file
     /// limits, disk, cgroups, memory. What the kernel has is seen of nodes on this machine alone; exit code 1 where a node
@@ -145,13 +156,33 @@ pub struct Closing {
 }
 
 /// Lists every fault of the configuration; none is told, too.
-pub fn check_config(env: Env) -> anyhow::Result<i32> {
-    let config = Config::checked(env)?;
-    say(&format!(
-        "the configuration is right, for the profile {}",
-        config.settings.profile.name()
-    ))?;
-    Ok(0)
+pub fn check_config(env: Env, as_json: bool) -> anyhow::Result<i32> {
+    match Config::checked(env) {
+        Ok(config) => {
+            let profile = config.settings.profile.name();
+            let told = json!({ "right": true, "profile": profile, "faults": [] });
+            let line = format!("the configuration is right, for the profile {profile}");
+            tell(as_json, &told, &line)?;
+            Ok(0)
+        }
+        Err(error) if as_json => {
+            let faults = error.0.iter();
+            let faults =
+                faults.map(|fault| json!({ "variable": fault.variable, "message": fault.message }));
+            let told = json!({ "right": false, "faults": faults.collect::<Vec<_>>() });
+            say(&serde_json::to_string_pretty(&told)?)?;
+            Ok(EXIT_CONFIG)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prints a document, or a line in place of it.
+fn tell(as_json: bool, document: &Value, line: &str) -> anyhow::Result<()> {
+    match as_json {
+        true => say(&serde_json::to_string_pretty(document)?),
+        false => say(line),
+    }
 }
 
 /// Prints the OpenAPI document of all services.

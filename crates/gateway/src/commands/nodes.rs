@@ -65,9 +65,8 @@ async fn change(
     body: &Value,
 ) -> anyhow::Result<Value> {
     let client = asking.client(env)?;
-    // Names of nodes are plain; anything else would lead to another route.
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if node.trim_matches('.').is_empty() || !node.bytes().all(is_plain) {
+    // Anything else could lead to another route.
+    if node.trim_matches('.').is_empty() || !contracts::id::is_valid(node) {
         bail!("`{node}` is no name of a node; `gateway nodes list` shows those there are");
     }
     let path = format!("nodes/{node}/{what}");

@@ -1,5 +1,7 @@
 //! `gateway status`: the cluster as its registry has it.
 
+use std::collections::HashSet;
+
 use contracts::{Service, Timestamp};
 use coordination::{Entry, Keys, Registry, Snapshot};
 use platform::{Clock, Env, redis};
@@ -32,6 +34,7 @@ const HEAD: [&str; 11] = [
 
 fn shown(snapshot: &Snapshot, now: Timestamp) -> String {
     let mut rows = Vec::new();
+    let mut seen = HashSet::new();
     for service in Service::ALL {
         let entries = snapshot.of(service.name());
         if entries.is_empty() {
@@ -40,12 +43,17 @@ fn shown(snapshot: &Snapshot, now: Timestamp) -> String {
             row.push("down".to_owned());
             rows.push(row);
         }
-        rows.extend(entries.iter().map(|entry| row(entry, now)));
+        rows.extend(entries.iter().map(|entry| {
+            let told = &entry.announcement;
+            let is_first = seen.insert((told.host.clone(), told.pid));
+            row(entry, now, is_first)
+        }));
     }
     table(&HEAD, rows.into_iter())
 }
 
-fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
+/// A row; the memory is the process's, and stands in the first of its rows alone.
+fn row(entry: &Entry, now: Timestamp, is_first: bool) -> Vec<String> {
     let told = &entry.announcement;
     // How long the last heartbeat is ago: one that died is listed for three seconds.
     let heard = (now.utc() - entry.heartbeat_at).num_milliseconds().max(0);
@@ -58,7 +66,10 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
         told.pid.to_string(),
         told.version.clone(),
         span(uptime),
-        format!("{} MB", entry.load.memory_bytes / 1_000_000),
+        match is_first {
+            true => format!("{} MB", entry.load.memory_bytes / 1_000_000),
+            false => "as above".to_owned(),
+        },
         format!("{:.1}", entry.load.requests_per_second),
         format!("{:.1}s ago", heard as f64 / 1000.0),
         Instance::of(entry).health().to_owned(),

@@ -26,7 +26,7 @@ pub fn addresses(settings: &Settings) -> anyhow::Result<Addresses> {
             let dir = stores_folder(settings)?;
             if !embedded::is_running(&dir) {
                 bail!(
-                    "no replica runs with its stores in {}: `cargo run -p gateway` starts one, CLOUDPHONE_HOME names another folder, or REDIS_URL and DATABASE_URL another cluster",
+                    "no replica runs with its stores in {}: `gateway` (`cargo run -p gateway` in the folder of the project) starts one, CLOUDPHONE_HOME names another folder, or REDIS_URL and DATABASE_URL another cluster",
                     dir.display()
                 );
             }

@@ -23,7 +23,7 @@ pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 /// A cell in one line, whatever people wrote into it.
-fn line(cell: &str) -> String {
+pub fn line(cell: &str) -> String {
     let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
     cell.chars().map(plain).collect()
 }

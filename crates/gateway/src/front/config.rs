@@ -87,11 +87,15 @@ pub struct TlsPort {
     pub address: SocketAddr,
     /// `GATEWAY_TLS_CERT` and `GATEWAY_TLS_KEY`: both, or neither for a gateway without TLS.
     pub files: PairFiles,
+    /// `GATEWAY_TLS_HANDSHAKES_PER_ADDRESS`: handshakes that one address may have under way at once; beyond them its oldest
+    /// gives way. Of IPv6, a /64 counts as an address. Default 64.
+    pub handshakes_per_address: usize,
 }
 
 impl TlsPort {
     fn from_env(env: &mut Env, settings: &Settings) -> Option<Self> {
         let port = env.within("GATEWAY_TLS_PORT", 30443, (1, u16::MAX));
+        let handshakes = env.within("GATEWAY_TLS_HANDSHAKES_PER_ADDRESS", 64, (1, 1024));
         let [certificate, key] = ["GATEWAY_TLS_CERT", "GATEWAY_TLS_KEY"].map(|name| {
             let path = env.text(name);
             if path.as_ref().is_some_and(|path| path.contains("-----")) {
@@ -120,6 +124,7 @@ impl TlsPort {
                 certificate: certificate.into(),
                 key: key.into(),
             },
+            handshakes_per_address: handshakes,
         })
     }
 }
@@ -194,6 +199,8 @@ pub struct Overload {
     pub places: usize,
     /// `GATEWAY_CONCURRENCY_PERCENT`: the part of the places, and of the queue, that one service may take. Default 50.
     pub service_percent: usize,
+    /// `GATEWAY_UPLOADS`: uploads under way at once. Default 256.
+    pub uploads: usize,
     /// `GATEWAY_QUEUE`: requests that wait for a place. Default 1024.
     pub queue: usize,
     /// `GATEWAY_QUEUE_MILLISECONDS`: how long one waits for a place. Default 1000.
@@ -206,6 +213,7 @@ impl Overload {
         Self {
             places: env.within("GATEWAY_CONCURRENCY", 1024, (1, 1_000_000)),
             service_percent: env.within("GATEWAY_CONCURRENCY_PERCENT", 50, (1, 100)),
+            uploads: env.within("GATEWAY_UPLOADS", 256, (1, 1_000_000)),
             queue: env.within("GATEWAY_QUEUE", 1024, (0, 1_000_000)),
             queue_within: Duration::from_millis(within),
         }
@@ -222,6 +230,7 @@ impl Default for Overload {
         Self {
             places: 1024,
             service_percent: 50,
+            uploads: 256,
             queue: 1024,
             queue_within: Duration::from_secs(1),
         }

@@ -24,6 +24,7 @@ mod limit;
 mod locality;
 mod metrics;
 mod outliers;
+mod problem;
 mod proxy;
 pub mod record;
 mod recording;
@@ -53,6 +54,7 @@ use platform::auth::{IDENTITY_HEADER, Known, Subject};
 use platform::http::{ADDRESSEE, DEADLINE, TRACEPARENT, TraceParent};
 use platform::serve::tls::Secure;
 use platform::{Clock, Problem};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -99,6 +101,7 @@ struct Inner {
     limits: Option<Limits>,
     recorder: Recorder,
     compressors: Compressors,
+    uploads: Semaphore,
     local: Router,
     drain: CancellationToken,
     tunnels: TaskTracker,
@@ -124,7 +127,9 @@ impl Front {
         let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
         let recorder = Recorder::new(config.access, decisions);
         let (tunnels, clock) = (TaskTracker::new(), Clock::system());
+        let uploads = Semaphore::new(config.overload.uploads);
         Self(Arc::new(Inner {
+            uploads,
             config,
             upstreams,
             sessions,

@@ -97,6 +97,15 @@ impl Inner {
             .pass(std::time::Instant::now())
             .map_err(open)?;
 
+        // Each holds a connection on both sides for as long as its client likes.
+        let _upload = match route.kind {
+            Kind::Upload => Some(
+                self.uploads
+                    .try_acquire()
+                    .map_err(|_| Refusal::TooManyUploads)?,
+            ),
+            _ => None,
+        };
         let own = self.config.deadlines.of(route.path.path());
         let reply_within = own.unwrap_or(self.config.reply_within);
         let (body, progress) = self.take_body(body, &route.kind, reply_within).await?;
@@ -269,7 +278,7 @@ fn label(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Down => "down",
         Refusal::Open { .. } => "open",
-        Refusal::Overloaded => "overloaded",
+        Refusal::Overloaded | Refusal::TooManyUploads => "overloaded",
         Refusal::Broken => "broken",
         Refusal::Timeout => "timeout",
         Refusal::UnknownSession => "unknown_session",

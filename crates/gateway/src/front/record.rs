@@ -7,7 +7,7 @@ use contracts::{Service, Timestamp};
 use platform::http::TraceId;
 use serde::{Deserialize, Serialize};
 
-/// One request as the front door saw it. It holds no header, no query and no body.
+/// One request as the front door saw it. It holds no header, no query and no body but what a refusal says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -39,6 +39,8 @@ pub struct Record {
     pub tries: Vec<Try>,
     /// Why the gateway itself said no.
     pub refusal: Option<Refused>,
+    /// Why the service that answered said no.
+    pub problem: Option<Told>,
     /// The status of the answer; none where the client left before it.
     pub status: Option<u16>,
     /// How it ended.
@@ -81,6 +83,19 @@ pub struct Refused {
     /// The sentence that the client was told.
     #[schema(value_type = String)]
     pub message: Cow<'static, str>,
+}
+
+/// Why a service said no, as its answer has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ToldProblem)]
+pub struct Told {
+    /// The code by which clients tell problems apart, as `VALIDATION_FAILED`.
+    pub code: Box<str>,
+    /// The sentence that the client was told, or its beginning.
+    pub message: Box<str>,
+    /// The fields at fault, or the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Box<str>>,
 }
 
 /// One instance that a request was sent to, and what came of it.
@@ -159,6 +174,7 @@ impl Record {
             limit: None,
             tries: Vec::new(),
             refusal: None,
+            problem: None,
             status: Some(200),
             end: End::Whole,
             bytes_received: 0,

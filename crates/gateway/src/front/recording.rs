@@ -19,6 +19,7 @@ use crate::front::decisions::Decisions;
 use crate::front::headers::Arrival;
 use crate::front::instance::Instance;
 use crate::front::metrics;
+use crate::front::problem::Heard;
 use crate::front::record::{End, Limited, Outcome, Record, Refused, Try};
 
 /// How much of a path is kept.
@@ -47,6 +48,8 @@ pub struct Recorded {
     body: BoxBody,
     recording: Option<Recording>,
     left: Option<u64>,
+    /// The refusal of a service, as far as it has come.
+    heard: Option<Heard>,
 }
 
 impl Recorder {
@@ -79,6 +82,7 @@ impl Recorder {
             limit: None,
             tries: Vec::new(),
             refusal: None,
+            problem: None,
             status: None,
             end: End::ClientLeft,
             bytes_received: 0,
@@ -193,6 +197,7 @@ impl Recording {
             record.upstream_ms = milliseconds(upstream);
         });
         let mut body = Recorded {
+            heard: is_proxied.then(|| Heard::of(&parts.headers)).flatten(),
             left: body.size_hint().exact(),
             recording: Some(self),
             body,
@@ -237,7 +242,10 @@ impl Drop for Recording {
 
 impl Recorded {
     fn end(&mut self, end: End) {
-        if let Some(recording) = self.recording.take() {
+        if let Some(mut recording) = self.recording.take() {
+            if let Some(told) = self.heard.take().and_then(|heard| heard.told()) {
+                recording.note(|record| record.problem = Some(told));
+            }
             recording.end(end);
         }
     }
@@ -245,6 +253,9 @@ impl Recorded {
     /// Counts a frame. A body whose length was announced is not asked again after its last byte.
     fn passed(&mut self, data: Option<&Bytes>) {
         let size = data.map_or(0, Bytes::len) as u64;
+        if let (Some(heard), Some(data)) = (&mut self.heard, data) {
+            heard.hear(data);
+        }
         self.left = self.left.map(|left| left.saturating_sub(size));
         if let Some(recording) = &mut self.recording {
             recording.note(|record| record.bytes_sent += size);

@@ -45,6 +45,8 @@ pub enum Refusal {
     },
     /// Too many requests are under way.
     Overloaded,
+    /// Too many uploads are under way.
+    TooManyUploads,
     /// The instance broke off, or what it answered is not HTTP.
     Broken,
     /// The instance did not answer in time.
@@ -112,6 +114,11 @@ impl Refusal {
                 "OVERLOADED",
                 "too many requests are under way; try again",
             ),
+            Self::TooManyUploads => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "OVERLOADED",
+                "too many uploads are under way; try again",
+            ),
             Self::Broken => (
                 StatusCode::BAD_GATEWAY,
                 "UPSTREAM_DOWN",
@@ -146,6 +153,7 @@ impl Refusal {
             Self::Down => "no_instance",
             Self::Open { .. } => "circuit_open",
             Self::Overloaded => "overloaded",
+            Self::TooManyUploads => "too_many_uploads",
             Self::Broken => "broke_off",
             Self::Timeout => "late",
             Self::UnknownSession => "unknown_session",
@@ -171,6 +179,7 @@ impl Refusal {
         let problem = match self {
             Self::TooFast { wait } | Self::Open { wait } => problem.retry_after(wait),
             Self::Down | Self::Overloaded => problem.retry_after(Duration::from_secs(1)),
+            Self::TooManyUploads => problem.retry_after(Duration::from_secs(5)),
             _ => problem,
         };
         problem.reply(now, request_id.to_str().ok(), Some(path))

@@ -48,6 +48,7 @@ async fn requests_beyond_the_places_wait_and_beyond_the_queue_they_are_refused()
         service_percent: 100,
         queue: 1,
         queue_within: Duration::from_secs(600),
+        ..Overload::default()
     };
     let door = door(overload, directory(Service::Users, &[slow.upstream()])).await;
     let waiting = join_all((0..3).map(|_| door.post("/users", "x")));
@@ -128,6 +129,35 @@ async fn one_that_waits_too_long_is_refused() {
 
     assert_eq!(requests(&door, Service::Users)["shed"], 1);
     assert_eq!(slow.hits(), 1);
+}
+
+#[tokio::test]
+async fn uploads_beyond_their_number_are_refused_and_nobody_else_is() {
+    let (slow, answers) = holding("slow").await;
+    let quick = Backend::echo("quick").await;
+    let overload = Overload {
+        uploads: 2,
+        ..Overload::default()
+    };
+    let mut services = directory(Service::Apps, &[slow.upstream()]);
+    services.extend(directory(Service::Users, &[quick.upstream()]));
+    let door = door(overload, services).await;
+    let under_way = join_all((0..2).map(|_| door.post("/apps/upload", "apk")));
+    tokio::pin!(under_way);
+    let full = eventually("both are under way", || async { slow.hits() == 2 });
+    tokio::select! { _ = &mut under_way => panic!("none was answered"), () = full => {} }
+
+    let refused = door.post("/apps/upload", "apk").await;
+    refused.expect_problem(503, "OVERLOADED");
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert_eq!(slow.hits(), 2);
+    assert_eq!(door.get("/users").await.status, 200);
+
+    answers.add_permits(3);
+    for reply in under_way.await {
+        assert_eq!(reply.status, 200);
+    }
+    assert_eq!(door.post("/apps/upload", "apk").await.status, 200);
 }
 
 #[tokio::test]

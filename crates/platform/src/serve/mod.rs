@@ -164,7 +164,7 @@ where
         };
         let shaken = tokio::select! {
             biased;
-            shaken = tls.shake(io) => shaken,
+            shaken = tls.shake(peer.ip(), io) => shaken,
             () = given_up => return,
         };
         match shaken {

@@ -7,8 +7,10 @@
 //! A store that cannot be asked is asked again until the time is up: it is no reason to end what already serves.
 
 mod health;
+mod lineage;
 mod process;
 mod supervisor;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -69,6 +71,9 @@ pub struct Reload {
     unsupervised: bool,
 }
 
+/// Replicas, their processes, and how many instances of each service must be well without the one that leaves.
+type Judged = (Vec<Replica>, Vec<Process>, BTreeMap<String, usize>);
+
 /// What became of a reload.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,8 +85,30 @@ struct Report {
     replaced: Vec<Replaced>,
     /// Processes that go on as they were.
     kept: Vec<u32>,
+    /// Processes that would be replaced, where nothing is done.
+    planned: Vec<u32>,
     /// Why it ended early.
     error: Option<String>,
+    /// The last error of a successor that ended before it was ready, where it can be read.
+    reason: Option<String>,
+    /// The file that the errors of that successor went to.
+    output: Option<PathBuf>,
+}
+
+/// A successor ended before it was ready.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended ({status}) before it was ready{}{}: correct that and reload again",
+    told(", and said: ", reason.as_ref()),
+    told("; all it said is in ", output.as_ref().map(|path| path.display()).as_ref()))]
+struct Ended {
+    status: std::process::ExitStatus,
+    reason: Option<String>,
+    output: Option<PathBuf>,
+}
+
+fn told(before: &str, what: Option<&impl std::fmt::Display>) -> String {
+    what.map(|what| format!("{before}{what}"))
+        .unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -155,6 +182,10 @@ impl Reloading {
         let _ = self.lease.release().await;
         let done = outcome.is_ok();
         if let Err(error) = outcome {
+            if let Some(ended) = error.downcast_ref::<Ended>() {
+                report.reason.clone_from(&ended.reason);
+                report.output.clone_from(&ended.output);
+            }
             report.error = Some(format!("{error:#}"));
         }
         if self.options.json {
@@ -183,24 +214,13 @@ impl Reloading {
         }
         report.kept = replicas.iter().map(|replica| replica.pid).collect();
         // One that was killed a moment ago is in the registry for a while.
-        let (replicas, processes, required) = self
-            .settled(|look| {
-                let replicas = look.replicas_on(&self.host);
-                let processes = replicas.iter().map(|replica| self.examine(replica));
-                let processes = processes.collect::<anyhow::Result<Vec<_>>>()?;
-                let services = replicas.iter().flat_map(Replica::services).collect();
-                let required = self.required(look, &services)?;
-                Ok((replicas, processes, required))
-            })
-            .await?;
+        let judged = self.settled(|look| self.judge(look)).await;
+        if self.options.dry_run {
+            return self.plan(report, judged.map(drop)).await;
+        }
+        let (replicas, processes, required) = judged?;
         report.kept = replicas.iter().map(|replica| replica.pid).collect();
-        self.tell(&format!(
-            "{} of {} run here; each is replaced by {} {}",
-            count(replicas.len(), "replica"),
-            self.host,
-            self.program.display(),
-            report.version
-        ))?;
+        self.introduce(replicas.len(), report.version)?;
         let many = replicas.len();
         for (number, (replica, process)) in replicas.iter().zip(&processes).enumerate() {
             let step = Step {
@@ -210,10 +230,6 @@ impl Reloading {
                 required: &required,
                 name: format!("{}/{many} pid {}", number + 1, replica.pid),
             };
-            if self.options.dry_run {
-                step.tell(&format!("would be replaced: {}", replica.instances()))?;
-                continue;
-            }
             let replaced = match self.options.signal_only {
                 true => step.signal().await,
                 false => step.replace().await,
@@ -223,28 +239,82 @@ impl Reloading {
             report.replaced.push(replaced);
         }
         let done = count(report.replaced.len(), "replica");
-        match self.options.dry_run {
-            true => self.tell("nothing was done"),
-            false => self.tell(&format!("replaced {done}")),
+        self.tell(&format!("replaced {done}"))
+    }
+
+    fn introduce(&self, replicas: usize, version: &str) -> anyhow::Result<()> {
+        let (replicas, host) = (count(replicas, "replica"), &self.host);
+        let program = self.program.display();
+        self.tell(&format!(
+            "{replicas} of {host} run here; each is replaced by {program} {version}"
+        ))
+    }
+
+    /// Tells what would be done, and then what stands against it.
+    async fn plan(&self, report: &mut Report, judged: anyhow::Result<()>) -> anyhow::Result<()> {
+        let replicas = self.cluster.look().await?.replicas_on(&self.host);
+        self.introduce(replicas.len(), report.version)?;
+        let many = replicas.len();
+        for (number, replica) in replicas.iter().enumerate() {
+            let (number, pid) = (number + 1, replica.pid);
+            let instances = replica.instances();
+            self.tell(&format!(
+                "{number}/{many} pid {pid}  would be replaced: {instances}"
+            ))?;
+            report.planned.push(pid);
+        }
+        self.tell("nothing was done")?;
+        judged
+    }
+
+    /// The replicas of this machine and their processes, and how many of each service must be well, unless something stands
+    /// against replacing them: then all that does.
+    fn judge(&self, look: &Look) -> anyhow::Result<Judged> {
+        let replicas = look.replicas_on(&self.host);
+        let mut against = Vec::new();
+        let mut processes = Vec::new();
+        let mut supervised: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for replica in &replicas {
+            match self.examine(replica) {
+                Ok((process, None)) => processes.push(process),
+                Ok((_, Some(supervisor))) => {
+                    let alike = supervised.entry(supervisor.advice()).or_default();
+                    alike.push(replica.pid);
+                }
+                Err(error) => against.push(format!("{error:#}")),
+            }
+        }
+        for (advice, pids) in supervised {
+            let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+            against.push(format!(
+                "say --unsupervised if nothing starts pid {} again when it ends, for it seems to be {advice}; or --signal-only, \
+                 which asks one replica after the other to leave and waits for the one that is started instead",
+                pids.join(" or ")
+            ));
+        }
+        let services = replicas.iter().flat_map(Replica::services).collect();
+        let required = self.required(look, &services);
+        if let Err(error) = &required {
+            against.push(format!("{error:#}"));
+        }
+        match required {
+            Ok(required) if against.is_empty() => Ok((replicas, processes, required)),
+            _ => bail!("{}", against.join("; and ")),
         }
     }
 
-    /// The process of a replica, if it may be replaced.
-    fn examine(&self, replica: &Replica) -> anyhow::Result<Process> {
+    /// The process of a replica, and who looks after it where that stands against replacing it.
+    fn examine(&self, replica: &Replica) -> anyhow::Result<(Process, Option<Supervisor>)> {
         let process = Process::of(replica.pid, replica.address()?)?;
-        if !self.options.signal_only {
-            process.may_be_started_again()?;
+        if self.options.signal_only {
+            return Ok((process, None));
         }
-        let may = self.options.signal_only || self.options.unsupervised;
-        if let Some(supervisor) = Supervisor::of(&process).filter(|_| !may) {
-            bail!(
-                "replica {} is {}; or `gateway reload --signal-only`, which asks one replica after the other to leave \
-                 and waits for the one that is started instead; or --unsupervised, if nothing starts it again",
-                replica.pid,
-                supervisor.advice()
-            );
-        }
-        Ok(process)
+        process.may_be_started_again()?;
+        let supervisor = match self.options.unsupervised {
+            true => None,
+            false => Supervisor::of(&process),
+        };
+        Ok((process, supervisor))
     }
 
     /// How many instances of each service must be well without the replica that leaves. Refuses where there are too
@@ -332,11 +402,13 @@ impl Step<'_> {
         if errors.name != output.name {
             goes += &format!(", its errors to {}", errors.name);
         }
+        let file = errors.file.clone();
         let program: &Path = &self.reloading.program;
         let child = self.process.start_again(program, output, errors)?;
         let mut successor = Successor {
             child: Some(child),
             grace: self.grace(),
+            errors: file,
         };
         let new_pid = successor.pid();
         self.tell(&format!("starts its successor, pid {new_pid}; {goes}"))?;
@@ -427,9 +499,7 @@ impl Step<'_> {
         let (began, services) = (Instant::now(), self.replica.services());
         loop {
             if let Some(ended) = successor.ended()? {
-                bail!(
-                    "it ended ({ended}) before it was ready, and its output says why: correct that and reload again"
-                );
+                bail!(successor.said(ended));
             }
             let (host, pid) = (&self.reloading.host, successor.pid());
             let look = self.reloading.cluster.look_for(host, pid).await;
@@ -512,6 +582,8 @@ struct Successor {
     child: Option<Child>,
     /// How long it may take to finish what it already serves.
     grace: Duration,
+    /// The file of its errors, and how long that was before.
+    errors: Option<(PathBuf, u64)>,
 }
 
 impl Successor {
@@ -523,6 +595,16 @@ impl Successor {
         match &mut self.child {
             Some(child) => child.try_wait(),
             None => Ok(None),
+        }
+    }
+
+    /// What is known of one that has ended.
+    fn said(&self, status: std::process::ExitStatus) -> Ended {
+        let errors = self.errors.as_ref();
+        Ended {
+            status,
+            reason: errors.and_then(|(path, since)| words::last_error(path, *since)),
+            output: errors.map(|(path, _)| path.clone()),
         }
     }
 

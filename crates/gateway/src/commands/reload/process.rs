@@ -14,6 +14,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+use super::lineage::Stat;
+
 /// What a supervisor told the old process about itself, which is not for its successor.
 const OWN: [&str; 17] = [
     "NOTIFY_SOCKET",
@@ -52,6 +54,8 @@ pub struct Output {
     pub name: String,
     /// What will be missing of it.
     pub loss: Option<String>,
+    /// The file, and how long it is, where it is one.
+    pub file: Option<(PathBuf, u64)>,
 }
 
 impl Process {
@@ -160,8 +164,10 @@ impl Process {
         let name = fs::read_link(&path)?.display().to_string();
         match again(Path::new(&path)) {
             Ok(file) => {
-                let overwritten = file.metadata()?.is_file() && !self.appends(number);
+                let about = file.metadata()?;
+                let overwritten = about.is_file() && !self.appends(number);
                 Ok(Output {
+                    file: about.is_file().then(|| ((&name).into(), about.len())),
                     to: file.into(),
                     loss: overwritten.then(|| {
                         format!(
@@ -175,6 +181,7 @@ impl Process {
             }
             Err(error) => Ok(Output {
                 to: Stdio::null(),
+                file: None,
                 loss: Some(format!(
                     "what the successor of pid {} writes is lost, for {name} cannot be opened again ({error})",
                     self.pid
@@ -237,34 +244,6 @@ fn flags_in(told: &str) -> OFlag {
     OFlag::from_bits_truncate(flags.unwrap_or_default())
 }
 
-/// What `/proc/PID/stat` says.
-struct Stat {
-    parent: u32,
-    began: u64,
-    is_dead: bool,
-}
-
-impl Stat {
-    fn of(pid: u32) -> Option<Self> {
-        Self::read(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-    }
-
-    fn read(text: &str) -> Option<Self> {
-        // The name before may hold anything, brackets too.
-        let (_, rest) = text.rsplit_once(')')?;
-        let mut fields = rest.split_ascii_whitespace();
-        let state = fields.next()?;
-        let parent = fields.next()?.parse().ok()?;
-        // The 22nd of all; the parent is the fourth.
-        let began = fields.nth(17)?.parse().ok()?;
-        Some(Self {
-            parent,
-            began,
-            is_dead: matches!(state, "Z" | "X"),
-        })
-    }
-}
-
 /// Whether a process has a listening TCP socket at this port.
 pub fn listens(pid: u32, port: u16) -> bool {
     let tables = ["tcp", "tcp6"]
@@ -300,20 +279,6 @@ fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).take(some)
 }
 
-/// The processes above one, nearest first, by number and name: at most as many as there are in any sane system.
-pub fn ancestors(pid: u32) -> Vec<(u32, String)> {
-    const MOST: usize = 64;
-    let parent = |pid: &u32| Some(Stat::of(*pid)?.parent).filter(|parent| *parent > 0);
-    let name = |pid: u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        (pid, name.trim_end().to_owned())
-    };
-    std::iter::successors(parent(&pid), parent)
-        .take(MOST)
-        .map(name)
-        .collect()
-}
-
 /// The unit of systemd that a process belongs to, where it is a service.
 pub fn unit(pid: u32) -> Option<String> {
     unit_in(&groups(pid))
@@ -340,16 +305,6 @@ mod tests {
     use std::os::unix::process::CommandExt;
 
     use super::*;
-
-    #[test]
-    fn a_process_is_told_by_when_it_began() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 4711 12 13";
-
-        let read = Stat::read(stat).unwrap();
-
-        assert_eq!((read.parent, read.began, read.is_dead), (1, 4711, false));
-        assert!(Stat::read("7 (a) Z 1").is_none());
-    }
 
     #[test]
     fn a_listening_socket_is_found_by_its_port() {

@@ -215,6 +215,8 @@ fn is_text(headers: &HeaderMap) -> bool {
         | b"application/x-ndjson"
         | b"application/yaml"
         | b"application/wasm" => true,
+        // Small, and read on its way for the record of the request.
+        b"application/problem+json" => false,
         kind => kind.starts_with(b"text/") || kind.ends_with(b"+json") || kind.ends_with(b"+xml"),
     }
 }
@@ -304,7 +306,8 @@ mod tests {
         for (kind, gains) in [
             ("text/html", true),
             ("application/json; charset=utf-8", true),
-            ("application/problem+json", true),
+            ("application/problem+json", false),
+            ("application/ld+json", true),
             ("image/svg+xml", true),
             ("Application/JSON", true),
             ("text/event-stream", false),

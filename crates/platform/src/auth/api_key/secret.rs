@@ -75,4 +75,30 @@ mod tests {
             assert!(hash(&other).is_none(), "{other}");
         }
     }
+
+    #[test]
+    fn any_text_is_a_key_only_as_it_would_have_been_given() {
+        const WORDS: [&str; 6] = [
+            START,
+            "0123456789abcdef0123456789abcdef",
+            "cp_",
+            "A",
+            " ",
+            "\u{0}",
+        ];
+        bolero::check!()
+            .with_iterations(5_000)
+            .with_max_len(80)
+            .for_each(|bytes: &[u8]| {
+                let text = testkit::any::text(bytes, &WORDS);
+                let given = text.strip_prefix(START).and_then(|digits| {
+                    let number = hex::decode(digits)
+                        .ok()
+                        .filter(|it| it.len() == DIGITS / 2)?;
+                    Some(format!("{START}{}", hex::encode(number)))
+                });
+                let is_given = given.as_deref() == Some(text.as_str());
+                assert_eq!(hash(&text).is_some(), is_given, "{text:?}");
+            });
+    }
 }

@@ -1,8 +1,9 @@
-//! Handshakes under way: each ends in time, and there are only so many.
+//! Handshakes under way: each ends in time, and there are only so many, in all and of each address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub enum Unshaken {
     /// The client took too long.
     #[error("the handshake took too long")]
     Late,
-    /// Newer ones needed the room. Who is silent grows old, so clients that mean it are not hit.
+    /// Newer ones, of its address or of all, needed the room. Who is silent grows old, so clients that mean it are not hit.
     #[error("the handshake gave way to newer ones")]
     Crowded,
 }
@@ -26,6 +27,7 @@ pub enum Unshaken {
 /// The handshakes that are under way.
 pub struct Handshakes {
     most: usize,
+    of_address: usize,
     within: Duration,
     under_way: Mutex<UnderWay>,
 }
@@ -34,25 +36,42 @@ pub struct Handshakes {
 struct UnderWay {
     last: u64,
     // Dropping a sender ends its handshake.
-    all: BTreeMap<u64, oneshot::Sender<Infallible>>,
+    all: BTreeMap<u64, (IpAddr, oneshot::Sender<Infallible>)>,
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+impl UnderWay {
+    fn remove(&mut self, id: u64) {
+        let Some((address, _)) = self.all.remove(&id) else {
+            return;
+        };
+        if let Some(of_address) = self.by_address.get_mut(&address) {
+            of_address.remove(&id);
+            if of_address.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+    }
 }
 
 impl Handshakes {
-    /// At most `most` at once, each `within` a time.
-    pub fn new(most: usize, within: Duration) -> Self {
+    /// At most `most` at once, `of_address` of them of one address, each `within` a time.
+    pub fn new(most: usize, of_address: usize, within: Duration) -> Self {
         Self {
             most,
+            of_address,
             within,
             under_way: Mutex::default(),
         }
     }
 
-    /// Waits for a handshake.
+    /// Waits for a handshake with an address.
     pub async fn run<T>(
         &self,
+        address: IpAddr,
         handshake: impl Future<Output = io::Result<T>>,
     ) -> Result<T, Unshaken> {
-        let (place, outdated) = self.enter();
+        let (place, outdated) = self.enter(network(address));
         let done = tokio::select! {
             biased;
             done = handshake => done.map_err(Unshaken::Failed),
@@ -70,14 +89,24 @@ impl Handshakes {
         done
     }
 
-    fn enter(&self) -> (Place<'_>, oneshot::Receiver<Infallible>) {
+    fn enter(&self, address: IpAddr) -> (Place<'_>, oneshot::Receiver<Infallible>) {
         let (sender, outdated) = oneshot::channel();
         let mut under_way = self.lock();
         under_way.last += 1;
         let id = under_way.last;
-        under_way.all.insert(id, sender);
-        if under_way.all.len() > self.most {
-            under_way.all.pop_first();
+        under_way.all.insert(id, (address, sender));
+        let of_address = under_way.by_address.entry(address).or_default();
+        of_address.insert(id);
+        let crowd = of_address.len() > self.of_address;
+        let oldest = match crowd {
+            true => of_address.first().copied(),
+            false => {
+                let oldest = under_way.all.keys().next().copied();
+                oldest.filter(|_| under_way.all.len() > self.most)
+            }
+        };
+        if let Some(oldest) = oldest {
+            under_way.remove(oldest);
         }
         drop(under_way);
         (Place { of: self, id }, outdated)
@@ -98,7 +127,17 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.of.lock().all.remove(&self.id);
+        self.of.lock().remove(self.id);
+    }
+}
+
+/// What counts as one address: of IPv6, the network that one customer has at least.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -110,18 +149,59 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_gives_way_and_the_silent_are_late() {
-        let handshakes = Handshakes::new(2, Duration::from_millis(20));
-        let silent = || handshakes.run::<()>(pending());
+        let handshakes = Handshakes::new(2, 2, Duration::from_millis(20));
+        let silent = |from| handshakes.run::<()>(address(from), pending());
         let newest = async {
             tokio::task::yield_now().await;
-            handshakes.run(ready(Ok(()))).await
+            handshakes.run(address("192.0.2.3"), ready(Ok(()))).await
         };
 
-        let (first, second, third) = tokio::join!(silent(), silent(), newest);
+        let (first, second, third) = tokio::join!(silent("192.0.2.1"), silent("192.0.2.2"), newest);
 
         assert!(matches!(first, Err(Unshaken::Crowded)), "{first:?}");
         assert!(matches!(second, Err(Unshaken::Late)), "{second:?}");
         assert!(third.is_ok(), "{third:?}");
-        assert!(handshakes.lock().all.is_empty());
+        let under_way = handshakes.lock();
+        assert!(under_way.all.is_empty() && under_way.by_address.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_floods_crowds_out_its_own_alone() {
+        let handshakes = Handshakes::new(100, 2, Duration::from_millis(200));
+        let silent = |from| handshakes.run::<()>(address(from), pending());
+
+        // The third is of the network of the others, as IPv6 has it.
+        let (first, other, second, third) = tokio::join!(
+            silent("2001:db8::1"),
+            silent("192.0.2.1"),
+            silent("2001:db8::2"),
+            silent("2001:db8::3"),
+        );
+
+        assert!(matches!(first, Err(Unshaken::Crowded)), "{first:?}");
+        for late in [other, second, third] {
+            assert!(matches!(late, Err(Unshaken::Late)), "{late:?}");
+        }
+        assert!(handshakes.lock().by_address.is_empty());
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_one_of_ipv4_or_a_network_of_ipv6() {
+        for (one, other, same) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ] {
+            assert_eq!(
+                network(address(one)) == network(address(other)),
+                same,
+                "{one} {other}"
+            );
+        }
     }
 }

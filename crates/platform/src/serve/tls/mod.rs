@@ -4,6 +4,7 @@ mod certificates;
 mod handshakes;
 mod pair;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use handshakes::Handshakes;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Handshakes under way at once. When there are more, the oldest is given up.
 const HANDSHAKES: usize = 1024;
+/// How many of them may be of one address, unless told.
+const OF_ADDRESS: usize = 64;
 
 /// What every request has among its extensions that came by TLS.
 #[derive(Clone, Copy, Debug)]
@@ -52,18 +55,26 @@ impl Tls {
         config.ticketer = ring::Ticketer::new()?;
         Ok(Self {
             acceptor: Arc::new(config).into(),
-            handshakes: Arc::new(Handshakes::new(HANDSHAKES, HANDSHAKE_WITHIN)),
+            handshakes: Arc::new(Handshakes::new(HANDSHAKES, OF_ADDRESS, HANDSHAKE_WITHIN)),
         })
+    }
+
+    /// Lets one address have so many handshakes under way at once; when there are more, its oldest is given up.
+    #[must_use]
+    pub fn with_handshakes_of_address(mut self, most: usize) -> Self {
+        let handshakes = Handshakes::new(HANDSHAKES, most, HANDSHAKE_WITHIN);
+        self.handshakes = Arc::new(handshakes);
+        self
     }
 
     /// Agrees with a client on keys and protocol.
     ///
     /// # Errors
     /// Where the client does not agree, takes too long, or too many others do.
-    pub async fn shake<I>(&self, io: I) -> Result<TlsStream<I>, Unshaken>
+    pub async fn shake<I>(&self, address: IpAddr, io: I) -> Result<TlsStream<I>, Unshaken>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        self.handshakes.run(self.acceptor.accept(io)).await
+        self.handshakes.run(address, self.acceptor.accept(io)).await
     }
 }
