@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, CreditHoldId, DeviceId, EventId, Money, NotificationId, OrderId, PlanId, TaskId,
-    Timestamp, TransactionId, UserId,
+    AppId, CreditHoldId, DeviceId, EventId, Money, NotificationId, OrderId, PlanId, SnapshotId,
+    TaskId, Timestamp, TransactionId, UserId,
 };
 
 /// An event as it stands in the outbox and in the stream.
@@ -89,13 +89,15 @@ pub enum EventBody {
     #[serde(rename = "device.deleted")]
     DeviceDeleted { device_id: DeviceId, name: String },
 
-    /// A device is on another node from now on, with all that was on it, and with other ports.
+    /// A device is on another node from now on, with other ports, and with all that was on it; where a snapshot is named, with
+    /// what that kept.
     #[serde(rename = "device.moved")]
     DeviceMoved {
         device_id: DeviceId,
         name: String,
         from_node: String,
         to_node: String,
+        snapshot_id: Option<SnapshotId>,
     },
     /// A device could not be taken to another node: it is what it was, where it was.
     #[serde(rename = "device.move_failed")]

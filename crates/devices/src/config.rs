@@ -28,7 +28,8 @@ pub struct Config {
     pub nodes: Vec<NodeSettings>,
     /// `DEVICE_PLACEMENT`: spread (default) or pack: which of the nodes that have room gets a device.
     pub placement: Policy,
-    /// `DEVICE_FAILOVER`: none (default) or restart: whether devices of a node that is down are made anew elsewhere.
+    /// `DEVICE_FAILOVER`: none (default), restart or snapshot: whether devices of a node that is down are made anew elsewhere, and
+    /// of what.
     pub failover: Failover,
     /// `NODE_DOWN_AFTER_SECONDS`: how long nobody may reach the engine of a node before the node is down. Default 15.
     pub node_down_after: Duration,
@@ -80,6 +81,8 @@ pub struct Config {
     pub quota: Limits,
     /// `DEVICE_SNAPSHOTS_PER_DEVICE`: how many snapshots a device may have. Default 10.
     pub snapshots_per_device: i64,
+    /// `SNAPSHOT_COPIES`: how many nodes keep each snapshot: 1, the default, is the one of its device.
+    pub snapshot_copies: i64,
     /// `DEVICE_SNAPSHOTS_PER_USER`: how many snapshots all devices of a user may have. Default 200.
     pub snapshots_per_user: i64,
     /// `DEVICE_SNAPSHOT_DAYS`: after how many days a snapshot is deleted; 0, the default, keeps them all.
@@ -97,6 +100,8 @@ names! {
         None = "none",
         /// Those that shall run are made anew on other nodes; what was stored in them is lost.
         Restart = "restart",
+        /// Those that shall run are made anew of their last snapshot that another node keeps; the others wait.
+        Snapshot = "snapshot",
     }
 }
 
@@ -155,6 +160,7 @@ impl Config {
                 .text("DEVICE_RECONCILE_SCHEDULE")
                 .unwrap_or_else(|| "* * * * *".into()),
             orphan_grace: env.seconds("DEVICE_ORPHAN_GRACE_SECONDS", Duration::from_secs(300)),
+            snapshot_copies: env.within("SNAPSHOT_COPIES", 1, (1, 10)),
             failover: env.value("DEVICE_FAILOVER", Failover::None),
             node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
             boot: env.seconds("DEVICE_BOOT_SECONDS", Duration::from_secs(180)),

@@ -170,6 +170,11 @@ impl Devices {
             async move { snapshot::jobs::retire_aged(&state, &run.cancelled).await }
         });
         let state = self.clone();
+        let copies = Job::new("devices-snapshot-copies", "* * * * *", move |run| {
+            let state = state.clone();
+            async move { snapshot::copies::keep(&state, &run.cancelled).await }
+        });
+        let state = self.clone();
         let measurements = Job::new("devices-metrics", "* * * * *", move |run| {
             let state = state.clone();
             async move { measure::jobs::tidy(&state, &run.cancelled).await }
@@ -201,6 +206,8 @@ impl Devices {
             // An hour that nobody was told of is made good for two days.
             usage.catch_up(CatchUp::All(TimeDelta::days(2))),
             clearing,
+            // What is missing now is made; an image may take longer than a minute.
+            copies.catch_up(CatchUp::None).overlap(Overlap::Skip),
             // What stands now is looked at: what a round missed is the same for the next one.
             quotas.catch_up(CatchUp::None).overlap(Overlap::Skip),
             // What a round missed the next one finds.

@@ -164,11 +164,20 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "Device deleted",
             format!("Device {name} was deleted"),
         ),
-        EventBody::DeviceMoved { name, .. } => (
+        EventBody::DeviceMoved {
+            name, snapshot_id, ..
+        } => (
             Kind::Device,
             body.kind(),
             "Device moved",
-            format!("Device {name} was moved with all that is on it, and has another address now"),
+            match snapshot_id {
+                None => format!(
+                    "Device {name} was moved with all that is on it, and has another address now"
+                ),
+                Some(_) => format!(
+                    "The machine of device {name} has failed: it goes on elsewhere as its last snapshot kept it, with another address"
+                ),
+            },
         ),
         EventBody::DeviceStoppedByQuota {
             name,

@@ -75,6 +75,7 @@ pub async fn hand_over(
         name: before.name.clone(),
         from_node: before.node.clone(),
         to_node: target.name.clone(),
+        snapshot_id: None,
     };
     emit(&mut tx, &Event::new(before.user_id.clone(), now, body)).await?;
     let selector = node::selector(&before.metadata);

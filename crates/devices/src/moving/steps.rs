@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use contracts::{Event, EventBody, SnapshotId};
+use contracts::{Event, EventBody};
 use coordination::PortError;
 use platform::events::emit;
 use platform::problem::causes;
@@ -18,9 +18,9 @@ use crate::node::{self, Node, down};
 use crate::operation::api::change_status;
 use crate::operation::db::{Claimed, advance, finish};
 use crate::operation::steps::{Interrupted, Step, lock_living, run, spec, step};
-use crate::runtime::transfer::{self, Limits};
 use crate::runtime::{RuntimeError, Seen};
-use crate::{Devices, Error, metrics};
+use crate::snapshot::copies;
+use crate::{Devices, Error};
 
 /// How often a worker looks, while an image is on its way, whether somebody wants something else of the device.
 const LOOK: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ async fn give_away(
     let target = choose(state, claimed, &device, of).await?;
     let has_images = device.runtime.has_engine();
     if has_images && of.ran.is_none() {
-        let going = bring_snapshots(state, claimed, (&device, false), &target, within);
+        let going = bring_snapshots(state, claimed, false, &target, within);
         match unless_wanted(state, claimed, going).await? {
             Outcome::Done(()) => {}
             Outcome::Stays(why) => return Ok(Outcome::Stays(why)),
@@ -112,11 +112,11 @@ async fn give_away(
         let going = async {
             if is_there {
                 let size = runtime.snapshot(&spec(&device, claimed), hidden).await?;
-                bring(state, &device, (hidden, &target), within).await?;
+                copies::bring_to(state, hidden, &target.name, within).await?;
                 kept = Some((hidden, size));
             }
             // What was brought already is seen to be there.
-            bring_snapshots(state, claimed, (&device, !is_there), &target, within).await
+            bring_snapshots(state, claimed, !is_there, &target, within).await
         };
         unless_deleted(state, claimed, going).await?;
     }
@@ -193,7 +193,7 @@ async fn answers(state: &Devices, node: &Node) -> Result<(), RuntimeError> {
 async fn bring_snapshots(
     state: &Devices,
     claimed: &Claimed,
-    (device, made_of): (&Device, bool),
+    made_of: bool,
     target: &Node,
     within: Duration,
 ) -> Step<()> {
@@ -202,25 +202,8 @@ async fn bring_snapshots(
         db::snapshots(&mut conn, &claimed.device_id, made_of).await?
     };
     for snapshot in &snapshots {
-        bring(state, device, (snapshot, target), within).await?;
+        copies::bring_to(state, snapshot, &target.name, within).await?;
     }
-    Ok(())
-}
-
-async fn bring(
-    state: &Devices,
-    device: &Device,
-    (snapshot, target): (&SnapshotId, &Node),
-    within: Duration,
-) -> Step<()> {
-    let engines = &state.runtimes.engines;
-    let (from, to) = (engines.of(&device.node)?, engines.of(&target.name)?);
-    let limits = Limits {
-        within,
-        stall: state.config.move_stall,
-    };
-    let bytes = transfer::bring(snapshot, (&*from, &*to), limits).await?;
-    metrics::brought(bytes);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use super::Node;
 use crate::device::{self, Device, Status, port_set};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
-use crate::{Devices, error::Result, port};
+use crate::{Devices, error::Result, port, snapshot};
 
 /// How many devices one look deals with.
 const BATCH: i64 = 200;
@@ -207,6 +207,8 @@ pub async fn leave_behind(
     (ports, rested): (PortSet, bool),
 ) -> sqlx::Result<()> {
     let [adb, webrtc, scrcpy] = device::port_columns(ports);
+    // All images of the device go from there.
+    snapshot::copies::forget_on(tx, device, node).await?;
     let insert = sqlx::query(
         "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port, rested) values ($1, $2, $3, $4, $5, $6)
         on conflict (node, device_id) do nothing",

@@ -159,7 +159,7 @@ async fn miss(state: &Devices, node: &Node, error: &RuntimeError) -> Result<()> 
         error!("node {} is down: {}", node.name, causes(error));
         metrics::node_down();
     }
-    let elsewhere = state.config.failover == Failover::Restart;
+    let elsewhere = state.config.failover != Failover::None;
     down::lose_devices(state, node, elsewhere).await?;
     Ok(())
 }

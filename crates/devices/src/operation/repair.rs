@@ -1,8 +1,9 @@
 //! Putting a device right: what became of it is looked at, and it is made what it shall be, where it is or, where its node
 //! is down and the policy says so, on another one.
 
-use contracts::DeviceId;
+use contracts::{DeviceId, Event, EventBody, SnapshotId};
 use coordination::PortError;
+use platform::events::emit;
 use tracing::{info, warn};
 
 use super::api::{change_status, tell};
@@ -23,7 +24,17 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
             let node = device.node;
             return Err(RuntimeError::Down { node }.into());
         }
-        match relocate(state, claimed, &device).await? {
+        let mut made_of = None;
+        if state.config.failover == Failover::Snapshot {
+            made_of = {
+                let mut conn = state.platform.db.acquire().await?;
+                snapshot::copies::latest(&mut conn, &device.id).await?
+            };
+            if made_of.is_none() {
+                return wait_for_node(state, claimed).await;
+            }
+        }
+        match relocate(state, claimed, &device, made_of.as_ref()).await? {
             Some(stays) => device = stays,
             None => return Ok(()),
         }
@@ -70,12 +81,39 @@ async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> 
     Ok(())
 }
 
-/// Gives a device to another node, with other ports. What it was made of stays behind on the node that is down, and is
-/// removed from there before that node gets devices again; what was stored in it, and its snapshots, are lost with it.
+/// Leaves a device in error of which nothing is kept elsewhere: it is looked at again when its node is back.
+async fn wait_for_node(state: &Devices, claimed: &Claimed) -> Step<()> {
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let device = lock_living(&mut tx, claimed).await?;
+    let reason = format!(
+        "node {} is down, and no other node keeps a snapshot of the device: it waits for its node",
+        device.node
+    );
+    if !db::finish(&mut tx, claimed, "failed", Some(&reason), now).await? {
+        return Err(Interrupted::Lost);
+    }
+    device::db::set_status(&mut tx, &device.id, Status::Error, Some(&reason), now).await?;
+    let update = "update devices.devices set lost = true where id = $1";
+    let update = sqlx::query(update).bind(&device.id);
+    update.execute(&mut *tx).await?;
+    tell(&mut tx, &device, Status::Error, Some(&reason), now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Gives a device to another node, with other ports, empty or made of a snapshot. What it was made of stays behind on the node
+/// that is down, and is removed from there before that node gets devices again; what was stored in it since, and snapshots
+/// that no other node keeps, are lost with it.
 ///
 /// Whoever dies before the commit has changed nothing; after it the device is of the other node, and the operation is for
 /// whoever reaches that one, when its turn to boot comes there. The device where the node came back meanwhile: it stays.
-async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Option<Device>> {
+async fn relocate(
+    state: &Devices,
+    claimed: &Claimed,
+    device: &Device,
+    made_of: Option<&SnapshotId>,
+) -> Step<Option<Device>> {
     let selector = node::selector(&device.metadata);
     let demand = Demand::new(device.provider_type, device.size(), selector);
     let mut tried = vec![Refusal {
@@ -96,6 +134,14 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<O
         if runtime.has_engine() {
             state.runtimes.engines.know(node);
             if let Err(error) = state.runtimes.engines.of(&node.name)?.ping().await {
+                tried.push(refuses(error.to_string()));
+                continue;
+            }
+        }
+        if let Some(snapshot) = made_of {
+            let within = state.config.move_deadline;
+            let brought = snapshot::copies::bring_to(state, snapshot, &node.name, within).await;
+            if let Err(error) = brought {
                 tried.push(refuses(error.to_string()));
                 continue;
             }
@@ -139,6 +185,23 @@ async fn relocate(state: &Devices, claimed: &Claimed, device: &Device) -> Step<O
                 return Err(error.into());
             }
             set => set?,
+        }
+        if let Some(snapshot) = made_of {
+            if !snapshot::db::was_taken(&mut tx, snapshot).await? {
+                // Deleted meanwhile: there may be another one.
+                tx.rollback().await?;
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
+                return Err(Interrupted::no_room(tried));
+            }
+            device::db::set_restored_from(&mut tx, &device.id, snapshot).await?;
+            let body = EventBody::DeviceMoved {
+                device_id: before.id.clone(),
+                name: before.name.clone(),
+                from_node: before.node.clone(),
+                to_node: node.name.clone(),
+                snapshot_id: Some(snapshot.clone()),
+            };
+            emit(&mut tx, &Event::new(before.user_id.clone(), now, body)).await?;
         }
         tell(&mut tx, &before, before.status, None, now).await?;
         let gone = format!("it was kept on node {}, which was down", before.node);

@@ -102,7 +102,7 @@ async fn claim(state: &Devices, room: usize, booting: usize) -> sqlx::Result<Vec
         &mut conn,
         &state.runtimes.engines.answering(),
         boots,
-        state.config.failover == Failover::Restart,
+        state.config.failover != Failover::None,
         state.config.operation_lease,
         i64::try_from(room).unwrap_or(i64::MAX),
     )

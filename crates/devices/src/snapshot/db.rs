@@ -218,7 +218,7 @@ pub async fn failed(
     Ok(())
 }
 
-/// Writes that there is nothing left of any snapshot of a device: it leaves the node that keeps them without them.
+/// Writes of which snapshots of a device nothing is left: it leaves the node that keeps them, and no other one has a copy.
 pub async fn lost(
     conn: &mut PgConnection,
     device: &DeviceId,
@@ -227,7 +227,9 @@ pub async fn lost(
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update devices.snapshots set status = 'error', error = $2, taken_at = null, updated_at = $3
-        where device_id = $1 and status <> 'deleting'",
+        where device_id = $1 and status <> 'deleting' and not exists (
+            select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+            where c.snapshot_id = snapshots.id and c.state = 'ready' and n.removed_at is null)",
     )
     .bind(device)
     .bind(reason)

@@ -2,6 +2,7 @@
 //! operation of its device, so that what is asked next waits for what was asked before.
 
 pub mod api;
+pub mod copies;
 pub mod db;
 pub mod jobs;
 pub mod steps;

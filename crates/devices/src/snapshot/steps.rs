@@ -2,7 +2,7 @@
 
 use contracts::SnapshotId;
 
-use super::{Status, after_restore, db};
+use super::{Status, after_restore, copies, db};
 use crate::Devices;
 use crate::device::{self, Device, Status as DeviceStatus};
 use crate::operation::Kind;
@@ -49,6 +49,10 @@ pub async fn restore(state: &Devices, claimed: &Claimed) -> Step<()> {
     };
     let runtime = state.runtimes.of(device.runtime, &device.node)?;
     let spec = spec(&device, claimed);
+    if device.runtime.has_engine() {
+        // Another node may keep it alone, where the device was taken from one that is gone.
+        copies::bring_to(state, id, &device.node, state.config.operation_deadline).await?;
+    }
     runtime.stop(&spec).await?;
     runtime.restore(&spec, id).await?;
     if device.wanted == DeviceStatus::Running {
@@ -117,6 +121,7 @@ pub async fn forget(state: &Devices, claimed: &Claimed) -> Step<()> {
         .of(device.runtime, &device.node)?
         .forget(id)
         .await?;
+    copies::remove(state, id, &device.node).await?;
 
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;

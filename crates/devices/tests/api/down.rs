@@ -15,7 +15,7 @@ use crate::docker::{engine, greeting};
 use crate::nodes::beside;
 
 /// A replica with a node for each engine, `a`, `b` …, on addresses of their own.
-async fn app(db: PgPool, engines: &[&Engine], failover: Failover) -> TestApp {
+pub async fn app(db: PgPool, engines: &[&Engine], failover: Failover) -> TestApp {
     let probe = TestApp::new(db.clone()).await;
     sqlx::query("delete from devices.nodes")
         .execute(&db)
@@ -32,16 +32,17 @@ async fn app(db: PgPool, engines: &[&Engine], failover: Failover) -> TestApp {
     config.nodes = parse(&json!(list).to_string()).unwrap();
     config.image = testkit::IMAGE.into();
     config.failover = failover;
+    config.snapshot_copies = 1 + i64::from(failover == Failover::Snapshot);
     config.node_down_after = Duration::from_millis(500);
     TestApp::on(&probe.platform, config).await
 }
 
-fn small() -> Value {
+pub fn small() -> Value {
     json!({ "name": "n", "cpuCores": 1, "memoryMB": 512 })
 }
 
 /// Waits until a node is in a status, tending the nodes meanwhile.
-async fn until_node(app: &TestApp, node: &str, status: &str) {
+pub async fn until_node(app: &TestApp, node: &str, status: &str) {
     let admin = app.user("root", &["admin"]).await;
     until(&format!("node {node} is {status}"), async || {
         tend(&app.devices).await.unwrap();

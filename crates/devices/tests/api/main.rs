@@ -14,6 +14,7 @@ mod deadlines;
 mod docker;
 mod down;
 mod engines;
+mod failover;
 mod hosting;
 mod invariants;
 mod kubernetes;

@@ -1,0 +1,288 @@
+//! Copies of snapshots on other nodes than that of their device, for when that one is gone. One replica at a time makes them;
+//! two that do the same bring the same image twice.
+
+use std::time::Duration;
+
+use contracts::{DeviceId, SnapshotId};
+use platform::problem::causes;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::runtime::RuntimeError;
+use crate::runtime::transfer::{self, Limits};
+use crate::{Devices, device, metrics};
+
+/// How many snapshots one run deals with.
+const BATCH: i64 = 32;
+
+/// Makes the copies that are missing, and removes those that nobody needs any more.
+pub async fn keep(state: &Devices, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    tidy(state).await?;
+    let lacking = {
+        let mut conn = state.platform.db.acquire().await?;
+        lacking(&mut conn, state.config.snapshot_copies - 1).await?
+    };
+    for (snapshot, device) in &lacking {
+        let mut tx = state.platform.db.begin().await?;
+        // Under its lock nothing is noted as left behind that this would be among.
+        if device::db::lock(&mut tx, device).await?.is_some() {
+            plan(&mut tx, snapshot, device).await?;
+        }
+        tx.commit().await?;
+    }
+    let open = {
+        let mut conn = state.platform.db.acquire().await?;
+        open(&mut conn).await?
+    };
+    for (snapshot, node) in &open {
+        if cancelled.is_cancelled() {
+            break;
+        }
+        let brought = bring_to(state, snapshot, node, state.config.move_deadline).await;
+        let mut conn = state.platform.db.acquire().await?;
+        match brought {
+            Ok(()) => {
+                ready(&mut conn, snapshot, node).await?;
+                info!("node {node} keeps a copy of snapshot {snapshot}");
+            }
+            Err(error) => {
+                tried(&mut conn, snapshot, node).await?;
+                warn!(
+                    "node {node} has no copy of snapshot {snapshot} yet: {}",
+                    causes(&error)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings the image of a snapshot to a node, unless it is there, from whichever node keeps it.
+///
+/// # Errors
+/// Where none does that can be reached, or it does not come whole in time.
+pub async fn bring_to(
+    state: &Devices,
+    snapshot: &SnapshotId,
+    node: &str,
+    within: Duration,
+) -> Result<(), RuntimeError> {
+    let engines = &state.runtimes.engines;
+    let to = engines.of(node)?;
+    if to.has_image(snapshot).await? {
+        return Ok(());
+    }
+    let limits = Limits {
+        within,
+        stall: state.config.move_stall,
+    };
+    let mut failed = RuntimeError::Engine {
+        tried: "bring the image of a snapshot to a node",
+        source: "no other node that is there keeps it".into(),
+    };
+    let holders = {
+        let mut conn = state.platform.db.acquire().await?;
+        holders(&mut conn, snapshot).await?
+    };
+    for holder in holders.iter().filter(|holder| *holder != node) {
+        let brought = async {
+            let from = engines.of(holder)?;
+            transfer::bring(snapshot, (&*from, &*to), limits).await
+        };
+        match brought.await {
+            Ok(bytes) => {
+                metrics::brought(bytes);
+                return Ok(());
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Removes the copies of a snapshot that is deleted from all nodes but the one of its device. The sweep removes what cannot
+/// be removed now.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn remove(state: &Devices, snapshot: &SnapshotId, home: &str) -> sqlx::Result<()> {
+    let nodes: Vec<String> = {
+        let mut conn = state.platform.db.acquire().await?;
+        let select = "select c.node from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+            where c.snapshot_id = $1 and c.node <> $2 and n.down_since is null and n.removed_at is null";
+        let select = sqlx::query_scalar(select).bind(snapshot).bind(home);
+        select.fetch_all(&mut *conn).await?
+    };
+    for node in nodes {
+        let removed = async {
+            let engine = state.runtimes.engines.of(&node)?;
+            engine.forget(snapshot).await
+        };
+        if let Err(error) = removed.await {
+            warn!(
+                "the copy of snapshot {snapshot} on node {node} is left to the sweep: {}",
+                causes(&error)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Forgets copies where the device itself is by now or where there is no node any more, and removes those of snapshots that
+/// are deleted, and those on nodes that are drained once there are enough others.
+async fn tidy(state: &Devices) -> anyhow::Result<()> {
+    let unneeded: Vec<(SnapshotId, String)> = {
+        let mut conn = state.platform.db.acquire().await?;
+        let delete = sqlx::query(
+            "delete from devices.snapshot_copies c using devices.snapshots s, devices.devices d, devices.nodes n
+            where s.id = c.snapshot_id and d.id = s.device_id and n.name = c.node and (c.node = d.node or n.removed_at is not null)",
+        );
+        delete.execute(&mut *conn).await?;
+        let select = sqlx::query_as(
+            "-- copies::unneeded
+            select c.snapshot_id, c.node
+            from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
+                join devices.devices d on d.id = s.device_id join devices.nodes n on n.name = c.node
+            where n.down_since is null and c.node <> d.node and (s.status in ('deleting', 'error') or (n.state = 'draining' and $1 <= (
+                select count(*) from devices.snapshot_copies o join devices.nodes m on m.name = o.node
+                where o.snapshot_id = s.id and o.state = 'ready' and m.state <> 'draining' and m.down_since is null and m.removed_at is null)))
+            order by c.created_at limit $2",
+        );
+        let select = select.bind(state.config.snapshot_copies - 1).bind(BATCH);
+        select.fetch_all(&mut *conn).await?
+    };
+    for (snapshot, node) in unneeded {
+        let removed = async {
+            let engine = state.runtimes.engines.of(&node)?;
+            engine.forget(&snapshot).await
+        };
+        // What cannot be removed now is found by the next run.
+        if let Err(error) = removed.await {
+            warn!(
+                "the copy of snapshot {snapshot} on node {node} was not removed yet: {}",
+                causes(&error)
+            );
+            continue;
+        }
+        let mut conn = state.platform.db.acquire().await?;
+        let delete = "delete from devices.snapshot_copies where snapshot_id = $1 and node = $2";
+        let delete = sqlx::query(delete).bind(&snapshot).bind(&node);
+        delete.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Snapshots with fewer copies than there are to be, although a node could keep another one; the latest first.
+async fn lacking(
+    conn: &mut PgConnection,
+    wanted: i64,
+) -> sqlx::Result<Vec<(SnapshotId, DeviceId)>> {
+    sqlx::query_as(
+        "-- copies::lacking
+        select s.id, s.device_id from devices.snapshots s join devices.devices d on d.id = s.device_id
+        where $1 > 0 and s.status = 'ready' and s.taken_at is not null and d.runtime = 'docker' and d.deleted_at is null
+            and $1 > (
+                select count(*) from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+                where c.snapshot_id = s.id and c.node <> d.node and n.state <> 'draining' and n.down_since is null and n.removed_at is null)
+            and exists (
+                select 1 from devices.nodes n
+                where n.runtime = 'docker' and n.state = 'ready' and n.down_since is null and n.removed_at is null and n.name <> d.node
+                    and not exists (select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = n.name)
+                    and not exists (select 1 from devices.leftovers l where l.device_id = d.id and l.node = n.name))
+        order by s.created_at desc, s.seq desc limit $2",
+    )
+    .bind(wanted)
+    .bind(BATCH)
+    .fetch_all(conn)
+    .await
+}
+
+/// Writes where the next copy of a snapshot is to be: on the node that keeps fewest. The caller holds the lock of the device.
+async fn plan(
+    conn: &mut PgConnection,
+    snapshot: &SnapshotId,
+    device: &DeviceId,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query(
+        "-- copies::plan
+        insert into devices.snapshot_copies (snapshot_id, node)
+        select s.id, n.name from devices.snapshots s join devices.devices d on d.id = s.device_id cross join devices.nodes n
+        where s.id = $1 and d.id = $2 and s.status = 'ready'
+            and n.runtime = 'docker' and n.state = 'ready' and n.down_since is null and n.removed_at is null and n.name <> d.node
+            and not exists (select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = n.name)
+            and not exists (select 1 from devices.leftovers l where l.device_id = d.id and l.node = n.name)
+        order by (select count(*) from devices.snapshot_copies c where c.node = n.name), n.name limit 1
+        on conflict do nothing",
+    );
+    insert.bind(snapshot).bind(device).execute(conn).await?;
+    Ok(())
+}
+
+/// Copies that are to be made now, those that failed last.
+async fn open(conn: &mut PgConnection) -> sqlx::Result<Vec<(SnapshotId, String)>> {
+    sqlx::query_as(
+        "select c.snapshot_id, c.node from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+            join devices.snapshots s on s.id = c.snapshot_id
+        where c.state = 'copying' and s.status in ('ready', 'restoring') and n.down_since is null and n.state <> 'draining'
+        order by c.tried_at nulls first, c.created_at limit $1",
+    )
+    .bind(BATCH)
+    .fetch_all(conn)
+    .await
+}
+
+async fn ready(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
+    let update = "update devices.snapshot_copies set state = 'ready', tried_at = null where snapshot_id = $1 and node = $2";
+    let update = sqlx::query(update).bind(snapshot).bind(node);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+async fn tried(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
+    let update = "update devices.snapshot_copies set tried_at = clock_timestamp() where snapshot_id = $1 and node = $2";
+    let update = sqlx::query(update).bind(snapshot).bind(node);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+/// The nodes that are there and keep the image of a snapshot: that of its device first.
+async fn holders(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "select n.name from devices.snapshots s join devices.devices d on d.id = s.device_id cross join devices.nodes n
+        where s.id = $1 and n.down_since is null and n.removed_at is null and (n.name = d.node or exists (
+            select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = n.name and c.state = 'ready'))
+        order by n.name = d.node desc, n.name",
+    )
+    .bind(snapshot)
+    .fetch_all(conn)
+    .await
+}
+
+/// The latest snapshot of a device that another node keeps, which is there.
+pub async fn latest(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+) -> sqlx::Result<Option<SnapshotId>> {
+    sqlx::query_scalar(
+        "-- copies::latest
+        select s.id from devices.snapshots s join devices.devices d on d.id = s.device_id
+        where s.device_id = $1 and s.status in ('ready', 'restoring') and s.taken_at is not null and exists (
+            select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+            where c.snapshot_id = s.id and c.state = 'ready' and c.node <> d.node and n.down_since is null and n.removed_at is null)
+        order by s.taken_at desc, s.seq desc limit 1",
+    )
+    .bind(device)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Forgets the copies that a node keeps of a device whose images are removed from it. The caller holds the lock of the device.
+pub async fn forget_on(conn: &mut PgConnection, device: &DeviceId, node: &str) -> sqlx::Result<()> {
+    let delete = sqlx::query(
+        "delete from devices.snapshot_copies where node = $2 and snapshot_id in (
+            select id from devices.snapshots where device_id = $1)",
+    );
+    delete.bind(device).bind(node).execute(conn).await?;
+    Ok(())
+}

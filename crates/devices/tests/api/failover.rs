@@ -1,0 +1,159 @@
+//! Snapshots that more than one node keeps, and devices that are made of them when their own node is gone; skipped where no
+//! engines can be started.
+
+use devices::config::Failover;
+use devices::node::health::tend;
+use devices::snapshot::{copies, jobs::sweep};
+use http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{TestApp, User, id, ports, text, until};
+use crate::docker::{engine, greeting, has, kept, put};
+use crate::down::{app, small, until_node};
+use crate::nodes::beside;
+
+/// Makes copies of all snapshots.
+async fn copy(app: &TestApp) {
+    copies::keep(&app.devices, &CancellationToken::new())
+        .await
+        .unwrap();
+}
+
+/// Two devices on `a`, with `b` open for others.
+async fn two_on_a(app: &TestApp, alice: &User) -> [Value; 2] {
+    let admin = app.user("root", &["admin"]).await;
+    let closed = admin.post("/nodes/b/cordon", json!({})).await;
+    closed.expect(StatusCode::OK);
+    let devices = [alice.create(small()).await, alice.create(small()).await];
+    app.run_operations().await;
+    let opened = admin.post("/nodes/b/uncordon", json!({})).await;
+    opened.expect(StatusCode::OK);
+    devices
+}
+
+async fn snapshot(app: &TestApp, alice: &User, device: &Value) -> String {
+    let path = format!("/devices/{}/snapshots", id(device));
+    let taken = alice.post(&path, json!({ "name": "s" })).await;
+    app.run_operations().await;
+    text(&taken.expect(StatusCode::CREATED).body, "id")
+}
+
+async fn status_of(alice: &User, snapshot: &str) -> String {
+    let found = alice.get(&format!("/snapshots/{snapshot}")).await;
+    text(&found.expect(StatusCode::OK).body, "status")
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_whose_node_is_gone_runs_on_what_its_last_copied_snapshot_kept(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let [kept_one, other] = two_on_a(&app, &alice).await;
+    let (name, other_name) = (
+        format!("cp-{}", id(&kept_one)),
+        format!("cp-{}", id(&other)),
+    );
+    put(&first, &name, "kept");
+    let taken = snapshot(&app, &alice, &kept_one).await;
+    copy(&app).await;
+    assert_eq!(kept(&second).len(), 1);
+    put(&first, &name, "later");
+    put(&first, &other_name, "its-own");
+    let uncopied = snapshot(&app, &alice, &kept_one).await;
+
+    first.freeze();
+    until_node(&app, "a", "down").await;
+    until("the device runs elsewhere", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&kept_one).await == "running"
+    })
+    .await;
+
+    let moved = alice.device(&kept_one).await;
+    assert_eq!(moved["adbHost"], beside(&app, 2).to_string());
+    assert_eq!(
+        greeting(beside(&app, 2), ports(&moved).adb).await,
+        "port 5555"
+    );
+    assert!(has(&second, &name, "kept") && !has(&second, &name, "later"));
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+    assert_eq!(status_of(&alice, &uncopied).await, "error");
+    let events = app.events().await;
+    let told: Vec<_> = (events.iter())
+        .filter(|event| event["type"] == "device.moved")
+        .collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["data"]["snapshotId"], taken);
+
+    // What no other node keeps is not made anew empty.
+    let waits = alice.device(&other).await;
+    assert_eq!(waits["status"], "error");
+    assert!(
+        text(&waits, "error").contains("no other node keeps a snapshot of the device"),
+        "{waits}"
+    );
+    first.thaw();
+    until_node(&app, "a", "ready").await;
+    until("it is found again", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&other).await == "running"
+    })
+    .await;
+    assert!(has(&first, &other_name, "its-own"));
+
+    // Each device is on one node alone, and is gone from all of them when it is deleted.
+    let left = first
+        .docker(&["ps", "-a", "--format", "{{.Names}}"])
+        .unwrap();
+    assert_eq!(left.trim(), other_name);
+    assert_eq!(kept(&first), [""; 0]);
+    alice.delete(&kept_one).await.expect(StatusCode::OK);
+    app.run_operations().await;
+    assert_eq!(kept(&second), [""; 0]);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_deleted_snapshot_goes_from_every_node_also_from_one_that_was_away(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = app(db.clone(), &[&first, &second], Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let [device, _] = two_on_a(&app, &alice).await;
+    let (early, late) = (
+        snapshot(&app, &alice, &device).await,
+        snapshot(&app, &alice, &device).await,
+    );
+    let replicas = [app.another().await, app.another().await];
+    futures::future::join_all(replicas.iter().map(copy)).await;
+    assert_eq!((kept(&first).len(), kept(&second).len()), (2, 2));
+    let remove = async |snapshot: &str| {
+        let path = format!("/snapshots/{snapshot}");
+        let removed = alice.send("DELETE", &path, Value::Null).await;
+        removed.expect(StatusCode::OK);
+        app.run_operations().await;
+    };
+
+    remove(&early).await;
+    assert_eq!((kept(&first).len(), kept(&second).len()), (1, 1));
+
+    second.freeze();
+    until_node(&app, "b", "down").await;
+    remove(&late).await;
+    assert_eq!(kept(&first), [""; 0]);
+    second.thaw();
+    until_node(&app, "b", "ready").await;
+    sweep(&app.devices).await.unwrap();
+    assert_eq!(kept(&second), [""; 0]);
+    let rows: i64 = sqlx::query_scalar("select count(*) from devices.snapshot_copies")
+        .fetch_one(&db)
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
+}
