@@ -5,6 +5,7 @@ mod authorisation;
 mod checklist;
 mod connections;
 mod cron;
+mod docs;
 mod expiry;
 mod explain;
 mod faults;
