@@ -125,6 +125,13 @@ pub enum EventBody {
         current: i64,
         limit: i64,
     },
+    /// A device ends soon.
+    #[serde(rename = "device.expiring")]
+    DeviceExpiring {
+        device_id: DeviceId,
+        name: String,
+        expires_at: Timestamp,
+    },
     /// So many devices of a batch are done; how many of them failed.
     #[serde(rename = "device.batch_progressed")]
     BatchProgressed {
@@ -240,6 +247,7 @@ impl EventBody {
             Self::DeviceMoveFailed { .. } => "device.move_failed",
             Self::DeviceUsed { .. } => "device.used",
             Self::DeviceStoppedByQuota { .. } => "device.stopped_by_quota",
+            Self::DeviceExpiring { .. } => "device.expiring",
             Self::BatchProgressed { .. } => "device.batch_progressed",
             Self::AppUploaded { .. } => "app.uploaded",
             Self::OrderCreated { .. } => "order.created",

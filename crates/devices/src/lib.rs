@@ -10,6 +10,7 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod group;
+pub mod lifecycle;
 pub mod measure;
 mod metrics;
 pub mod moving;
@@ -54,6 +55,8 @@ const LOOK_AT_DEADLINES: Duration = Duration::from_secs(5);
 const RECONCILE_JITTER: Duration = Duration::from_secs(10);
 /// How often each replica looks for images of snapshots that there are not.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often a replica looks which lifecycle rules are due, and which executions are left.
+const LOOK_AT_RULES: Duration = Duration::from_secs(2);
 /// How often devices are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often tickets are forgotten of which nothing can come any more.
@@ -153,6 +156,11 @@ impl Devices {
                 async move { measure::collect::step(&state).await }
             },
         );
+        let state = self.clone();
+        tasks.every("devices.lifecycle", LOOK_AT_RULES, move || {
+            let state = state.clone();
+            async move { state.run_lifecycle().await }
+        });
         let state = self.clone();
         tasks.every("devices.count", COUNT_EVERY, move || {
             let state = state.clone();
@@ -273,6 +281,14 @@ impl Devices {
     /// Where the queue cannot be read.
     pub async fn run_operations(&self) -> sqlx::Result<usize> {
         operation::worker::run_due(self).await
+    }
+
+    /// Begins the lifecycle rules that are due, and goes on with one execution.
+    ///
+    /// # Errors
+    /// Where the database does not answer; another replica or the next look goes on.
+    pub async fn run_lifecycle(&self) -> anyhow::Result<Tick> {
+        lifecycle::run::step(self).await
     }
 
     /// Keeps the port leases of every node.

@@ -125,3 +125,10 @@ pub fn moved(result: &'static str) {
 pub fn brought(bytes: u64) {
     counter!("cloudphone_device_moved_bytes_total").increment(bytes);
 }
+
+/// An execution of a lifecycle rule is over.
+pub fn lifecycle_executed(kind: crate::lifecycle::RuleType, is_whole: bool) {
+    let result = if is_whole { "completed" } else { "failed" };
+    counter!("cloudphone_devices_lifecycle_executions_total", "type" => kind.as_str(), "result" => result)
+        .increment(1);
+}

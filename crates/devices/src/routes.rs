@@ -7,6 +7,7 @@ use crate::access::{api as access, install, remote, tunnel};
 use crate::batch::{api as batch, commands as batch_commands, create as batch_create};
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
+use crate::lifecycle::api as lifecycle;
 use crate::measure::api as measure;
 use crate::node::{api as node, check};
 use crate::operation::api as operation;
@@ -98,6 +99,7 @@ fn routes() -> OpenApiRouter<Devices> {
         .merge(measurements())
         .merge(batches())
         .merge(templates())
+        .merge(lifecycle_rules())
         .routes(routes!(port::api::port_stats))
         .routes(routes!(port::api::port_leases))
         .routes(routes!(port::api::resting_ports))
@@ -150,6 +152,29 @@ fn batches() -> OpenApiRouter<Devices> {
         .routes(routes!(batch_commands::install_on_devices))
         .routes(routes!(group::list_groups, group::create_group))
         .routes(routes!(group::patch_group, group::delete_group))
+}
+
+fn lifecycle_rules() -> OpenApiRouter<Devices> {
+    OpenApiRouter::new()
+        .routes(routes!(lifecycle::list_rules, lifecycle::create_rule))
+        .routes(routes!(
+            lifecycle::find_rule,
+            lifecycle::put_rule,
+            lifecycle::delete_rule
+        ))
+        .routes(routes!(lifecycle::toggle_rule))
+        .routes(routes!(lifecycle::execute_rule))
+        .routes(routes!(lifecycle::test_rule))
+        .routes(routes!(lifecycle::list_executions))
+        .routes(routes!(lifecycle::lifecycle_history))
+        .routes(routes!(lifecycle::lifecycle_stats))
+        .routes(routes!(lifecycle::trigger_cleanup))
+        .routes(routes!(lifecycle::trigger_backup))
+        .routes(routes!(lifecycle::check_expiration))
+        .routes(routes!(lifecycle::trigger_autoscaling))
+        .routes(routes!(lifecycle::cleanup_statistics))
+        .routes(routes!(lifecycle::backup_statistics))
+        .routes(routes!(lifecycle::autoscaling_status))
 }
 
 fn templates() -> OpenApiRouter<Devices> {

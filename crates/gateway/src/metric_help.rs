@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 82] = [
+const HELP: [(&str, &str); 83] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -49,6 +49,10 @@ const HELP: [(&str, &str); 82] = [
     (
         "cloudphone_devices_hosted",
         "Simulated devices that this replica listens for",
+    ),
+    (
+        "cloudphone_devices_lifecycle_executions_total",
+        "Executions of lifecycle rules that are over, by type and result",
     ),
     (
         "cloudphone_devices_reconciled_total",

@@ -39,6 +39,7 @@ impl Consumer for Teller {
         "device.moved",
         "device.batch_progressed",
         "device.stopped_by_quota",
+        "device.expiring",
         "app.uploaded",
         "order.paid",
         "order.cancelled",
@@ -191,6 +192,17 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "Device stopped",
             format!(
                 "Device {name} was stopped: the quota of {quota} allows {limit}, and {current} are used"
+            ),
+        ),
+        EventBody::DeviceExpiring {
+            name, expires_at, ..
+        } => (
+            Kind::Device,
+            body.kind(),
+            "Device expires soon",
+            format!(
+                "Device {name} ends at {}",
+                expires_at.utc().format("%Y-%m-%d %H:%M UTC")
             ),
         ),
         EventBody::AppUploaded {

@@ -1,7 +1,7 @@
 //! Changing and deleting a device.
 
 use axum::extract::State;
-use contracts::DeviceId;
+use contracts::{DeviceId, Timestamp};
 use garde::Validate;
 use platform::CurrentUser;
 use platform::http::{Json, Path};
@@ -128,11 +128,24 @@ pub async fn delete(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Resul
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
     lock_visible(&mut tx, user, id).await?;
-    operation::db::cancel_queued(&mut tx, id, "the device was deleted", now).await?;
-    let saga_id = operation::db::insert(&mut tx, id, Kind::Delete, true, now).await?;
-    db::set_status(&mut tx, id, Status::Deleting, None, now).await?;
-    snapshot::db::give_up_all(&mut tx, id, now).await?;
+    let saga_id = delete_locked(&mut tx, id, now).await?;
     tx.commit().await?;
     state.operations_due.notify_one();
+    Ok(saga_id)
+}
+
+/// The same in the transaction of a caller who holds the lock of the device, and sees to it that a worker looks.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn delete_locked(
+    tx: &mut PgConnection,
+    id: &DeviceId,
+    now: Timestamp,
+) -> sqlx::Result<String> {
+    operation::db::cancel_queued(tx, id, "the device was deleted", now).await?;
+    let saga_id = operation::db::insert(tx, id, Kind::Delete, true, now).await?;
+    db::set_status(tx, id, Status::Deleting, None, now).await?;
+    snapshot::db::give_up_all(tx, id, now).await?;
     Ok(saga_id)
 }

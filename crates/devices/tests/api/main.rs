@@ -19,6 +19,7 @@ mod hosting;
 mod invariants;
 mod kubernetes;
 mod life_cycle;
+mod lifecycle;
 mod lists;
 mod many;
 mod measures;

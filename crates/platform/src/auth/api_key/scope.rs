@@ -50,6 +50,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/nodes", Grant::All("nodes")),
     ("/snapshots", Grant::All("devices")),
     ("/templates", Grant::All("devices")),
+    ("/lifecycle", Grant::All("devices")),
     ("/quotas", Grant::All("quotas")),
     ("/apps", Grant::All("apps")),
     ("/media", Grant::All("media")),
