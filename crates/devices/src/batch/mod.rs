@@ -190,6 +190,7 @@ where
             match done {
                 Ok(Ok(done)) => {
                     outcome.success = done.fault.is_none();
+                    outcome.code = done.fault.is_some().then_some("CONFLICT");
                     outcome.error = done.fault;
                     outcome.device_id = Some(done.device);
                     outcome.saga_id = done.saga;
@@ -203,7 +204,11 @@ where
                 }
                 Err(why) => {
                     outcome.error = Some(why.to_owned());
-                    outcome.code = Some("NOT_READY");
+                    // Who reads NOT_READY asks again, which may do it twice where it is not known.
+                    outcome.code = Some(match why {
+                        UNKNOWN => "UPSTREAM_TIMEOUT",
+                        _ => "NOT_READY",
+                    });
                 }
             }
             progress.one(outcome.success).await;

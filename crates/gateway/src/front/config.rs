@@ -87,8 +87,8 @@ pub struct TlsPort {
     pub address: SocketAddr,
     /// `GATEWAY_TLS_CERT` and `GATEWAY_TLS_KEY`: both, or neither for a gateway without TLS.
     pub files: PairFiles,
-    /// `GATEWAY_TLS_HANDSHAKES_PER_ADDRESS`: handshakes that one address may have under way at once; beyond them its oldest
-    /// gives way. Of IPv6, a /64 counts as an address. Default 64.
+    /// `GATEWAY_TLS_HANDSHAKES_PER_ADDRESS`: handshakes that one address may have under way at once where half of all
+    /// places are taken; beyond them its oldest gives way. Of IPv6, a /64 counts as an address. Default 64.
     pub handshakes_per_address: usize,
 }
 
@@ -199,7 +199,7 @@ pub struct Overload {
     pub places: usize,
     /// `GATEWAY_CONCURRENCY_PERCENT`: the part of the places, and of the queue, that one service may take. Default 50.
     pub service_percent: usize,
-    /// `GATEWAY_UPLOADS`: uploads under way at once. Default 256.
+    /// `GATEWAY_UPLOADS`: uploads under way at once; once half of them are, an eighth for each address. Default 256.
     pub uploads: usize,
     /// `GATEWAY_QUEUE`: requests that wait for a place. Default 1024.
     pub queue: usize,

@@ -11,7 +11,7 @@
 //! | `upload` | the user | uploads | a twentieth of those |
 //! | `auth-key`, `read-key`, `write-key`, `upload-key` | the key, besides its user | those of the user | those of the user |
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use coordination::{Decision, Limit, RateLimiter};
 use http::{HeaderMap, Method};
 use platform::auth::Subject;
 use platform::http::{ask_limits, tell_limit};
+use platform::network::network;
 use platform::{Env, Settings};
 
 use crate::front::recording::Recording;
@@ -175,7 +176,7 @@ impl Limits {
         client: Option<IpAddr>,
         subject: Option<Subject<'_>>,
     ) -> Standing {
-        let address = client.map(|address| counted(address).to_string());
+        let address = client.map(|address| network(address).to_string());
         let mut asks = Vec::with_capacity(4);
         if let Some(address) = &address {
             asks.push((address.as_str(), self.limits.address));
@@ -239,31 +240,10 @@ impl Standing {
     }
 }
 
-/// Whoever has one IPv6 address has its whole /64.
-fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::front::routes::route;
-
-    #[test]
-    fn an_ipv6_network_counts_as_one() {
-        for (address, whole) in [
-            ("203.0.113.9", "203.0.113.9"),
-            ("::ffff:203.0.113.9", "203.0.113.9"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            assert_eq!(counted(address.parse().unwrap()).to_string(), whole);
-        }
-    }
 
     #[test]
     fn a_route_has_the_tier_of_what_it_costs() {

@@ -34,6 +34,7 @@ mod routes;
 mod security;
 mod sticky;
 mod tunnel;
+mod uploads;
 mod upstreams;
 mod workers;
 
@@ -54,7 +55,6 @@ use platform::auth::{IDENTITY_HEADER, Known, Subject};
 use platform::http::{ADDRESSEE, DEADLINE, TRACEPARENT, TraceParent};
 use platform::serve::tls::Secure;
 use platform::{Clock, Problem};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,6 +85,7 @@ use recording::{Recorder, Recording};
 use refusal::Refusal;
 use routes::{Kind, Route, Target};
 use sticky::Sessions;
+use uploads::Uploads;
 
 // The future of a request is made and moved for each of them: what few requests come to, and what is large in it because a
 // store is asked there, is kept out of it in a box.
@@ -101,7 +102,7 @@ struct Inner {
     limits: Option<Limits>,
     recorder: Recorder,
     compressors: Compressors,
-    uploads: Semaphore,
+    uploads: Uploads,
     local: Router,
     drain: CancellationToken,
     tunnels: TaskTracker,
@@ -127,7 +128,7 @@ impl Front {
         let sessions = Sessions::new(redis, config.keys.clone(), config.session_ttl);
         let recorder = Recorder::new(config.access, decisions);
         let (tunnels, clock) = (TaskTracker::new(), Clock::system());
-        let uploads = Semaphore::new(config.overload.uploads);
+        let uploads = Uploads::new(config.overload.uploads);
         Self(Arc::new(Inner {
             uploads,
             config,

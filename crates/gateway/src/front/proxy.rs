@@ -101,8 +101,8 @@ impl Inner {
         let _upload = match route.kind {
             Kind::Upload => Some(
                 self.uploads
-                    .try_acquire()
-                    .map_err(|_| Refusal::TooManyUploads)?,
+                    .enter(arrival.client(&parts.headers))
+                    .ok_or(Refusal::TooManyUploads)?,
             ),
             _ => None,
         };

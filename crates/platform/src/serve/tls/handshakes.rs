@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+
+use crate::network::network;
 
 /// Why a handshake came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,7 @@ impl UnderWay {
 }
 
 impl Handshakes {
-    /// At most `most` at once, `of_address` of them of one address, each `within` a time.
+    /// At most `most` at once and, once half of them are, `of_address` of one address, each `within` a time.
     pub fn new(most: usize, of_address: usize, within: Duration) -> Self {
         Self {
             most,
@@ -98,8 +100,11 @@ impl Handshakes {
         let of_address = under_way.by_address.entry(address).or_default();
         of_address.insert(id);
         let crowd = of_address.len() > self.of_address;
-        let oldest = match crowd {
-            true => of_address.first().copied(),
+        let oldest = of_address.first().copied();
+        // With room for all, nobody gives way: many clients may come through one balancer.
+        let scarce = under_way.all.len() * 2 > self.most;
+        let oldest = match crowd && scarce {
+            true => oldest,
             false => {
                 let oldest = under_way.all.keys().next().copied();
                 oldest.filter(|_| under_way.all.len() > self.most)
@@ -131,16 +136,6 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What counts as one address: of IPv6, the network that one customer has at least.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -166,8 +161,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn with_room_for_all_nobody_gives_way() {
+        let handshakes = Handshakes::new(6, 1, Duration::from_millis(20));
+        let silent = || handshakes.run::<()>(address("192.0.2.1"), pending());
+
+        for late in <[_; 3]>::from(tokio::join!(silent(), silent(), silent())) {
+            assert!(matches!(late, Err(Unshaken::Late)), "{late:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_address_that_floods_crowds_out_its_own_alone() {
-        let handshakes = Handshakes::new(100, 2, Duration::from_millis(200));
+        let handshakes = Handshakes::new(6, 2, Duration::from_millis(200));
         let silent = |from| handshakes.run::<()>(address(from), pending());
 
         // The third is of the network of the others, as IPv6 has it.
@@ -187,21 +192,5 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn an_address_is_one_of_ipv4_or_a_network_of_ipv6() {
-        for (one, other, same) in [
-            ("192.0.2.1", "::ffff:192.0.2.1", true),
-            ("192.0.2.1", "192.0.2.2", false),
-            ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
-            ("2001:db8::1", "2001:db8:0:1::1", false),
-        ] {
-            assert_eq!(
-                network(address(one)) == network(address(other)),
-                same,
-                "{one} {other}"
-            );
-        }
     }
 }
