@@ -40,6 +40,8 @@ create table devices.lifecycle_executions (
     constraint lifecycle_executions_slot_key unique (rule_id, slot)
 );
 
+-- And once at a time.
+create unique index lifecycle_executions_one_key on devices.lifecycle_executions (rule_id) where status = 'running';
 create index lifecycle_executions_open on devices.lifecycle_executions (lease_until) where status = 'running';
 create index lifecycle_executions_history on devices.lifecycle_executions (rule_id, started_at desc);
 create index lifecycle_executions_started on devices.lifecycle_executions (started_at);

@@ -91,7 +91,7 @@ pub async fn find(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Life
 
 /// One rule, which nobody else changes or begins until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<LifecycleRule>> {
-    sqlx::query_as(select_rule!("where r.id = $1 for update"))
+    sqlx::query_as(select_rule!("where r.id = $1 for no key update"))
         .bind(id)
         .fetch_optional(conn)
         .await
@@ -146,7 +146,7 @@ pub async fn lock_due(
 ) -> sqlx::Result<Vec<LifecycleRule>> {
     sqlx::query_as(select_rule!(
         "where r.enabled and r.next_execution_at <= $1 order by r.priority desc, r.next_execution_at limit $2
-        for update skip locked"
+        for no key update skip locked"
     ))
     .bind(now)
     .bind(most)
@@ -154,7 +154,7 @@ pub async fn lock_due(
     .await
 }
 
-/// Begins an execution of a rule, whose lock the caller holds; `false` where there was one for the slot.
+/// Begins an execution of a rule, whose lock the caller holds; `false` where there was one for the slot, or one is under way.
 pub async fn begin(
     conn: &mut PgConnection,
     (rule, execution): (&LifecycleRule, &str),
@@ -164,7 +164,7 @@ pub async fn begin(
 ) -> sqlx::Result<bool> {
     let insert = sqlx::query(
         "insert into devices.lifecycle_executions (id, rule_id, rule_name, type, slot, status, lease_until, started_at)
-        values ($1, $2, $3, $4, $5, 'running', $6, $6) on conflict on constraint lifecycle_executions_slot_key do nothing",
+        values ($1, $2, $3, $4, $5, 'running', $6, $6) on conflict do nothing",
     );
     let inserted = insert
         .bind(execution)
@@ -188,6 +188,13 @@ pub async fn begin(
         .execute(conn)
         .await?;
     Ok(is_new)
+}
+
+/// The last execution of a rule.
+pub async fn last(conn: &mut PgConnection, rule: &str) -> sqlx::Result<Option<String>> {
+    let select = "select id from devices.lifecycle_executions where rule_id = $1 order by started_at desc limit 1";
+    let select = sqlx::query_scalar(select).bind(rule);
+    select.fetch_optional(conn).await
 }
 
 /// Takes an execution that nobody carries out, or this one, until a moment.
@@ -394,19 +401,24 @@ pub async fn to_back_up(
     .await
 }
 
-/// Finished snapshots of a device that bear a tag, beyond the newest few.
+/// Snapshots of a device that bear a tag: those that failed, and finished ones beyond the newest few.
 pub async fn surplus(
     conn: &mut PgConnection,
     device: &DeviceId,
     (tag, keep): (&str, i64),
+    most: i64,
 ) -> sqlx::Result<Vec<contracts::SnapshotId>> {
     sqlx::query_scalar(
-        "select id from devices.snapshots where device_id = $1 and $2 = any(tags) and status = 'ready'
-        order by created_at desc, id desc offset $3 limit 50",
+        "-- lifecycle::surplus
+        select id from (
+            select id, status, row_number() over (partition by status order by created_at desc, id desc) as place
+            from devices.snapshots where device_id = $1 and $2 = any(tags) and status in ('ready', 'error')) t
+        where status = 'error' or place > $3 order by status, place desc limit $4",
     )
     .bind(device)
     .bind(tag)
     .bind(keep)
+    .bind(most)
     .fetch_all(conn)
     .await
 }

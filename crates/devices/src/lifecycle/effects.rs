@@ -60,6 +60,10 @@ async fn clean_up(
         Status::Stopped => rule.stopped_days,
         _ => None,
     };
+    // Whose node is down is in error for no fault of its own; and whoever uses it again may have asked for something by now.
+    if device.node_down || operation::db::waiting(tx, &device.id).await?.1 > 0 {
+        return Ok(false);
+    }
     let is_old = days.is_some_and(|days| {
         now.utc() - device.updated_at.utc() > chrono::TimeDelta::days(days.into())
     });
@@ -86,17 +90,20 @@ async fn back_up(
         });
     }
     let tag = format!("rule:{}", claimed.rule_id);
-    for old in db::surplus(tx, &device.id, (&tag, rule.keep)).await? {
-        snapshot::api::retire(tx, &device.id, &old, now).await?;
-    }
+    let config = &state.config;
     let (_, open) = operation::db::waiting(tx, &device.id).await?;
     if open >= MOST_OPEN {
         return Err(Error::Busy {
             device: device.id.clone(),
         });
     }
+    // The new one needs room among them, and each that goes is an operation too: what is left of them goes next time.
+    let keep = rule.keep.min(config.snapshots_per_device - 1);
+    let most = MOST_OPEN - open - 1;
+    for old in db::surplus(tx, &device.id, (&tag, keep), most).await? {
+        snapshot::api::retire(tx, &device.id, &old, now).await?;
+    }
     let used = snapshot::db::count_locked(tx, device).await?;
-    let config = &state.config;
     snapshot::room(
         used,
         (config.snapshots_per_device, config.snapshots_per_user),

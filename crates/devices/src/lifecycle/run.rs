@@ -16,7 +16,7 @@ use super::view::LifecycleRule;
 use super::{Autoscaling, Rule, effects, next_due};
 use crate::batch::told;
 use crate::device::create::{self, CreateDevice};
-use crate::{Devices, error::Result, metrics, template};
+use crate::{Devices, Error, error::Result, metrics, template};
 
 /// How many devices are read at a time.
 const BATCH: i64 = 50;
@@ -72,7 +72,8 @@ async fn begin_due(state: &Devices) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Begins an execution of a rule because somebody asks for it, and carries it out as far as the time allows; its name.
+/// Begins an execution of a rule because somebody asks for it, and carries it out as far as the time allows; its name, or that
+/// of the one that is under way.
 ///
 /// # Errors
 /// Where a store does not answer; what was begun is gone on with by whichever replica.
@@ -87,7 +88,12 @@ pub async fn now(state: &Devices, rule: &LifecycleRule, until: Instant) -> Resul
         // The schedule goes on as it did, although that of a disabled rule is not shown.
         let next = next_due(&rule.schedule, &rule.time_zone, now.utc()).unwrap_or_default();
         let next = rule.next_execution_at.or(next.map(Timestamp::from));
-        db::begin(&mut tx, (&rule, &id), None, next, now).await?;
+        if !db::begin(&mut tx, (&rule, &id), None, next, now).await? {
+            // Two of one rule would each do what both see to be done.
+            let under_way = db::last(&mut tx, &rule.id).await?;
+            tx.commit().await?;
+            return Ok(under_way);
+        }
         let claimed = db::claim(&mut tx, Some(&id), (now, leased(now))).await?;
         tx.commit().await?;
         claimed
@@ -173,6 +179,8 @@ async fn one(state: &Devices, claimed: &Claimed, rule: &Rule, id: &DeviceId) -> 
             db::advance(&mut tx, claimed, id.as_str(), counted, leased(now)).await?;
             tx.commit().await?;
         }
+        // Nothing that the device forbids: whoever takes the execution next asks again.
+        Err(error @ Error::Database(_)) => return Err(error),
         Err(error) => {
             tx.rollback().await?;
             failed(state, claimed, (id.as_str(), Some(id)), &error).await?;

@@ -275,7 +275,8 @@ pub async fn is_coming(
     .await
 }
 
-/// Devices of which a node keeps snapshots although they are elsewhere, and neither come to it nor are to be removed from it.
+/// Devices of which a node keeps snapshots although they are elsewhere, none of them as a copy, and neither come to it nor are
+/// to be removed from it.
 pub async fn strays(
     conn: &mut PgConnection,
     node: &str,
@@ -285,7 +286,9 @@ pub async fn strays(
         "select distinct d.id from devices.snapshots s join devices.devices d on d.id = s.device_id
         where s.id = any($2) and d.node <> $1
             and not exists (select 1 from devices.leftovers l where l.node = $1 and l.device_id = d.id)
-            and not exists (select 1 from devices.snapshot_copies c where c.node = $1 and c.snapshot_id = s.id)
+            and not exists (
+                select 1 from devices.snapshot_copies c join devices.snapshots o on o.id = c.snapshot_id
+                where c.node = $1 and o.device_id = d.id)
             and not exists (select 1 from devices.moves m where m.target = $1 and m.device_id = d.id and m.settled_at is null)",
     )
     .bind(node)

@@ -225,12 +225,16 @@ pub async fn leave_behind(
     Ok(())
 }
 
-/// Notes that images of a device may be on a node where it is not. The caller holds the lock of the device.
+/// Notes that images of a device may be on a node where it is not, unless that node keeps copies of its snapshots, among which
+/// they stay: they are removed all or none. The caller holds the lock of the device.
 pub async fn leave_images_behind(
     tx: &mut PgConnection,
     device: &Device,
     node: &str,
 ) -> sqlx::Result<()> {
+    if snapshot::copies::are_on(tx, &device.id, node).await? {
+        return Ok(());
+    }
     leave_behind(tx, &device.id, node, (device.ports(), true)).await
 }
 
@@ -243,7 +247,8 @@ pub async fn is_left(conn: &mut PgConnection, node: &str, id: &DeviceId) -> sqlx
 }
 
 /// Takes something in hand that was left on a node and that nobody is removing. Of a device that is on its way to another
-/// node everything stays until it has arrived there.
+/// node everything stays until it has arrived there, and as long as it is in error there: what is left may be all that there
+/// is of it.
 async fn claim(conn: &mut PgConnection, node: &str) -> sqlx::Result<Option<Leftover>> {
     sqlx::query_as(
         "-- nodes::claim_leftover
@@ -251,6 +256,9 @@ async fn claim(conn: &mut PgConnection, node: &str) -> sqlx::Result<Option<Lefto
             select l.device_id from devices.leftovers l
             where l.node = $1 and (l.claimed_until is null or l.claimed_until < clock_timestamp()) and not exists (
                 select 1 from devices.operations o where o.device_id = l.device_id and o.kind = 'move' and o.state in ('queued', 'running'))
+                and not exists (
+                    select 1 from devices.devices d join devices.moves m on m.device_id = d.id and m.source = l.node
+                    where d.id = l.device_id and d.status = 'error' and d.deleted_at is null)
             order by l.since, l.device_id limit 1 for update skip locked)
         update devices.leftovers l set claimed_until = clock_timestamp() + $2 from due
         where l.node = $1 and l.device_id = due.device_id

@@ -139,6 +139,16 @@ async fn relocate(
             }
         }
         if let Some(snapshot) = made_of {
+            let mut tx = state.platform.db.begin().await?;
+            lock_living(&mut tx, claimed).await?;
+            if down::is_left(&mut tx, &node.name, &device.id).await? {
+                tx.rollback().await?;
+                tried.push(refuses(down::NOT_REMOVED.into()));
+                continue;
+            }
+            // Whoever sees it there before the device has come knows by this what it is.
+            snapshot::copies::expect(&mut tx, snapshot, &node.name).await?;
+            tx.commit().await?;
             let within = state.config.move_deadline;
             let brought = snapshot::copies::bring_to(state, snapshot, &node.name, within).await;
             if let Err(error) = brought {
@@ -187,7 +197,7 @@ async fn relocate(
             set => set?,
         }
         if let Some(snapshot) = made_of {
-            if !snapshot::db::was_taken(&mut tx, snapshot).await? {
+            if !snapshot::copies::can_be_used(&mut tx, snapshot).await? {
                 // Deleted meanwhile: there may be another one.
                 tx.rollback().await?;
                 ports.hand_back(leased).await.map_err(Interrupted::Ports)?;

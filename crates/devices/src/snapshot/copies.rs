@@ -130,7 +130,8 @@ pub async fn remove(state: &Devices, snapshot: &SnapshotId, home: &str) -> sqlx:
 }
 
 /// Forgets copies where the device itself is by now or where there is no node any more, and removes those of snapshots that
-/// are deleted, and those on nodes that are drained once there are enough others.
+/// are deleted, and those on nodes that are drained once there are enough others, and one at least: after a failover the node
+/// of the device has the snapshot alone that it was made of.
 async fn tidy(state: &Devices) -> anyhow::Result<()> {
     let unneeded: Vec<(SnapshotId, String)> = {
         let mut conn = state.platform.db.acquire().await?;
@@ -144,7 +145,7 @@ async fn tidy(state: &Devices) -> anyhow::Result<()> {
             select c.snapshot_id, c.node
             from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
                 join devices.devices d on d.id = s.device_id join devices.nodes n on n.name = c.node
-            where n.down_since is null and c.node <> d.node and (s.status in ('deleting', 'error') or (n.state = 'draining' and $1 <= (
+            where n.down_since is null and c.node <> d.node and (s.status in ('deleting', 'error') or (n.state = 'draining' and greatest($1, 1) <= (
                 select count(*) from devices.snapshot_copies o join devices.nodes m on m.name = o.node
                 where o.snapshot_id = s.id and o.state = 'ready' and m.state <> 'draining' and m.down_since is null and m.removed_at is null)))
             order by c.created_at limit $2",
@@ -230,6 +231,33 @@ async fn open(conn: &mut PgConnection) -> sqlx::Result<Vec<(SnapshotId, String)>
     .bind(BATCH)
     .fetch_all(conn)
     .await
+}
+
+/// Writes that the image of a snapshot is brought to a node, for it is no stray there. The caller holds the lock of the device.
+pub async fn expect(
+    conn: &mut PgConnection,
+    snapshot: &SnapshotId,
+    node: &str,
+) -> sqlx::Result<()> {
+    let insert = "insert into devices.snapshot_copies (snapshot_id, node) values ($1, $2) on conflict do nothing";
+    let insert = sqlx::query(insert).bind(snapshot).bind(node);
+    insert.execute(conn).await?;
+    Ok(())
+}
+
+/// Whether a device can be made of a snapshot: it was taken, and nobody removes it. The caller holds the lock of the device.
+pub async fn can_be_used(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<bool> {
+    let select = "select exists (select 1 from devices.snapshots where id = $1 and taken_at is not null and status in ('ready', 'restoring'))";
+    let select = sqlx::query_scalar(select).bind(snapshot);
+    select.fetch_one(conn).await
+}
+
+/// Whether a node keeps copies of snapshots of a device, or is to.
+pub async fn are_on(conn: &mut PgConnection, device: &DeviceId, node: &str) -> sqlx::Result<bool> {
+    let select = "select exists (select 1 from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
+        where s.device_id = $1 and c.node = $2)";
+    let select = sqlx::query_scalar(select).bind(device).bind(node);
+    select.fetch_one(conn).await
 }
 
 async fn ready(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
