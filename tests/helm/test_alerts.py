@@ -1,7 +1,10 @@
 """Alerts and scrapes speak of metrics that there are."""
 
 import re
+import shutil
+import subprocess
 
+import pytest
 import yaml
 from conftest import CHART, ROOT, rendered
 
@@ -23,6 +26,14 @@ def test_every_metric_of_an_alert_is_one_of_ours():
         named = metrics(rule["expr"])
         assert named, rule["alert"]
         assert named - {"up"} <= ours, rule["alert"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_takes_the_rules():
+    command = ["promtool", "check", "rules", CHART / "alerts.yaml"]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_every_alert_says_what_happened_and_what_to_do():
