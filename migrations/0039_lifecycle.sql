@@ -34,6 +34,7 @@ create table devices.lifecycle_executions (
     behind text not null default '',
     fence bigint not null default 0,
     lease_until timestamptz not null,
+    attempts integer not null default 0,
     started_at timestamptz not null,
     completed_at timestamptz,
     -- A rule is executed once for each of its due times, in the whole cluster.
@@ -49,6 +50,7 @@ create index lifecycle_executions_started on devices.lifecycle_executions (start
 comment on table devices.lifecycle_executions is 'Each execution of a rule; it stays when the rule goes.';
 comment on column devices.lifecycle_executions.slot is 'The due time it is for; null where somebody asked for it.';
 comment on column devices.lifecycle_executions.behind is 'The last device that was dealt with: who goes on begins after it.';
+comment on column devices.lifecycle_executions.attempts is 'How often it was taken since it last came further: where the database fails each time, the device is passed over.';
 comment on column devices.lifecycle_executions.fence is 'Grows with each replica that takes it: one that was stopped meanwhile changes nothing.';
 
 create table devices.lifecycle_warnings (

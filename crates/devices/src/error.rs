@@ -132,6 +132,9 @@ pub enum Error {
         /// How much is allowed.
         limit: i64,
     },
+    /// A lifecycle rule has enough devices by now, or is gone on with elsewhere.
+    #[error("the lifecycle rule wants no further device by now")]
+    NotWanted,
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -208,6 +211,7 @@ impl Error {
                 "the snapshot is in the error state: it was not taken, and cannot be restored",
             ),
             Self::NoSnapshots { .. } => Problem::conflict("NOT_SUPPORTED", self.to_string()),
+            Self::NotWanted => Problem::conflict("CONFLICT", self.to_string()),
             Self::QuotaExceeded {
                 quota,
                 key,

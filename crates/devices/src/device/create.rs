@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::db::NewDevice;
 use super::{DeviceType, DeviceView, ProviderType, RuntimeKind, Status, db};
+use crate::lifecycle::db::{Wanted, take_place};
 use crate::node::placement::{self, Demand, Refusal};
 use crate::node::{self, Labels, Node};
 use crate::operation::{self, Kind};
@@ -194,7 +195,7 @@ pub async fn reply(
     scope: &str,
 ) -> Result<(Response, bool)> {
     let device = body.into_new(owner);
-    let (reply, saga_id) = make(state, &device, key, scope).await?;
+    let (reply, saga_id) = make(state, &device, key, scope, None).await?;
     Ok((reply, !saga_id.is_empty()))
 }
 
@@ -224,7 +225,7 @@ pub async fn one(
     if let Some(reply) = before(state, &key, scope).await? {
         return made_before(reply).await;
     }
-    let (reply, saga_id) = make(state, &device, key, scope).await?;
+    let (reply, saga_id) = make(state, &device, key, scope, None).await?;
     match saga_id.is_empty() {
         true => made_before(reply).await,
         false => Ok(Made {
@@ -233,6 +234,22 @@ pub async fn one(
             is_new: true,
         }),
     }
+}
+
+/// Creates a device that a lifecycle rule wants, and counts it in the same transaction.
+///
+/// # Errors
+/// As for [`create_device`], and [`Error::NotWanted`].
+pub async fn for_rule(
+    state: &Devices,
+    owner: UserId,
+    body: CreateDevice,
+    wanted: Wanted<'_>,
+) -> Result<()> {
+    let device = body.into_new(owner);
+    let (key, scope) = (IdempotencyKey::none(), device.user_id.as_str());
+    make(state, &device, key, scope, Some(wanted)).await?;
+    Ok(())
 }
 
 /// The reply to an earlier request with the key.
@@ -276,6 +293,7 @@ async fn make(
     device: &NewDevice,
     key: IdempotencyKey,
     scope: &str,
+    wanted: Option<Wanted<'_>>,
 ) -> Result<(Response, String)> {
     let demand = device.demand();
     let (mut tried, mut full) = (Vec::new(), None);
@@ -299,7 +317,16 @@ async fn make(
             Err(error) => return Err(error),
         };
         attempts += 1;
-        match store(state, device, &place, &mut leased, key.clone(), scope).await {
+        match store(
+            state,
+            device,
+            &place,
+            &mut leased,
+            (key.clone(), scope),
+            wanted,
+        )
+        .await
+        {
             Ok(Stored::New(reply, saga_id)) => {
                 info!(
                     "Allocated ports: ADB={}, WebRTC={}",
@@ -309,6 +336,10 @@ async fn make(
                 return Ok((reply, saga_id));
             }
             Ok(Stored::Before(reply)) => return Ok((reply, String::new())),
+            Ok(Stored::NotWanted) => {
+                ports.hand_back(leased).await?;
+                return Err(Error::NotWanted);
+            }
             // Before the next turn, which leases to the same owner: the ports of that one would be given back.
             Ok(Stored::NoRoom) => {
                 ports.hand_back(leased).await?;
@@ -386,6 +417,7 @@ enum Stored {
     New(Response, String),
     Before(Response),
     NoRoom,
+    NotWanted,
 }
 
 /// Writes the device, the operation that brings it into being, and the reply.
@@ -394,8 +426,8 @@ async fn store(
     device: &NewDevice,
     place: &Place,
     leased: &mut Leased,
-    key: IdempotencyKey,
-    scope: &str,
+    (key, scope): (IdempotencyKey, &str),
+    wanted: Option<Wanted<'_>>,
 ) -> Result<Stored> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
@@ -403,6 +435,11 @@ async fn store(
         Turn::First(turn) => turn,
         Turn::Replay(reply) => return Ok(Stored::Before(reply)),
     };
+    if let Some(wanted) = wanted
+        && !take_place(&mut tx, wanted).await?
+    {
+        return Ok(Stored::NotWanted);
+    }
     // Before the device is there, or it would be counted twice.
     let shall_run = device.wanted == Status::Running;
     let charged = (device.sizes(), shall_run);

@@ -31,7 +31,7 @@ pub struct PutRule {
     #[garde(skip)]
     #[schema(inline)]
     pub kind: RuleType,
-    /// A cron expression of five fields, due once a minute at most.
+    /// A cron expression of five fields.
     #[garde(length(max = 100))]
     pub schedule: String,
     /// Whose clocks it follows; default UTC.
@@ -150,7 +150,8 @@ pub async fn create_rule(
 ) -> Result<(StatusCode, Json<LifecycleRule>)> {
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.shared(&mut tx).await?;
-    let rule = rule(TaskId::new().to_string(), body, (now, now))?;
+    let rule = rule(&state, TaskId::new().to_string(), body, (now, now))?;
+    db::lock_all(&mut tx).await?;
     if !db::put(&mut tx, &rule, &admin.id, MOST_RULES).await? {
         let text = format!("there are {MOST_RULES} lifecycle rules: delete one first");
         return Err(Problem::conflict("CONFLICT", text).into());
@@ -171,7 +172,8 @@ pub async fn find_rule(
     Ok(Json(found(db::find(&mut conn, &id).await?)?))
 }
 
-/// Gives a rule another text. What it has under way goes on by the new one.
+/// Gives a rule another text. What it has under way goes on by the new one at once, and ends where the rule is disabled. A due
+/// time that has come is kept where neither the schedule nor its time zone changes.
 #[utoipa::path(put, path = "/devices/lifecycle/rules/{id}", tag = "lifecycle", params(("id" = String, Path)), request_body = PutRule, responses((status = 200, body = LifecycleRule), (status = 400), (status = 403), (status = 404)))]
 pub async fn put_rule(
     State(state): State<Devices>,
@@ -182,11 +184,17 @@ pub async fn put_rule(
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.shared(&mut tx).await?;
     let before = found(db::lock(&mut tx, &id).await?)?;
-    let rule = rule(id, body, (before.created_at, now))?;
+    let mut rule = rule(&state, id, body, (before.created_at, now))?;
     if rule.kind != before.kind {
         let text = "cannot be changed: delete the rule and make another one";
         return Err(Problem::invalid_field("type", text).into());
     }
+    let is_same = rule.schedule == before.schedule && rule.time_zone == before.time_zone;
+    if is_same && rule.enabled && before.enabled {
+        rule.next_execution_at = before.next_execution_at;
+    }
+    let goes_on = rule.enabled || !before.enabled;
+    db::interrupt(&mut tx, &rule.id, goes_on, now).await?;
     db::put(&mut tx, &rule, &admin.id, i64::MAX).await?;
     let rule = found(db::find(&mut tx, &rule.id).await?)?;
     tx.commit().await?;
@@ -209,7 +217,8 @@ pub async fn delete_rule(
     Ok(Json(Said { message }))
 }
 
-/// Enables or disables a rule. One that is enabled is due at the next time of its schedule: nothing is made good.
+/// Enables or disables a rule. One that is enabled is due at the next time of its schedule: nothing is made good. What one that
+/// is disabled has under way ends.
 #[utoipa::path(patch, path = "/devices/lifecycle/rules/{id}/toggle", tag = "lifecycle", params(("id" = String, Path)), request_body = ToggleRule, responses((status = 200, body = LifecycleRule), (status = 403), (status = 404)))]
 pub async fn toggle_rule(
     State(state): State<Devices>,
@@ -220,10 +229,19 @@ pub async fn toggle_rule(
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.shared(&mut tx).await?;
     let before = found(db::lock(&mut tx, &id).await?)?;
-    let next = next_due(&before.schedule, &before.time_zone, now.utc())?;
+    let enabled = body.enabled.unwrap_or(!before.enabled);
+    let next = match (before.enabled, enabled) {
+        (false, true) => {
+            next_due(&before.schedule, &before.time_zone, now.utc())?.map(Timestamp::from)
+        }
+        _ => before.next_execution_at,
+    };
+    if !enabled {
+        db::interrupt(&mut tx, &before.id, false, now).await?;
+    }
     let rule = LifecycleRule {
-        enabled: body.enabled.unwrap_or(!before.enabled),
-        next_execution_at: next.map(Timestamp::from),
+        enabled,
+        next_execution_at: next,
         updated_at: now,
         ..before
     };
@@ -233,7 +251,8 @@ pub async fn toggle_rule(
     Ok(Json(rule))
 }
 
-/// Executes a rule at once, enabled or not. What is not done within the time of the answer goes on, and is told as running.
+/// Executes a rule at once, enabled or not, or tells of the execution that is under way. What is not done within the time of
+/// the answer goes on, and is told as running.
 #[utoipa::path(post, path = "/devices/lifecycle/rules/{id}/execute", tag = "lifecycle", params(("id" = String, Path)), responses((status = 200, body = Execution), (status = 403), (status = 404)))]
 pub async fn execute_rule(
     State(state): State<Devices>,
@@ -406,12 +425,19 @@ fn found<T>(found: Option<T>) -> std::result::Result<T, Problem> {
 }
 
 fn rule(
+    state: &Devices,
     id: String,
     body: PutRule,
     (created_at, now): (Timestamp, Timestamp),
 ) -> std::result::Result<LifecycleRule, Problem> {
     let config = body.config.unwrap_or_else(|| serde_json::json!({}));
-    let config = Rule::read(body.kind, &config)?.config();
+    let config = Rule::read(body.kind, &config)?;
+    let most = state.config.snapshots_per_device;
+    if matches!(&config, Rule::Backup(backup) if backup.keep >= most) {
+        let text = format!("must be below the {most} snapshots that a device may have");
+        return Err(Problem::invalid_field("config.keep", text));
+    }
+    let config = config.config();
     let time_zone = body.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let next = next_due(&body.schedule, &time_zone, now.utc())?;
     Ok(LifecycleRule {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::view::{Execution, LifecycleRule, TypeStats};
-use super::{Backup, Cleanup, RuleType};
+use super::{Autoscaling, Backup, Cleanup, RuleType};
 
 macro_rules! select_rule {
     ($rest:literal) => {
@@ -47,6 +47,19 @@ pub struct Claimed {
     pub behind: String,
     /// Its token.
     pub fence: i64,
+    /// How often it was taken since it last came further.
+    pub attempts: i32,
+}
+
+/// A device that an execution is about to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The execution.
+    pub claimed: &'a Claimed,
+    /// What its rule says.
+    pub scaling: &'a Autoscaling,
+    /// Until when the execution is this replica's.
+    pub until: Timestamp,
 }
 
 /// Writes a new rule, or another text of one. `false` where there are as many as there may be.
@@ -127,13 +140,36 @@ pub async fn enabled(conn: &mut PgConnection, kind: RuleType) -> sqlx::Result<Ve
     .await
 }
 
-/// Deletes a rule; what it has under way ends. `false` where there is none.
-pub async fn delete(conn: &mut PgConnection, id: &str, now: Timestamp) -> sqlx::Result<bool> {
-    let ended = sqlx::query(
-        "update devices.lifecycle_executions set status = 'failed', completed_at = $2, fence = fence + 1
+/// Makes whoever makes a rule wait until this transaction ends, so that they are counted one after another.
+pub async fn lock_all(conn: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('devices.lifecycle_rules', 0))")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Takes what a rule has under way from whoever carries it out: somebody goes on by what the rule says when this
+/// transaction is over, or it ends.
+pub async fn interrupt(
+    conn: &mut PgConnection,
+    rule: &str,
+    goes_on: bool,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "-- lifecycle::interrupt
+        update devices.lifecycle_executions set fence = fence + 1, lease_until = $3, attempts = 0,
+            status = case when $2 then status else 'failed' end, completed_at = case when $2 then completed_at else $3 end
         where rule_id = $1 and status = 'running'",
     );
-    ended.bind(id).bind(now).execute(&mut *conn).await?;
+    let update = update.bind(rule).bind(goes_on).bind(now);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+/// Deletes a rule; what it has under way ends. `false` where there is none.
+pub async fn delete(conn: &mut PgConnection, id: &str, now: Timestamp) -> sqlx::Result<bool> {
+    interrupt(conn, id, false, now).await?;
     let deleted = sqlx::query("delete from devices.lifecycle_rules where id = $1");
     Ok(deleted.bind(id).execute(conn).await?.rows_affected() == 1)
 }
@@ -190,9 +226,9 @@ pub async fn begin(
     Ok(is_new)
 }
 
-/// The last execution of a rule.
+/// The execution of a rule that is under way, or else the last one.
 pub async fn last(conn: &mut PgConnection, rule: &str) -> sqlx::Result<Option<String>> {
-    let select = "select id from devices.lifecycle_executions where rule_id = $1 order by started_at desc limit 1";
+    let select = "select id from devices.lifecycle_executions where rule_id = $1 order by status = 'running' desc, started_at desc limit 1";
     let select = sqlx::query_scalar(select).bind(rule);
     select.fetch_optional(conn).await
 }
@@ -210,11 +246,11 @@ pub async fn claim(
             where e.status = 'running' and e.lease_until <= $2 and ($1::text is null or e.id = $1)
             order by e.lease_until limit 1 for update skip locked
         )
-        update devices.lifecycle_executions e set fence = e.fence + 1, lease_until = $3
+        update devices.lifecycle_executions e set fence = e.fence + 1, attempts = e.attempts + 1, lease_until = $3
         from taken left join devices.lifecycle_executions o on o.id = taken.id
             left join devices.lifecycle_rules r on r.id = o.rule_id
         where e.id = taken.id
-        returning e.id, e.rule_id, e.type, r.config, r.created_by, e.behind, e.fence",
+        returning e.id, e.rule_id, e.type, r.config, r.created_by, e.behind, e.fence, e.attempts",
     );
     claim
         .bind(id)
@@ -236,6 +272,7 @@ pub async fn advance(
     let update = sqlx::query(
         "update devices.lifecycle_executions set behind = $3, affected = affected + $4, lease_until = $6,
             failed = failed + ($5::jsonb is not null)::int,
+            attempts = case when $4 > 0 or $5::jsonb is not null or behind <> $3 then 0 else attempts end,
             errors = case when $5::jsonb is null or jsonb_array_length(errors) >= 20 then errors else errors || $5::jsonb end
         where id = $1 and fence = $2 and status = 'running'",
     );
@@ -249,25 +286,23 @@ pub async fn advance(
     Ok(update.execute(conn).await?.rows_affected() == 1)
 }
 
-/// Ends an execution, where it is this replica's.
+/// Ends an execution; `false` where it is no longer this replica's.
 pub async fn end(
     conn: &mut PgConnection,
     claimed: &Claimed,
     is_whole: bool,
     now: Timestamp,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "update devices.lifecycle_executions set status = case when $3 then 'completed' else 'failed' end, completed_at = $4
         where id = $1 and fence = $2 and status = 'running'",
     );
-    update
+    let update = update
         .bind(&claimed.id)
         .bind(claimed.fence)
         .bind(is_whole)
-        .bind(now)
-        .execute(conn)
-        .await?;
-    Ok(())
+        .bind(now);
+    Ok(update.execute(conn).await?.rows_affected() == 1)
 }
 
 /// Lets another replica go on with an execution.
@@ -277,7 +312,7 @@ pub async fn release(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     let update = sqlx::query(
-        "update devices.lifecycle_executions set lease_until = $3 where id = $1 and fence = $2",
+        "update devices.lifecycle_executions set lease_until = $3, attempts = 0 where id = $1 and fence = $2",
     );
     update
         .bind(&claimed.id)
@@ -354,19 +389,23 @@ pub async fn stats(
     .await
 }
 
-/// Devices after this one that nobody has touched for so long.
+/// Devices after this one that nobody has touched for so long, or `only` one where it is such: on nodes that answer, of no
+/// pool, with nothing to be done with them, and without a snapshot since that no rule took.
 pub async fn untouched(
     conn: &mut PgConnection,
     rule: &Cleanup,
-    (behind, most): (&str, i64),
+    (only, (behind, most)): (Option<&DeviceId>, (&str, i64)),
     now: Timestamp,
 ) -> sqlx::Result<Vec<DeviceId>> {
     sqlx::query_scalar(
         "-- lifecycle::untouched
-        select d.id from devices.devices d
-        where d.id > $1 and d.deleted_at is null
-            and (d.status = 'error' and d.updated_at < $2 - make_interval(days => $3)
-                or d.status = 'stopped' and d.updated_at < $2 - make_interval(days => $4))
+        select d.id from devices.devices d join devices.nodes n on n.name = d.node
+            cross join lateral (select $2::timestamptz
+                - make_interval(days => case d.status when 'error' then $3::int when 'stopped' then $4::int end) as moment) old
+        where d.id > $1 and ($6::text is null or d.id = $6) and d.deleted_at is null and d.updated_at < old.moment
+            and not d.lost and (n.down_since is null or d.runtime = 'simulated')
+            and not exists (select 1 from devices.snapshots s where s.device_id = d.id and s.created_at >= old.moment and not s.hidden
+                and not exists (select 1 from unnest(s.tags) as t (tag) where t.tag like 'rule:%'))
             and not exists (select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
             and not exists (select 1 from devices.lifecycle_rules r where r.type = 'autoscaling' and r.enabled
                 and r.config ->> 'userId' = d.user_id and r.config ->> 'groupName' = d.group_name)
@@ -377,6 +416,7 @@ pub async fn untouched(
     .bind(rule.error_days)
     .bind(rule.stopped_days)
     .bind(most)
+    .bind(only)
     .fetch_all(conn)
     .await
 }
@@ -474,4 +514,26 @@ pub async fn pool(
     .bind(group)
     .fetch_one(conn)
     .await
+}
+
+/// Counts a device in the transaction that makes it; `false` where the group has enough of them, or the execution is no
+/// longer this replica's. Whoever fills the same group waits until the transaction ends.
+pub async fn take_place(conn: &mut PgConnection, wanted: Wanted<'_>) -> sqlx::Result<bool> {
+    let Wanted {
+        claimed,
+        scaling,
+        until,
+    } = wanted;
+    if !advance(conn, claimed, "", (1, None), until).await? {
+        return Ok(false);
+    }
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended('devices.lifecycle_pools:' || $1 || ':' || $2, 0))",
+    )
+    .bind(&scaling.user_id)
+    .bind(&scaling.group_name)
+    .execute(&mut *conn)
+    .await?;
+    let (ready, all) = pool(conn, &scaling.user_id, &scaling.group_name).await?;
+    Ok(ready < scaling.ready && all < scaling.max)
 }

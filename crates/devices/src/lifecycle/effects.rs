@@ -19,7 +19,7 @@ pub async fn candidates(
     now: Timestamp,
 ) -> sqlx::Result<Vec<DeviceId>> {
     match rule {
-        Rule::Cleanup(rule) => db::untouched(conn, rule, page, now).await,
+        Rule::Cleanup(rule) => db::untouched(conn, rule, (None, page), now).await,
         Rule::Backup(rule) => db::to_back_up(conn, rule, page).await,
         Rule::ExpirationWarning(rule) => db::ending(conn, (rule_id, rule.days), page, now).await,
         Rule::Autoscaling(_) => Ok(Vec::new()),
@@ -55,22 +55,13 @@ async fn clean_up(
     device: &Device,
     now: Timestamp,
 ) -> Result<bool> {
-    let days = match device.status {
-        Status::Error => rule.error_days,
-        Status::Stopped => rule.stopped_days,
-        _ => None,
-    };
-    // Whose node is down is in error for no fault of its own; and whoever uses it again may have asked for something by now.
-    if device.node_down || operation::db::waiting(tx, &device.id).await?.1 > 0 {
-        return Ok(false);
-    }
-    let is_old = days.is_some_and(|days| {
-        now.utc() - device.updated_at.utc() > chrono::TimeDelta::days(days.into())
-    });
-    if is_old {
+    // Under the lock again: its user may have asked for something since, or its node be down.
+    let only = (Some(&device.id), ("", 1));
+    let is_untouched = !db::untouched(tx, rule, only, now).await?.is_empty();
+    if is_untouched {
         delete_locked(tx, &device.id, now).await?;
     }
-    Ok(is_old)
+    Ok(is_untouched)
 }
 
 async fn back_up(

@@ -11,7 +11,7 @@ pub mod effects;
 pub mod run;
 pub mod view;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use contracts::UserId;
 use coordination::cron::{Schedule, TimeZone};
 use garde::Validate;
@@ -21,8 +21,8 @@ use serde_json::Value;
 
 /// How many rules there may be.
 pub const MOST_RULES: i64 = 100;
-/// Due times lie so far apart at least.
-const LEAST_PERIOD: TimeDelta = TimeDelta::minutes(1);
+/// A schedule has so many fields: none for seconds, so that it is due once a minute at most.
+const FIELDS: usize = 5;
 
 /// What a rule does.
 #[derive(
@@ -107,7 +107,7 @@ pub struct Autoscaling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct Backup {
-    /// How many finished snapshots of a device are kept of this rule, 1 to 50; default 3.
+    /// How many finished snapshots of a device are kept of this rule, 1 to 50 and fewer than a device may have; default 3.
     #[garde(range(min = 1, max = 50))]
     #[serde(default = "three")]
     pub keep: i64,
@@ -202,7 +202,7 @@ fn read<T: Validate<Context = ()> + for<'de> Deserialize<'de>>(
 /// Reads a schedule, and tells its first due time after a moment.
 ///
 /// # Errors
-/// 400 where it is none, or falls due more often than once a minute.
+/// 400 where it is none of five fields.
 pub fn next_due(
     schedule: &str,
     zone: &str,
@@ -212,22 +212,14 @@ pub fn next_due(
         Problem::invalid_field("timeZone", "must be a time zone such as Europe/Berlin")
     })?;
     let read = Schedule::parse("lifecycle", schedule, zone, std::time::Duration::ZERO);
-    let read = read.map_err(|_| {
-        Problem::invalid_field("schedule", "must be a cron expression such as 0 3 * * *")
-    })?;
-    let Some(first) = read.next(now) else {
-        return Ok(None);
-    };
-    if read
-        .next(first)
-        .is_some_and(|second| second - first < LEAST_PERIOD)
-    {
-        return Err(Problem::invalid_field(
+    let has_fields = schedule.split_whitespace().count() == FIELDS;
+    match read {
+        Ok(read) if has_fields => Ok(read.next(now)),
+        _ => Err(Problem::invalid_field(
             "schedule",
-            "must not be due more often than once a minute",
-        ));
+            "must be a cron expression of five fields such as 0 3 * * *",
+        )),
     }
-    Ok(Some(first))
 }
 
 #[cfg(test)]
@@ -277,6 +269,7 @@ mod tests {
             ("nonsense", "UTC"),
             ("0 3 * * *", "Mars/Olympus"),
             ("*/5 * * * * *", "UTC"),
+            ("0,30 0 3 * * *", "UTC"),
         ] {
             assert!(due(schedule, zone).is_err(), "{schedule} {zone}");
         }

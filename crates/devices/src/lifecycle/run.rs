@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use contracts::{DeviceId, TaskId, Timestamp};
-use platform::idempotency::IdempotencyKey;
 use platform::lifecycle::Tick;
 use platform::problem::causes;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::db::{self, Claimed};
+use super::db::{self, Claimed, Wanted};
 use super::view::LifecycleRule;
 use super::{Autoscaling, Rule, effects, next_due};
 use crate::batch::told;
@@ -29,6 +28,8 @@ const TURN: Duration = Duration::from_secs(10);
 /// How long executions are remembered, and how many are forgotten at a time.
 const REMEMBERED: TimeDelta = TimeDelta::days(90);
 const FORGOTTEN: i64 = 500;
+/// How often a device is tried with which the database fails.
+const MOST_ATTEMPTS: i32 = 5;
 
 /// How far an execution came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +132,9 @@ async fn carry_out(state: &Devices, claimed: &Claimed, until: Instant) -> Result
 async fn end(state: &Devices, claimed: &Claimed, is_whole: bool) -> Result<()> {
     let mut conn = state.platform.db.acquire().await?;
     let now = state.platform.clock.shared(&mut conn).await?;
-    db::end(&mut conn, claimed, is_whole, now).await?;
-    metrics::lifecycle_executed(claimed.kind, is_whole);
+    if db::end(&mut conn, claimed, is_whole, now).await? {
+        metrics::lifecycle_executed(claimed.kind, is_whole);
+    }
     Ok(())
 }
 
@@ -143,7 +145,7 @@ async fn go_through(
     rule: &Rule,
     until: Instant,
 ) -> Result<Course> {
-    let mut behind = claimed.behind.clone();
+    let (mut behind, mut attempts) = (claimed.behind.clone(), claimed.attempts);
     loop {
         let devices = {
             let mut conn = state.platform.db.acquire().await?;
@@ -156,9 +158,11 @@ async fn go_through(
         };
         let next = last.to_string();
         for id in &devices {
-            if Instant::now() >= until || !one(state, claimed, rule, id).await? {
+            let is_last = attempts >= MOST_ATTEMPTS;
+            if Instant::now() >= until || !one(state, claimed, rule, (id, is_last)).await? {
                 return Ok(Course::Left);
             }
+            attempts = 0;
         }
         behind = next;
     }
@@ -166,7 +170,12 @@ async fn go_through(
 
 /// Does with one device what a rule says, and says so in the same transaction; `false` where the execution is another
 /// replica's by now. What the device forbids is kept with its reason.
-async fn one(state: &Devices, claimed: &Claimed, rule: &Rule, id: &DeviceId) -> Result<bool> {
+async fn one(
+    state: &Devices,
+    claimed: &Claimed,
+    rule: &Rule,
+    (id, is_last): (&DeviceId, bool),
+) -> Result<bool> {
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.shared(&mut tx).await?;
     // First of all: it locks the execution until this is over.
@@ -179,8 +188,8 @@ async fn one(state: &Devices, claimed: &Claimed, rule: &Rule, id: &DeviceId) -> 
             db::advance(&mut tx, claimed, id.as_str(), counted, leased(now)).await?;
             tx.commit().await?;
         }
-        // Nothing that the device forbids: whoever takes the execution next asks again.
-        Err(error @ Error::Database(_)) => return Err(error),
+        // Nothing that the device forbids: whoever takes the execution next asks again, but not for ever.
+        Err(error @ Error::Database(_)) if !is_last => return Err(error),
         Err(error) => {
             tx.rollback().await?;
             failed(state, claimed, (id.as_str(), Some(id)), &error).await?;
@@ -198,11 +207,11 @@ async fn fill(
 ) -> Result<Course> {
     let owner = &scaling.user_id;
     // What stands at the beginning is enough for the bound: each turn makes one device, or ends.
-    for _ in 0..scaling.ready {
+    for turn in 0..scaling.ready {
         if Instant::now() >= until {
             return Ok(Course::Left);
         }
-        let template = {
+        let (template, lease) = {
             let mut conn = state.platform.db.acquire().await?;
             let (ready, all) = db::pool(&mut conn, owner, &scaling.group_name).await?;
             if ready >= scaling.ready || all >= scaling.max {
@@ -210,11 +219,11 @@ async fn fill(
             }
             let found = template::db::find(&mut conn, &scaling.template_id, Some(owner)).await?;
             // It is this replica's turn only as long as the execution is its own.
-            let now = state.platform.clock.shared(&mut conn).await?;
-            if !db::advance(&mut conn, claimed, "", (0, None), leased(now)).await? {
+            let lease = leased(state.platform.clock.shared(&mut conn).await?);
+            if !db::advance(&mut conn, claimed, "", (0, None), lease).await? {
                 return Ok(Course::Left);
             }
-            found
+            (found, lease)
         };
         let made = match template {
             Some(template) => {
@@ -224,16 +233,20 @@ async fn fill(
                     auto_start: Some(false),
                     ..template.device()
                 };
-                let key = IdempotencyKey::none();
-                create::one(state, owner.clone(), body, key, owner.as_str()).await
+                let wanted = Wanted {
+                    claimed,
+                    scaling,
+                    until: lease,
+                };
+                create::for_rule(state, owner.clone(), body, wanted).await
             }
             None => Err(platform::Problem::not_found("template").into()),
         };
         match made {
-            Ok(_) => {
-                let mut conn = state.platform.db.acquire().await?;
-                let now = state.platform.clock.shared(&mut conn).await?;
-                db::advance(&mut conn, claimed, "", (1, None), leased(now)).await?;
+            // Where it was not wanted any more, the next look tells why.
+            Ok(()) | Err(Error::NotWanted) => {}
+            Err(error @ Error::Database(_)) if turn > 0 || claimed.attempts < MOST_ATTEMPTS => {
+                return Err(error);
             }
             Err(error) => {
                 // What hinders one hinders the others.

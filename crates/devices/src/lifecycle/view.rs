@@ -63,7 +63,7 @@ pub struct Execution {
     /// The due time it is for; left out where somebody asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<Timestamp>,
-    /// running, completed, or failed where nothing could be done.
+    /// running, completed, or failed where it was stopped or nothing could be done.
     pub status: String,
     /// How many devices it did something with.
     pub affected: i32,

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use futures::future::join_all;
 use http::StatusCode;
+use platform::lifecycle::Tick;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -275,4 +276,184 @@ async fn the_end_of_a_device_is_told_once_and_a_pool_is_filled_and_no_fuller(db:
         (&told["executions"], &told["affected"]),
         (&json!(3), &json!(4))
     );
+}
+
+async fn put(admin: &User, rule: &Value, change: Value) -> Value {
+    let path = format!("{RULES}/{}", text(rule, "id"));
+    let mut body = rule.clone();
+    body.as_object_mut()
+        .unwrap()
+        .extend(change.as_object().unwrap().clone());
+    let answer = admin.send("PUT", &path, body).await;
+    answer.expect(StatusCode::OK).body
+}
+
+/// An execution that another replica has under way.
+async fn under_way(app: &TestApp, rule: &Value) {
+    let insert = sqlx::query(
+        "insert into devices.lifecycle_executions (id, rule_id, rule_name, type, status, lease_until, started_at)
+        values ('elsewhere', $1, 'n', $2, 'running', now() + interval '1 hour', now())",
+    );
+    let insert = insert.bind(text(rule, "id")).bind(text(rule, "type"));
+    insert.execute(&app.platform.db).await.unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn rules_that_fill_a_group_beside_each_other_make_no_device_too_many(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let replicas = [app.clone(), app.another().await, app.another().await];
+    let (admin, alice) = (
+        app.user("root", &["admin"]).await,
+        app.user("alice", &[]).await,
+    );
+    let template = json!({ "name": "small", "cpuCores": 1, "memoryMB": 1024, "isPublic": true });
+    let template = alice.post("/templates", template).await;
+    let template = template.expect(StatusCode::CREATED).body;
+    let owner = stopped(&alice, json!({})).await;
+    let config = json!({ "templateId": template["id"], "userId": owner["userId"], "groupName": "pool", "ready": 4, "max": 5 });
+    let rules = [
+        rule(&admin, "autoscaling", config.clone()).await,
+        rule(&admin, "autoscaling", config).await,
+    ];
+
+    let admins = replicas.each_ref().map(|replica| replica.as_user(&admin));
+    let asked = admins.iter().zip(rules.iter().cycle());
+    join_all(asked.map(|(admin, rule)| execute(admin, rule))).await;
+    while matches!(app.devices.run_lifecycle().await.unwrap(), Tick::More) {}
+
+    let pool = alice.get("/devices?groupName=pool").await.body;
+    assert_eq!(pool.as_array().unwrap().len(), 4, "{pool}");
+    let told = admin.get("/lifecycle/autoscaling/status").await.body;
+    assert_eq!(
+        (&told["affected"], &told["failed"], &told["running"]),
+        (&json!(4), &json!(0), &json!(0))
+    );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_rule_has_one_execution_that_follows_its_changes_and_ends_when_it_is_disabled(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let admin = app.user("root", &["admin"]).await;
+    let made = rule(&admin, "cleanup", json!({ "stoppedDays": 1 })).await;
+    under_way(&app, &made).await;
+    let asked = execute(&admin, &made).await;
+    assert_eq!(
+        (&asked["executionId"], &asked["status"]),
+        (&json!("elsewhere"), &json!("running"))
+    );
+
+    sql(
+        &app,
+        "update devices.lifecycle_rules set next_execution_at = '2020-01-01T02:00:00Z'",
+    )
+    .await;
+    let changed = put(&admin, &made, json!({ "config": { "stoppedDays": 30 } })).await;
+    // What was due stays due.
+    assert_eq!(changed["nextExecutionAt"], "2020-01-01T02:00:00.000Z");
+    let fence = "select fence from devices.lifecycle_executions where id = 'elsewhere' and lease_until <= now()";
+    let fence: i64 = sqlx::query_scalar(fence)
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(fence, 1);
+
+    let path = format!("{RULES}/{}", text(&made, "id"));
+    let toggle = format!("{path}/toggle");
+    let toggled = admin.send("PATCH", &toggle, json!({ "enabled": false }));
+    toggled.await.expect(StatusCode::OK);
+    let told = admin.get(&format!("{path}/executions")).await.body;
+    assert_eq!(told["data"][0]["status"], "failed", "{told}");
+    assert_eq!(told["total"], 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_backup_that_shall_keep_fewer_or_that_failed_makes_room_and_goes_on(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (admin, alice) = (
+        app.user("root", &["admin"]).await,
+        app.user("alice", &[]).await,
+    );
+    let device = stopped(&alice, json!({})).await;
+    app.run_operations().await;
+    let made = rule(&admin, "backup", json!({ "keep": 8 })).await;
+    let snapshots = async || {
+        let path = format!("/devices/{}/snapshots?pageSize=50", id(&device));
+        alice.get(&path).await.body.as_array().unwrap().len()
+    };
+    let again = async || {
+        assert_eq!(execute(&admin, &made).await["affected"], 1);
+        app.run_operations().await;
+    };
+    for _ in 0..9 {
+        again().await;
+    }
+    assert_eq!(snapshots().await, 9);
+
+    put(&admin, &made, json!({ "config": { "keep": 1 } })).await;
+    for _ in 0..2 {
+        again().await;
+    }
+    assert_eq!(snapshots().await, 2);
+    sql(&app, "update devices.snapshots set status = 'error' where id = (select min(id) from devices.snapshots where status = 'ready')").await;
+    again().await;
+    assert_eq!(snapshots().await, 2);
+
+    let body =
+        json!({ "name": "n", "type": "backup", "schedule": "0 3 * * *", "config": { "keep": 10 } });
+    let refused = admin.post(RULES, body).await;
+    let refused = refused.expect(StatusCode::BAD_REQUEST).body;
+    assert!(refused.to_string().contains("config.keep"), "{refused}");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_that_is_used_again_while_it_is_about_to_be_cleaned_up_stays(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (admin, alice) = (
+        app.user("root", &["admin"]).await,
+        app.user("alice", &[]).await,
+    );
+    let device = stopped(&alice, json!({})).await;
+    app.run_operations().await;
+    let made = rule(&admin, "cleanup", json!({ "stoppedDays": 7 })).await;
+    sql(
+        &app,
+        "update devices.devices set updated_at = '2020-01-01', lost = true",
+    )
+    .await;
+    assert_eq!(execute(&admin, &made).await["affected"], 0);
+    sql(&app, "update devices.devices set lost = false").await;
+
+    let mut tx = app.platform.db.begin().await.unwrap();
+    sqlx::query("select from devices.devices for update")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let used = async {
+        let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap()
+        {
+            tokio::task::yield_now().await;
+        }
+        sqlx::raw_sql("insert into devices.snapshots (id, device_id, user_id, name, tags, status, created_by, created_at, updated_at)
+            select 's', id, user_id, 'mine', '{}', 'ready', user_id, now(), now() from devices.devices")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    };
+    let (done, ()) = futures::join!(execute(&admin, &made), used);
+    assert_eq!(
+        (&done["status"], &done["affected"], &done["failed"]),
+        (&json!("completed"), &json!(0), &json!(0))
+    );
+    assert_eq!(alice.status(&device).await, "stopped");
+
+    // What a rule took says nothing about its user.
+    sql(&app, "update devices.snapshots set tags = '{rule:r}'").await;
+    assert_eq!(execute(&admin, &made).await["affected"], 1);
 }

@@ -169,6 +169,12 @@ mod tests {
             (Method::GET, "/devices", "devices:read"),
             (Method::HEAD, "/devices/{id}", "devices:read"),
             (Method::POST, "/devices/{id}/start", "devices:write"),
+            (
+                Method::PUT,
+                "/devices/lifecycle/rules/{id}",
+                "lifecycle:write",
+            ),
+            (Method::POST, "/lifecycle/cleanup", "lifecycle:write"),
             (Method::DELETE, "/apps/{app_id}", "apps:write"),
             (Method::POST, "/billing/orders", "orders:write"),
             (Method::GET, "/auth/me", "users:read"),
