@@ -19,6 +19,7 @@ create table devices.moves (
     ran boolean,
     error text,
     queued_at timestamptz not null default clock_timestamp(),
+    handed_over_at timestamptz,
     settled_at timestamptz
 );
 
@@ -32,6 +33,7 @@ comment on column devices.moves.target is
     'Where images of the device may be from the moment this is written on; changed only after the former one is among the leftovers.';
 comment on column devices.moves.ran is 'Whether the device ran when it was stopped for the move; null before that.';
 comment on column devices.moves.error is 'Why it goes back to what it was on its source; from then on nothing else happens.';
+comment on column devices.moves.handed_over_at is 'Since when the device is one of the target.';
 comment on column devices.moves.settled_at is
     'Since when nothing is left behind by it that nobody knows: of an operation that ended, however it ended.';
 
@@ -43,3 +45,14 @@ comment on table devices.leftovers is
     'Containers and images of a device that may still be on a node it was taken from, or was to come to. The device does not come to the node before they are removed; where the node is down, no device does.';
 comment on column devices.leftovers.rested is 'Whether its ports were given back when the device was taken away.';
 comment on column devices.leftovers.claimed_until is 'Until when a replica may be removing them: another one that did the same late could meet what came after.';
+
+create view devices.held_leftovers as
+    select l.node, l.device_id
+    from devices.leftovers l
+        join devices.devices d on d.id = l.device_id and d.status = 'error' and d.deleted_at is null
+        cross join lateral (
+            select m.source, m.handed_over_at from devices.moves m where m.device_id = d.id order by m.operation_id desc limit 1) m
+    where m.source = l.node and m.handed_over_at is not null;
+
+comment on view devices.held_leftovers is
+    'What a node that was drained keeps of devices that are in error where they went: it may be all that there is of them, and stays until they are well or deleted.';

@@ -186,7 +186,7 @@ pub async fn stays_draining(conn: &mut PgConnection, node: &str) -> sqlx::Result
 /// before and nobody else can see goes. The unique constraints refuse ports that another device holds.
 pub async fn hand_over(
     conn: &mut PgConnection,
-    device: &DeviceId,
+    claimed: &Claimed,
     (target, ports): (&str, PortSet),
     kept: Option<(&SnapshotId, i64)>,
     now: Timestamp,
@@ -196,6 +196,8 @@ pub async fn hand_over(
         "-- moving::hand_over
         with kept as (
             update devices.snapshots set taken_at = $7, size = $8, updated_at = $7 where id = $6 returning id),
+        moved as (
+            update devices.moves set handed_over_at = $7 where operation_id = $9),
         unused as (
             delete from devices.snapshots s using devices.devices d
             where d.id = $1 and $6::text is not null and s.id = d.restored_from and s.status = 'deleting')
@@ -204,7 +206,7 @@ pub async fn hand_over(
         where id = $1",
     );
     update
-        .bind(device)
+        .bind(&claimed.device_id)
         .bind(target)
         .bind(adb)
         .bind(webrtc)
@@ -212,6 +214,7 @@ pub async fn hand_over(
         .bind(kept.map(|(id, _)| id))
         .bind(now)
         .bind(kept.map(|(_, size)| size))
+        .bind(claimed.id)
         .execute(conn)
         .await?;
     Ok(())

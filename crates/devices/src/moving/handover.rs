@@ -59,7 +59,7 @@ pub async fn hand_over(
         port::db::quarantine(&mut tx, &before.node, port, rest.0, rest.1).await?;
     }
     let place = (target.name.as_str(), leased.ports);
-    match db::hand_over(&mut tx, &before.id, place, kept, now).await {
+    match db::hand_over(&mut tx, claimed, place, kept, now).await {
         Err(error) if port::is_conflict(&error) => {
             // Redis had forgotten who holds them; the database had not.
             tx.rollback().await?;

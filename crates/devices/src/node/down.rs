@@ -122,7 +122,8 @@ async fn lose(state: &Devices, node: &Node, id: &DeviceId, elsewhere: bool) -> R
 }
 
 /// Takes a node back whose engine answers again: first what was made anew elsewhere is removed from it, then it is no longer
-/// down, then each device that was lost is looked at.
+/// down, then each device that was lost is looked at. What it keeps of a device that it gave away, and that is in error where
+/// it went, does not hinder it.
 pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
     remove_leftovers(state, node).await?;
     // Their ports rest: whoever was connected to one must not meet the next tenant there. Whoever removed them may have died
@@ -135,7 +136,9 @@ pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
     let update = sqlx::query(
         "-- nodes::come_back
         update devices.nodes set down_since = null, down_reason = null, seen_at = clock_timestamp()
-        where name = $1 and down_since is not null and not exists (select 1 from devices.leftovers where node = $1)",
+        where name = $1 and down_since is not null and not exists (
+            select 1 from devices.leftovers l where l.node = $1 and not exists (
+                select 1 from devices.held_leftovers h where h.node = l.node and h.device_id = l.device_id))",
     );
     let done = update.bind(&node.name).execute(&mut *tx).await?;
     if done.rows_affected() == 1 {
@@ -256,9 +259,7 @@ async fn claim(conn: &mut PgConnection, node: &str) -> sqlx::Result<Option<Lefto
             select l.device_id from devices.leftovers l
             where l.node = $1 and (l.claimed_until is null or l.claimed_until < clock_timestamp()) and not exists (
                 select 1 from devices.operations o where o.device_id = l.device_id and o.kind = 'move' and o.state in ('queued', 'running'))
-                and not exists (
-                    select 1 from devices.devices d join devices.moves m on m.device_id = d.id and m.source = l.node
-                    where d.id = l.device_id and d.status = 'error' and d.deleted_at is null)
+                and not exists (select 1 from devices.held_leftovers h where h.node = l.node and h.device_id = l.device_id)
             order by l.since, l.device_id limit 1 for update skip locked)
         update devices.leftovers l set claimed_until = clock_timestamp() + $2 from due
         where l.node = $1 and l.device_id = due.device_id

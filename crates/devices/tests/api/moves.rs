@@ -422,6 +422,62 @@ async fn where_the_other_engine_dies_in_the_middle_the_device_goes_on_where_it_w
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_a_node_gave_away_stays_there_while_it_is_in_error_and_keeps_no_node_down(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = engines(db, &first, second.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    put(&first, &name, "something");
+    drain(&app).await;
+    app.run_operations().await;
+    assert_eq!(containers(&second), std::slice::from_ref(&name));
+    sql(
+        &app,
+        "update devices.devices set status = 'error', error = 'it does not boot'",
+    )
+    .await;
+
+    for _ in 0..3 {
+        tend(&app.devices).await.unwrap();
+    }
+    assert_eq!(containers(&first), std::slice::from_ref(&name));
+    sql(
+        &app,
+        "update devices.nodes set down_since = now(), down_reason = 'it was' where name = 'a'",
+    )
+    .await;
+    tend(&app.devices).await.unwrap();
+    assert!(
+        is(
+            &app,
+            "select down_since is null from devices.nodes where name = 'a'"
+        )
+        .await
+    );
+    assert!(has(&first, &name, "something"));
+
+    alice.delete(&device).await.expect(StatusCode::OK);
+    settle(&app).await;
+    for engine in [&first, &second] {
+        assert_eq!((containers(engine), kept(engine)), (vec![], vec![]));
+    }
+}
+
+async fn is(app: &TestApp, question: &'static str) -> bool {
+    let asked = sqlx::query_scalar(question);
+    asked.fetch_one(&app.platform.db).await.unwrap()
+}
+
+async fn sql(app: &TestApp, statement: &'static str) {
+    let done = sqlx::raw_sql(statement).execute(&app.platform.db).await;
+    done.unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_device_that_is_deleted_on_its_way_leaves_nothing(db: PgPool) {
     let (Some(first), Some(second)) = (engine(), engine()) else {
         return;
