@@ -3,8 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
+use contracts::Money;
 use platform::{Env, Profile};
 use secrecy::SecretSlice;
+
+use crate::provider;
 
 /// The shortest and longest webhook key, in bytes, that the Standard Webhooks specification allows.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
@@ -22,6 +25,14 @@ pub struct Config {
     /// `PAYMENT_WEBHOOK_SECRETS`: keys that sign payment notices, `whsec_` and base64, comma-separated; each of them is
     /// believed, so that keys can be rotated. Required in production.
     pub webhook_keys: Vec<SecretSlice<u8>>,
+    /// `PAYMENT_ASK_SCHEDULE`: when providers are asked about payments and refunds that they have not ended. Default
+    /// `* * * * *`.
+    pub ask_schedule: String,
+    /// `PAYMENT_REFUND_APPROVAL_ABOVE`: refunds of more yuan to where the money came from wait for a second admin. By
+    /// default none does.
+    pub refund_approval_above: Option<Money>,
+    /// The providers that are called.
+    pub providers: provider::Settings,
 }
 
 impl Config {
@@ -31,7 +42,10 @@ impl Config {
         let mut text = |name, default: &str| env.text(name).unwrap_or_else(|| default.to_owned());
         let expiry_schedule = text("BILLING_EXPIRY_SCHEDULE", "*/5 * * * *");
         let verify_schedule = text("BILLING_VERIFY_SCHEDULE", "17 3 * * *");
+        let ask_schedule = text("PAYMENT_ASK_SCHEDULE", "* * * * *");
         let webhook_keys = webhook_keys(env);
+        let refund_approval_above = env.optional("PAYMENT_REFUND_APPROVAL_ABOVE");
+        let providers = provider::Settings::from_env(env);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "a year has few milliseconds"
@@ -42,6 +56,9 @@ impl Config {
             expiry_schedule,
             verify_schedule,
             webhook_keys,
+            ask_schedule,
+            refund_approval_above,
+            providers,
         }
     }
 }

@@ -22,6 +22,31 @@ pub enum Error {
     /// No such payment, or somebody else's.
     #[error("payment not found")]
     PaymentNotFound,
+    /// No such refund.
+    #[error("refund not found")]
+    RefundNotFound,
+    /// The payment's state forbids it.
+    #[error("the payment cannot be {wanted}")]
+    PaymentState {
+        /// What was to be done with it, and why it cannot.
+        wanted: &'static str,
+    },
+    /// The provider said no.
+    #[error("{provider} refused the payment: {reason}")]
+    ProviderRefused {
+        /// Its name.
+        provider: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The provider did not answer, or not clearly.
+    #[error(
+        "{provider} did not answer; send the request again with its Idempotency-Key, or ask for the payment later"
+    )]
+    ProviderSilent {
+        /// Its name.
+        provider: &'static str,
+    },
     /// The order's state forbids it.
     #[error("the order is {} and cannot be {wanted}", state.five())]
     OrderState {
@@ -85,6 +110,14 @@ impl Error {
             Self::PlanNotFound => Problem::not_found("plan"),
             Self::OrderNotFound => Problem::not_found("order"),
             Self::PaymentNotFound => Problem::not_found("payment"),
+            Self::RefundNotFound => Problem::not_found("refund"),
+            Self::PaymentState { .. } => Problem::conflict("CONFLICT", text()),
+            Self::ProviderRefused { .. } => {
+                Problem::new(StatusCode::BAD_GATEWAY, "UPSTREAM_DOWN", text())
+            }
+            Self::ProviderSilent { .. } => {
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", text())
+            }
             Self::OrderState { .. } | Self::OrderTooLate | Self::RefundTooLarge { .. } => {
                 Problem::conflict("ORDER_STATE", text())
             }

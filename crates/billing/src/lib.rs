@@ -12,6 +12,8 @@ mod metrics;
 mod order;
 mod payment;
 mod plan;
+mod provider;
+mod refund;
 mod routes;
 mod rules;
 mod times;
@@ -19,6 +21,7 @@ mod usage;
 mod webhook;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coordination::cron::Job;
 use coordination::{Keys, RateLimiter};
@@ -27,8 +30,12 @@ use platform::lifecycle::Tasks;
 
 pub use config::Config;
 pub use error::{Error, Result};
+use provider::Providers;
 pub use routes::{openapi, router};
 pub use usage::Meter;
+
+/// How often a replica looks for notices that the provider of the sandbox has to deliver.
+const NOTICES: Duration = Duration::from_millis(300);
 
 /// The service: what its handlers and jobs work with.
 #[derive(Clone)]
@@ -36,34 +43,45 @@ pub struct Billing {
     platform: Platform,
     config: Arc<Config>,
     limiter: RateLimiter,
+    providers: Providers,
 }
 
 impl Billing {
     /// Puts the service together.
     ///
     /// # Errors
-    /// None today; other services ask their stores here.
+    /// Where no client for a payment provider can be made.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
         let keys: Keys = platform.keys.clone();
         Ok(Self {
+            providers: Providers::new(platform, &config.providers)?,
             platform: platform.clone(),
             config: Arc::new(config),
             limiter: RateLimiter::new(platform.redis.clone(), keys),
         })
     }
 
-    /// Starts what every replica does for itself: hearing how long devices ran. All periodic work is cluster-wide.
+    /// Starts what every replica does for itself: hearing how long devices ran, and in the sandbox delivering what its
+    /// payment provider has to tell. All other periodic work is cluster-wide.
     ///
     /// # Errors
     /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        if self.platform.settings.sandbox {
+            let (state, client) = (self.clone(), provider::client()?);
+            tasks.every("sandbox-notices", NOTICES, move || {
+                let (state, client) = (state.clone(), client.clone());
+                async move { provider::sandbox::deliver_due(&state, &client).await }
+            });
+        }
         platform::events::spawn_consumer(&self.platform, tasks, Meter).await
     }
 
-    /// The jobs that run once a slot in the whole cluster. Neither needs the guard of its run: an order is expired by
-    /// whoever locks its row while it is open, with its event, and the verification writes nothing.
+    /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired by
+    /// whoever locks its row while it is open, with its event; payments and refunds are settled under that lock too,
+    /// once, whoever asked; and the verification writes nothing.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        let (expiring, verifying) = (self.clone(), self.clone());
+        let (expiring, verifying, asking) = (self.clone(), self.clone(), self.clone());
         vec![
             Job::new(
                 "cancel-expired-orders",
@@ -79,6 +97,14 @@ impl Billing {
                 move |_run| {
                     let state = verifying.clone();
                     async move { ledger::verify::measure(&state).await }
+                },
+            ),
+            Job::new(
+                "ask-payment-providers",
+                self.config.ask_schedule.clone(),
+                move |run| {
+                    let state = asking.clone();
+                    async move { payment::ask::run(&state, &run.cancelled).await }
                 },
             ),
         ]

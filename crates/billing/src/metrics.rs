@@ -3,6 +3,7 @@
 use metrics::{counter, gauge};
 
 use crate::order::OrderState;
+use crate::refund::RefundState;
 
 /// Counts orders that reached a state.
 pub fn orders_reached(state: OrderState, count: usize) {
@@ -29,4 +30,21 @@ pub fn invariants(imbalances: usize, paid_twice: i64, unapplied: i64) {
     gauge!("ledger_imbalance").set(imbalances as f64);
     counter!("orders_paid_twice_total").absolute(paid_twice.unsigned_abs());
     gauge!("webhook_events_unapplied").set(unapplied as f64);
+}
+
+/// Counts refunds that ended.
+pub fn refund(state: RefundState) {
+    let result = match state {
+        RefundState::Succeeded => "succeeded",
+        RefundState::Failed => "failed",
+        RefundState::Rejected => "rejected",
+        RefundState::Requested | RefundState::Pending | RefundState::Processing => return,
+    };
+    counter!("cloudphone_refunds_total", "result" => result).increment(1);
+}
+
+/// Shows how many payments and refunds their providers have not ended.
+pub fn in_flight(payments: i64, refunds: i64) {
+    gauge!("cloudphone_payments_in_flight").set(payments as f64);
+    gauge!("cloudphone_refunds_in_flight").set(refunds as f64);
 }

@@ -3,7 +3,8 @@
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::{Billing, balance, ledger, order, payment, plan, usage, webhook};
+use crate::provider::sandbox;
+use crate::{Billing, balance, ledger, order, payment, plan, refund, usage, webhook};
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
 pub fn router(state: Billing) -> OpenApiRouter {
@@ -35,6 +36,20 @@ fn routes() -> OpenApiRouter<Billing> {
         ))
         .routes(routes!(payment::api::find_payment))
         .routes(routes!(payment::api::query_payment))
+        .routes(routes!(refund::api::refund_payment))
+        .routes(routes!(
+            sandbox::api::show_sandbox_payment,
+            sandbox::api::carry_out_sandbox_payment
+        ))
+        .routes(routes!(payment::admin::list_all_payments))
+        .routes(routes!(payment::admin::payment_statistics))
+        .routes(routes!(payment::admin::show_providers))
+        .routes(routes!(payment::admin::find_any_payment))
+        .routes(routes!(payment::admin::sync_payment))
+        .routes(routes!(refund::api::refund_payment_as_admin))
+        .routes(routes!(refund::api::list_open_refunds))
+        .routes(routes!(refund::api::approve_refund))
+        .routes(routes!(refund::api::reject_refund))
         .routes(routes!(webhook::api::receive_payment_notice))
         .routes(routes!(balance::api::find_balance))
         .routes(routes!(balance::api::list_alerts))

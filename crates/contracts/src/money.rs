@@ -3,6 +3,7 @@
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, Neg, Sub};
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -54,6 +55,25 @@ impl Money {
             .parse()
             .map(Self)
             .map_err(|_| InvalidMoney)
+    }
+}
+
+impl FromStr for Money {
+    type Err = InvalidMoney;
+
+    /// Reads yuan as providers write them: digits, with one or two decimals or none, up to a trillion.
+    fn from_str(text: &str) -> Result<Self, InvalidMoney> {
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "00"));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if !(1..=12).contains(&whole.len())
+            || !(1..=2).contains(&decimals.len())
+            || !digits(whole)
+            || !digits(decimals)
+        {
+            return Err(InvalidMoney);
+        }
+        let fen = format!("{whole}{decimals:0<2}").parse();
+        fen.map(Self).map_err(|_| InvalidMoney)
     }
 }
 
@@ -192,5 +212,26 @@ mod tests {
                     assert_eq!(money.to_string().parse::<f64>().unwrap(), *yuan);
                 }
             });
+    }
+
+    #[test]
+    fn yuan_are_read_from_text_exactly() {
+        for (text, fen) in [("0.01", 1), ("99", 9_900), ("99.9", 9_990), ("000.10", 10)] {
+            assert_eq!(text.parse(), Ok(Money(fen)), "{text}");
+        }
+        for text in [
+            "",
+            ".1",
+            "1.",
+            "1.001",
+            "1e2",
+            "-1",
+            "+1",
+            " 1",
+            "1,0",
+            "1234567890123",
+        ] {
+            assert_eq!(text.parse::<Money>(), Err(InvalidMoney), "{text}");
+        }
     }
 }

@@ -157,19 +157,20 @@ impl IdempotencyKey {
 }
 
 impl FirstTurn {
-    /// Keeps the reply for those who come again with the key, and gives it.
+    /// Keeps the reply for those who come again with the key, and gives it. Where the effect goes on after its commit,
+    /// a later reply takes the place of the first.
     ///
     /// # Errors
     /// 503 where the store does not answer: roll back.
     pub async fn reply<T: Serialize>(
-        self,
+        &self,
         conn: &mut PgConnection,
         status: StatusCode,
         body: &T,
     ) -> Result<Response, Problem> {
         let body = serde_json::to_value(body).map_err(|_| Problem::internal())?;
-        if let Some((scope, key)) = self.0 {
-            idempotency::store(conn, &scope, &key, status.as_u16(), &body)
+        if let Some((scope, key)) = &self.0 {
+            idempotency::store(conn, scope, key, status.as_u16(), &body)
                 .await
                 .map_err(|error| {
                     tracing::warn!("{}", crate::problem::causes(&error));

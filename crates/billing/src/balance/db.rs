@@ -91,7 +91,7 @@ pub async fn list(
         "select id, user_id, type, amount, balance_before, balance_after, 'success' as status, description, order_id,
             payment_id, device_id, operator_id, metadata, created_at
         from billing.transactions
-        where user_id = $1 and type <> 'payment' and ($2::text is null or type = $2)
+        where user_id = $1 and balance_after is not null and ($2::text is null or type = $2)
             and ($3::timestamptz is null or created_at >= $3) and ($4::timestamptz is null or created_at <= $4)
         order by created_at desc, seq desc limit $5 offset $6",
     )
@@ -109,7 +109,7 @@ pub async fn list(
 pub async fn count(conn: &mut PgConnection, user: &UserId, wanted: Wanted) -> sqlx::Result<i64> {
     sqlx::query_scalar(
         "select count(*) from billing.transactions
-        where user_id = $1 and type <> 'payment' and ($2::text is null or type = $2)
+        where user_id = $1 and balance_after is not null and ($2::text is null or type = $2)
             and ($3::timestamptz is null or created_at >= $3) and ($4::timestamptz is null or created_at <= $4)",
     )
     .bind(user)

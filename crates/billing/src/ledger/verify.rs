@@ -48,7 +48,7 @@ pub async fn check(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Verd
             where a.user_id is not null group by a.user_id, a.kind
         ), movements as (
             select user_id, sum(case type when 'consume' then -amount when 'freeze' then -amount else amount end)::bigint as total
-            from billing.transactions where type <> 'payment' group by user_id
+            from billing.transactions where balance_after is not null group by user_id
         )
         select 'available' as kind, b.user_id as subject, coalesce(s.total, 0) as expected, b.available as actual
         from billing.balances b left join sums s on s.user_id = b.user_id and s.kind = 'available'

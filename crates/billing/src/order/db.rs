@@ -3,8 +3,8 @@
 use contracts::{Money, OrderId, Timestamp, UserId};
 use sqlx::PgConnection;
 
+use super::Order;
 use super::reply::OrderQuery;
-use super::{Order, OrderState};
 use crate::payment::Method;
 use crate::times::Bound;
 
@@ -209,7 +209,8 @@ pub async fn expire_due(
     .await
 }
 
-/// Adds to what was refunded of a locked order; all of it makes it refunded.
+/// Adds to what is or will be refunded of a locked order; below zero takes a refund back that failed. All of it makes
+/// the order refunded, once none of that is on its way.
 pub async fn add_refund(
     conn: &mut PgConnection,
     id: &OrderId,
@@ -218,9 +219,14 @@ pub async fn add_refund(
 ) -> sqlx::Result<Order> {
     sqlx::query_as(concat!(
         "-- order::add_refund
-        update billing.orders
-        set refund_amount = refund_amount + $2, refunded_at = $3, updated_at = $3,
-            state = case when refund_amount + $2 = final_amount then $4 else state end
+        update billing.orders o
+        set refund_amount = refund_amount + $2, updated_at = $3,
+            refunded_at = case when refund_amount + $2 = 0 then null when $2 < 0 then refunded_at else $3 end,
+            state = case
+                when refund_amount + $2 < final_amount then case when state = 'REFUNDING' then 'PAID' else state end
+                when exists (select from billing.refunds r where r.order_id = o.id
+                    and r.state in ('requested', 'pending', 'processing')) then 'REFUNDING'
+                else 'REFUNDED' end
         where id = $1
         returning ",
         columns!()
@@ -228,7 +234,6 @@ pub async fn add_refund(
     .bind(id)
     .bind(amount)
     .bind(now)
-    .bind(OrderState::Refunded)
     .fetch_one(conn)
     .await
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use contracts::{Event, EventBody, Money, OrderId, Timestamp, TransactionId};
+use contracts::{Money, OrderId, Timestamp};
 use garde::Validate;
 use http::StatusCode;
 use platform::Admin;
@@ -10,13 +10,12 @@ use platform::http::Path;
 use platform::idempotency::{Idempotent, Turn};
 use platform::problem::ProblemBody;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 
 use super::reply::OrderReply;
 use super::{OrderState, db};
-use crate::balance::{self, BalanceReply, Movement};
+use crate::balance::BalanceReply;
 use crate::callers::Family;
-use crate::ledger::Details;
+use crate::refund::{Wanted, to_balance};
 use crate::{Billing, Error, Result, metrics, payment, rules};
 
 /// How much of an order is given back, and why.
@@ -33,14 +32,14 @@ pub struct RefundOrder {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Refunded {
     pub order: OrderReply,
-    pub refund: Refund,
+    pub refund: OrderRefund,
     pub balance: BalanceReply,
 }
 
-/// A refund.
+/// A refund to the balance.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Refund {
+pub struct OrderRefund {
     pub id: String,
     pub amount: Money,
     pub reason: String,
@@ -67,43 +66,21 @@ pub async fn refund_order(
     let now = state.platform.clock.shared(&mut tx).await?;
     let paid = payment::db::applied(&mut tx, &id).await?;
     let paid = paid.ok_or(sqlx::Error::RowNotFound)?;
-    let refund = Refund {
-        id: TransactionId::new().to_string(),
+    let wanted = Wanted {
         amount,
         reason: body.reason.unwrap_or_else(|| "refund".to_owned()),
-        created_at: now,
+        operator_id: admin.id.to_string(),
     };
-    let details = Details {
-        description: refund.reason.clone(),
-        order_id: Some(id.clone()),
-        payment_id: Some(paid.id.clone()),
-        operator_id: Some(admin.id.to_string()),
-        ..Details::default()
-    };
-    let user = &order.user_id;
-    let moved = balance::move_money(&mut tx, user, Movement::Refund, amount, details, now).await?;
-    let order = db::add_refund(&mut tx, &id, amount, now).await?;
-    payment::db::add_refund(&mut tx, &paid.id, amount, now).await?;
-    insert(
-        &mut tx,
-        &refund,
-        (&id, &paid.id),
-        &moved.transaction.id,
-        admin.id.as_str(),
-    )
-    .await?;
+    let (order, refund, moved) = to_balance(&mut tx, &order, &paid, wanted, now).await?;
     let state_reached = order.state;
-    if state_reached == OrderState::Refunded {
-        let body = EventBody::OrderRefunded {
-            order_id: id.clone(),
-            order_no: order.order_no.clone(),
-            amount: order.final_amount,
-        };
-        platform::events::emit(&mut tx, &Event::new(order.user_id.clone(), now, body)).await?;
-    }
     let reply = Refunded {
         order: OrderReply::load(&mut tx, order, family).await?,
-        refund,
+        refund: OrderRefund {
+            id: refund.id,
+            amount: refund.amount,
+            reason: refund.reason,
+            created_at: refund.created_at,
+        },
         balance: moved.balance,
     };
     let response = turn.reply(&mut tx, StatusCode::OK, &reply).await?;
@@ -112,28 +89,4 @@ pub async fn refund_order(
         metrics::orders_reached(state_reached, 1);
     }
     Ok(response)
-}
-
-async fn insert(
-    conn: &mut PgConnection,
-    refund: &Refund,
-    (order, payment): (&OrderId, &str),
-    transaction: &TransactionId,
-    operator: &str,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "insert into billing.refunds (id, order_id, payment_id, transaction_id, amount, reason, operator_id, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&refund.id)
-    .bind(order)
-    .bind(payment)
-    .bind(transaction)
-    .bind(refund.amount)
-    .bind(&refund.reason)
-    .bind(operator)
-    .bind(refund.created_at)
-    .execute(conn)
-    .await?;
-    Ok(())
 }

@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use contracts::{Money, OrderId, UserId};
 use coordination::rate_limit::Limit;
 use garde::Validate;
 use http::StatusCode;
-use platform::CurrentUser;
 use platform::http::{Json, Page, PageQuery, Path, Query};
 use platform::idempotency::{Idempotent, Turn};
 use platform::problem::ProblemBody;
+use platform::{CurrentUser, Problem};
 use serde::Deserialize;
 
-use super::{Funding, Method, Paying, Payment, db, pay};
+use super::{Funding, Method, Paying, Payment, begin, db, pay};
 use crate::{Billing, Error, Result, order, rules};
+
+/// Bytes of a stored reply, which is a payment.
+const MOST_REPLY: usize = 64 * 1024;
 
 /// An order to be paid.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -38,9 +41,11 @@ pub struct QueryPayment {
     pub payment_no: String,
 }
 
-/// Pays an order from the balance in one step, or begins a payment that its provider will tell about.
+/// Pays an order from the balance in one step, or begins a payment at its provider, which will tell how it ends; the
+/// payer goes on at `paymentUrl` or by `qrCode`.
 #[utoipa::path(post, path = "/payments", tag = "payments", request_body = CreatePayment, params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = Payment), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 409, body = ProblemBody)))]
+    responses((status = 201, body = Payment), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 502, body = ProblemBody, description = "the provider refused"), (status = 504, body = ProblemBody, description = "the provider did not answer; send the request again")))]
 pub async fn create_payment(
     State(state): State<Billing>,
     user: CurrentUser,
@@ -50,7 +55,10 @@ pub async fn create_payment(
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, &format!("user:{}", user.id)).await? {
         Turn::First(turn) => turn,
-        Turn::Replay(response) => return Ok(response),
+        Turn::Replay(response) => {
+            drop(tx);
+            return resume(&state, response).await;
+        }
     };
     let order = order::db::lock(&mut tx, &body.order_id).await?;
     let order = order
@@ -59,6 +67,7 @@ pub async fn create_payment(
     let now = state.platform.clock.shared(&mut tx).await?;
     order.payable(now)?;
     order.agrees(body.amount)?;
+    let provider = state.providers.of(body.method);
     let paid = body.method == Method::Balance;
     let payment = if paid {
         let paying = Paying {
@@ -69,14 +78,53 @@ pub async fn create_payment(
         };
         pay(&mut tx, &order, paying, Funding::Balance, now).await?.1
     } else {
-        db::insert(&mut tx, &Payment::of(&order, body.method, now)).await?
+        let payment = Payment {
+            provider: provider.map(|provider| provider.name().to_owned()),
+            ..Payment::of(&order, body.method, now)
+        };
+        db::insert(&mut tx, &payment).await?
     };
     let response = turn.reply(&mut tx, StatusCode::CREATED, &payment).await?;
     tx.commit().await?;
     if paid {
         super::count_paid();
     }
+    let Some(provider) = provider else {
+        return Ok(response);
+    };
+    let payment = begin::begin(&state, provider, &payment).await?;
+    let mut tx = state.platform.db.begin().await?;
+    let response = turn.reply(&mut tx, StatusCode::CREATED, &payment).await?;
+    tx.commit().await?;
     Ok(response)
+}
+
+/// The reply to a request that came again. Where the first one was cut off before its provider had answered, this one
+/// goes on from there.
+async fn resume(state: &Billing, response: Response) -> Result<Response> {
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, MOST_REPLY).await;
+    let bytes = bytes.map_err(|_| Problem::internal())?;
+    let reply: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let id = reply["id"].as_str().unwrap_or_default();
+    let mut conn = state.platform.db.acquire().await?;
+    let now = state.platform.clock.shared(&mut conn).await?;
+    let payment = db::find(&mut conn, id).await?;
+    drop(conn);
+    let provider = |payment: &Payment| state.providers.named(payment.provider.as_deref()?);
+    let body = match payment {
+        Some(payment) if reply.get("paymentUrl").or(reply.get("qrCode")).is_none() => {
+            match provider(&payment) {
+                Some(provider) if begin::is_due(&payment, now) => {
+                    Json(begin::begin(state, provider, &payment).await?).into_response()
+                }
+                Some(_) => Json(payment).into_response(),
+                None => bytes.into_response(),
+            }
+        }
+        _ => bytes.into_response(),
+    };
+    Ok(Response::from_parts(parts, body.into_body()))
 }
 
 /// Ten payments in five minutes a user, over all replicas; without Redis the limit steps aside.

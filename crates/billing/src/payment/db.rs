@@ -4,12 +4,15 @@ use contracts::{Money, OrderId, Timestamp, UserId};
 use platform::http::Slice;
 use sqlx::PgConnection;
 
+use super::admin::{PaymentQuery, PaymentStatistics, PaymentSum};
 use super::{Payment, PaymentStatus};
+use crate::provider::Begun;
 
 macro_rules! columns {
     () => {
-        "id, payment_no, order_id, user_id, amount, currency, method, status, transaction_id, failure_reason,
-        nullif(refund_amount, 0) as refund_amount, expires_at, paid_at, created_at"
+        "id, payment_no, order_id, user_id, amount, currency, method, status, transaction_id, payment_url, qr_code,
+        failure_reason, nullif(refund_amount, 0) as refund_amount, expires_at, paid_at, created_at, provider,
+        provider_reference, provider_open"
     };
 }
 
@@ -18,10 +21,11 @@ pub async fn insert(conn: &mut PgConnection, payment: &Payment) -> sqlx::Result<
     sqlx::query_as(concat!(
         "-- payment::insert
         insert into billing.payments
-            (id, payment_no, order_id, user_id, amount, method, status, expires_at, created_at, updated_at)
+            (id, payment_no, order_id, user_id, amount, method, status, expires_at, created_at, updated_at, provider,
+             provider_open, ask_at)
         values ($1, 'PAY' || to_char($2 at time zone 'UTC', 'YYMMDDHH24MISS')
                     || lpad((nextval('billing.payment_numbers') % 100000000)::text, 8, '0'),
-            $3, $4, $5, $6, $7, $8, $2, $2)
+            $3, $4, $5, $6, $7, $8, $2, $2, $9, $9 is not null, $2 + interval '1 minute')
         returning ",
         columns!()
     ))
@@ -33,8 +37,73 @@ pub async fn insert(conn: &mut PgConnection, payment: &Payment) -> sqlx::Result<
     .bind(payment.method)
     .bind(payment.status)
     .bind(payment.expires_at)
+    .bind(&payment.provider)
     .fetch_one(conn)
     .await
+}
+
+/// Keeps where the payer of an open payment goes on. Whatever became of it meanwhile stays.
+pub async fn begun(conn: &mut PgConnection, id: &str, begun: &Begun) -> sqlx::Result<Payment> {
+    sqlx::query_as(concat!(
+        "-- payment::begun
+        update billing.payments
+        set provider_reference = coalesce($2, provider_reference), payment_url = $3, qr_code = $4
+        where id = $1
+        returning ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(&begun.reference)
+    .bind(&begun.payment_url)
+    .bind(&begun.qr_code)
+    .fetch_one(conn)
+    .await
+}
+
+/// Takes payments by which money may still come and whose provider is to be asked, the most overdue first. Until it is
+/// asked again, later each time, nobody else asks.
+pub async fn take_open(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    batch: i64,
+) -> sqlx::Result<Vec<Payment>> {
+    sqlx::query_as(concat!(
+        "-- payment::take_open
+        update billing.payments
+        set asked = asked + 1, ask_at = $1 + least(interval '1 minute' * power(2, least(asked, 10)), interval '1 hour')
+        where id in (
+            select id from billing.payments where provider_open and ask_at <= $1
+            order by ask_at limit $2 for no key update skip locked
+        )
+        returning ",
+        columns!()
+    ))
+    .bind(now)
+    .bind(batch)
+    .fetch_all(conn)
+    .await
+}
+
+/// Keeps what a provider answered last, for those who look at it.
+pub async fn answered(conn: &mut PgConnection, id: &str, answer: &str) -> sqlx::Result<()> {
+    sqlx::query("update billing.payments set last_answer = $2 where id = $1")
+        .bind(id)
+        .bind(answer)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// No money can come by it any more, or it has come and is known: its provider is asked no more.
+pub async fn close(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- payment::close
+        update billing.payments set provider_open = false where id = $1 and provider_open",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// A payment by its id.
@@ -191,24 +260,130 @@ pub async fn cancel_open(
     Ok(())
 }
 
-/// Adds to what was refunded of a payment whose order is locked.
+/// Adds to what is or will be refunded of a payment whose order is locked; below zero takes a refund back that failed.
+/// All of it makes it refunded, once none of that is on its way.
 pub async fn add_refund(
     conn: &mut PgConnection,
     id: &str,
     amount: Money,
     now: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query(
+) -> sqlx::Result<Payment> {
+    sqlx::query_as(concat!(
         "-- payment::add_refund
-        update billing.payments
+        update billing.payments p
         set refund_amount = refund_amount + $2, updated_at = $3,
-            status = case when refund_amount + $2 = amount then 'refunded' else status end
-        where id = $1",
-    )
+            status = case
+                when refund_amount + $2 < amount then 'success'
+                when exists (select from billing.refunds r where r.payment_id = p.id
+                    and r.state in ('requested', 'pending', 'processing')) then 'refunding'
+                else 'refunded' end
+        where id = $1
+        returning ",
+        columns!()
+    ))
     .bind(id)
     .bind(amount)
     .bind(now)
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_one(conn)
+    .await
+}
+
+/// What a provider said when it was last asked about a payment.
+pub async fn last_answer(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("select last_answer from billing.payments where id = $1")
+        .bind(id)
+        .fetch_one(conn)
+        .await
+}
+
+macro_rules! matching {
+    () => {
+        " from billing.payments
+        where ($1::text is null or status = $1) and ($2::text is null or method = $2)
+            and ($3::text is null or user_id = $3) and ($4::text is null or order_id = $4)
+            and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at <= $6)"
+    };
+}
+
+macro_rules! bound {
+    ($sql:expr, $query:expr) => {
+        $sql.bind($query.status)
+            .bind($query.method)
+            .bind(&$query.user_id)
+            .bind(&$query.order_id)
+            .bind($query.from())
+            .bind($query.to())
+    };
+}
+
+/// Everybody's payments that fit the query, newest first.
+pub async fn search(
+    conn: &mut PgConnection,
+    query: &PaymentQuery,
+    slice: Slice,
+) -> sqlx::Result<Vec<Payment>> {
+    let sql = sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        matching!(),
+        " order by created_at desc, seq desc limit $7 offset $8"
+    ));
+    bound!(sql, query)
+        .bind(slice.limit)
+        .bind(slice.offset)
+        .fetch_all(conn)
+        .await
+}
+
+/// How many payments fit the query.
+pub async fn count_found(conn: &mut PgConnection, query: &PaymentQuery) -> sqlx::Result<i64> {
+    let sql = sqlx::query_scalar(concat!("select count(*)", matching!()));
+    bound!(sql, query).fetch_one(conn).await
+}
+
+/// The payments that fit the query, added up.
+pub async fn statistics(
+    conn: &mut PgConnection,
+    query: &PaymentQuery,
+) -> sqlx::Result<PaymentStatistics> {
+    let by_status = sqlx::query_as(concat!(
+        "-- payment::statistics
+        select status as name, count(*) as count, sum(amount)::bigint as amount",
+        matching!(),
+        " group by status order by status"
+    ));
+    let by_status: Vec<PaymentSum> = bound!(by_status, query).fetch_all(&mut *conn).await?;
+    let by_method = sqlx::query_as(concat!(
+        "select method as name, count(*) as count, sum(amount)::bigint as amount",
+        matching!(),
+        " group by method order by method"
+    ));
+    let by_method: Vec<PaymentSum> = bound!(by_method, query).fetch_all(&mut *conn).await?;
+    let sums = sqlx::query_as(concat!(
+        "select coalesce(sum(amount) filter (where paid_at is not null), 0)::bigint,
+            coalesce(sum(refund_amount), 0)::bigint, count(*) filter (where provider_open)",
+        matching!()
+    ));
+    let (came, refunded, in_flight): (Money, Money, i64) =
+        bound!(sums, query).fetch_one(&mut *conn).await?;
+    Ok(PaymentStatistics {
+        total_payments: by_status.iter().map(|sum| sum.count).sum(),
+        total_amount: by_status.iter().map(|sum| sum.amount).sum(),
+        net_amount: came - refunded,
+        refunded_amount: refunded,
+        in_flight,
+        refunds_in_flight: crate::refund::db::count_open(conn).await?,
+        by_status,
+        by_method,
+    })
+}
+
+/// How many payments and refunds their providers have not ended.
+pub async fn in_flight(conn: &mut PgConnection) -> sqlx::Result<(i64, i64)> {
+    sqlx::query_as(
+        "select (select count(*) from billing.payments where provider_open),
+            (select count(*) from billing.refunds where state in ('pending', 'processing'))",
+    )
+    .fetch_one(conn)
+    .await
 }

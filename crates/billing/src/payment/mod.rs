@@ -1,6 +1,9 @@
 //! Payments: attempts to pay an order, and the one that did.
 
+pub mod admin;
 pub mod api;
+pub mod ask;
+pub mod begin;
 pub mod db;
 
 use chrono::TimeDelta;
@@ -36,6 +39,15 @@ pub enum Method {
 }
 
 impl Method {
+    /// The methods that a provider carries out.
+    pub const OUTSIDE: [Self; 5] = [
+        Self::Wechat,
+        Self::Alipay,
+        Self::Stripe,
+        Self::Paypal,
+        Self::Paddle,
+    ];
+
     /// The name in the store and on the wire.
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,15 +63,8 @@ impl Method {
 
     /// The method of a name, unless it pays from the balance.
     pub fn from_outside(name: &str) -> Option<Self> {
-        [
-            Self::Wechat,
-            Self::Alipay,
-            Self::Stripe,
-            Self::Paypal,
-            Self::Paddle,
-        ]
-        .into_iter()
-        .find(|method| method.name() == name)
+        let mut methods = Self::OUTSIDE.into_iter();
+        methods.find(|method| method.name() == name)
     }
 
     /// By which way from outside an order was to be paid.
@@ -110,6 +115,12 @@ pub struct Payment {
     pub status: PaymentStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
+    /// A page at the provider, on which it is carried out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_url: Option<String>,
+    /// What a QR code has to say for the provider's app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qr_code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +129,15 @@ pub struct Payment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<Timestamp>,
     pub created_at: Timestamp,
+    /// At whose interface it was begun; nobody's where somebody else calls the provider.
+    #[serde(skip)]
+    pub provider: Option<String>,
+    /// The provider's name of it, where its interface needs that.
+    #[serde(skip)]
+    pub provider_reference: Option<String>,
+    /// Whether money may still come by it.
+    #[serde(skip)]
+    pub provider_open: bool,
 }
 
 impl Payment {
@@ -133,11 +153,16 @@ impl Payment {
             method,
             status: PaymentStatus::Pending,
             transaction_id: None,
+            payment_url: None,
+            qr_code: None,
             failure_reason: None,
             refund_amount: None,
             expires_at: now + LIFETIME,
             paid_at: None,
             created_at: now,
+            provider: None,
+            provider_reference: None,
+            provider_open: false,
         }
     }
 }

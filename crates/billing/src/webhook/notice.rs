@@ -5,13 +5,13 @@ use garde::Validate;
 use http::{HeaderMap, header};
 use platform::Problem;
 use platform::http::FormOrJson;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::rules;
 
 /// A notice of a payment.
-#[derive(Clone, Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Notice {
     /// The order, where the payment is not named.
@@ -41,7 +41,7 @@ pub struct Notice {
 }
 
 /// The words by which a notice tells what happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Paid,

@@ -15,8 +15,10 @@ const TOLERANCE: i64 = 300;
 
 /// The header that names the event.
 pub const ID: &str = "webhook-id";
-const TIMESTAMP: &str = "webhook-timestamp";
-const SIGNATURE: &str = "webhook-signature";
+/// The header with the time of sending, in seconds.
+pub const TIMESTAMP: &str = "webhook-timestamp";
+/// The header with the signatures.
+pub const SIGNATURE: &str = "webhook-signature";
 
 /// Whether a notice claims to be signed.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
@@ -58,10 +60,7 @@ pub fn verify<'a>(
     let mut fits = false;
     for key in keys {
         // The body is read once for each key, however many signatures a sender puts into the header.
-        let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret())
-            .expect("HMAC takes keys of any length");
-        mac.update(format!("{id}.{timestamp}.").as_bytes());
-        mac.update(body);
+        let mac = mac(key, id, timestamp, body);
         for signature in &given {
             // Compared in constant time.
             fits |= mac.clone().verify_slice(signature).is_ok();
@@ -72,6 +71,20 @@ pub fn verify<'a>(
     } else {
         Err(Error::BadSignature("the signature fits none of our keys"))
     }
+}
+
+/// Signs what the provider of the sandbox sends: the value of the header.
+pub fn sign(key: &SecretSlice<u8>, id: &str, seconds: i64, body: &[u8]) -> String {
+    let code = mac(key, id, &seconds.to_string(), body).finalize();
+    format!("v1,{}", STANDARD.encode(code.into_bytes()))
+}
+
+fn mac(key: &SecretSlice<u8>, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key.expose_secret()).expect("HMAC takes keys of any length");
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(body);
+    mac
 }
 
 #[cfg(test)]

@@ -1,0 +1,177 @@
+//! Asks providers about payments by which money may still come: a notice that was lost is made up for, and what can no
+//! longer be used is closed there.
+
+use chrono::TimeDelta;
+use contracts::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Payment, PaymentStatus, db};
+use crate::provider::{Failure, Provider, Standing};
+use crate::webhook::db::Delivery;
+use crate::webhook::notice::{Notice, Status};
+use crate::webhook::settle::settle;
+use crate::{Billing, Result, refund};
+
+/// How many one run of the cron asks about.
+const BATCH: i64 = 100;
+/// How long after its time a payment may still be carried out at its provider.
+const GRACE: TimeDelta = TimeDelta::minutes(1);
+
+/// The cron: payments, refunds, and how many of each are under way.
+pub async fn run(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    ask_due(state, cancelled).await?;
+    refund::carry_out::carry_on(state, cancelled).await?;
+    let mut conn = state.platform.db.acquire().await?;
+    let (payments, refunds) = db::in_flight(&mut conn).await?;
+    crate::metrics::in_flight(payments, refunds);
+    Ok(())
+}
+
+/// Asks about every payment whose time has come.
+async fn ask_due(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    let mut conn = state.platform.db.acquire().await?;
+    let now = state.platform.clock.shared(&mut conn).await?;
+    let due = db::take_open(&mut conn, now, BATCH).await?;
+    drop(conn);
+    for payment in due {
+        if cancelled.is_cancelled() {
+            break;
+        }
+        ask(state, &payment).await?;
+    }
+    Ok(())
+}
+
+/// Asks about one payment and carries out what its provider says, as if it had told it by itself.
+///
+/// # Errors
+/// Where the store does not answer. A provider that does not is asked again by the cron.
+pub async fn ask(state: &Billing, payment: &Payment) -> Result<()> {
+    let provider = payment.provider.as_deref();
+    let Some(provider) = provider.and_then(|name| state.providers.named(name)) else {
+        let reason = "its provider is not configured here any more";
+        warn!(
+            payment.no = payment.payment_no,
+            "payment {}: {reason}", payment.payment_no
+        );
+        let mut conn = state.platform.db.acquire().await?;
+        return Ok(db::answered(&mut conn, &payment.id, reason).await?);
+    };
+    let answer = match provider.ask(payment).await {
+        Ok(standing) => carry_out(state, provider, payment, standing).await?,
+        Err(failure) => failure.to_string(),
+    };
+    let mut conn = state.platform.db.acquire().await?;
+    Ok(db::answered(&mut conn, &payment.id, &answer).await?)
+}
+
+/// What was made of an answer, in words.
+async fn carry_out(
+    state: &Billing,
+    provider: &dyn Provider,
+    payment: &Payment,
+    standing: Standing,
+) -> Result<String> {
+    let now = state.platform.clock.now();
+    match standing {
+        Standing::Open | Standing::Missing if is_over(payment, now) => {
+            match provider.close(payment).await {
+                Ok(()) => end(state, provider, payment, Status::Cancelled, "closed").await,
+                // Most likely it was paid at this moment: the next time tells.
+                Err(Failure::Refused(reason) | Failure::Unclear(reason)) => {
+                    Ok(format!("not closed: {reason}"))
+                }
+            }
+        }
+        Standing::Open => Ok("waits for its payer".to_owned()),
+        Standing::Missing => Ok("nobody has begun to pay".to_owned()),
+        Standing::Failed(reason) => {
+            let said = end(state, provider, payment, Status::Failed, "failed").await?;
+            Ok(format!("{said}: {reason}"))
+        }
+        Standing::Closed => end(state, provider, payment, Status::Cancelled, "closed").await,
+        Standing::Paid {
+            transaction_id,
+            amount,
+        } => {
+            let notice = Notice {
+                transaction_id: Some(transaction_id),
+                amount: Some(amount),
+                ..told(provider, payment, Status::Paid)
+            };
+            deliver(state, &notice).await?;
+            let mut conn = state.platform.db.acquire().await?;
+            db::close(&mut conn, &payment.id).await?;
+            Ok(format!("paid: {amount}"))
+        }
+    }
+}
+
+/// Nobody needs it any more, or its time is over.
+fn is_over(payment: &Payment, now: Timestamp) -> bool {
+    let open = matches!(
+        payment.status,
+        PaymentStatus::Pending | PaymentStatus::Processing
+    );
+    !open || now > payment.expires_at + GRACE
+}
+
+async fn end(
+    state: &Billing,
+    provider: &dyn Provider,
+    payment: &Payment,
+    status: Status,
+    word: &str,
+) -> Result<String> {
+    if matches!(
+        payment.status,
+        PaymentStatus::Pending | PaymentStatus::Processing
+    ) {
+        deliver(state, &told(provider, payment, status)).await?;
+    }
+    let mut conn = state.platform.db.acquire().await?;
+    db::close(&mut conn, &payment.id).await?;
+    Ok(word.to_owned())
+}
+
+fn told(provider: &dyn Provider, payment: &Payment, status: Status) -> Notice {
+    let word = match status {
+        Status::Paid | Status::Success => "paid",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+    };
+    Notice {
+        order_id: Some(payment.order_id.to_string()),
+        payment_no: Some(payment.payment_no.clone()),
+        status,
+        transaction_id: payment.transaction_id.clone(),
+        amount: None,
+        event_id: Some(format!("asked-{}-{word}", payment.payment_no)),
+        provider: Some(provider.name().to_owned()),
+    }
+}
+
+/// Settles what was asked for in the way of a notice, with all its outcomes: a payment that came too late is given back.
+async fn deliver(state: &Billing, notice: &Notice) -> Result<()> {
+    let event_id = notice.event_key(None);
+    let raw = serde_json::to_vec(notice).unwrap_or_default();
+    let delivery = Delivery {
+        event_id: &event_id,
+        notice,
+        signed: true,
+        raw: &raw,
+    };
+    let settled = settle(state, delivery).await?;
+    crate::metrics::webhook(settled.outcome.name());
+    if settled.outcome == crate::webhook::Outcome::Paid {
+        super::count_paid();
+    }
+    let number = notice.payment_no.as_deref().unwrap_or_default();
+    info!(
+        payment.no = number,
+        "payment {number}, asked about, was {}",
+        settled.outcome.name()
+    );
+    Ok(())
+}
