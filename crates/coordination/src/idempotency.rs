@@ -146,6 +146,30 @@ pub async fn store(
     }
 }
 
+/// Puts a later answer in the place of the stored one, for an effect that goes on after its commit. A key that has
+/// expired meanwhile needs none.
+pub async fn amend(
+    conn: &mut PgConnection,
+    scope: &str,
+    key: &str,
+    status: u16,
+    body: &Value,
+) -> Result<(), StoreError> {
+    let update = sqlx::query(
+        "update coordination.idempotency_keys set status = $3, body = $4
+        where scope = $1 and key = $2 and status is not null",
+    );
+    let update = update
+        .bind(scope)
+        .bind(key)
+        .bind(i32::from(status))
+        .bind(body);
+    let done = update.execute(conn).await;
+    done.map(drop).map_err(StoreError::postgres(
+        "amend the answer to an idempotency key",
+    ))
+}
+
 /// Deletes up to `limit` expired keys and says how many there were; call it again while that equals `limit`.
 pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64, StoreError> {
     let delete = sqlx::query(

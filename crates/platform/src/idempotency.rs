@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
+use coordination::StoreError;
 use coordination::idempotency::{self, Claim};
 use garde::Validate;
 use http::{HeaderValue, StatusCode};
@@ -157,8 +158,7 @@ impl IdempotencyKey {
 }
 
 impl FirstTurn {
-    /// Keeps the reply for those who come again with the key, and gives it. Where the effect goes on after its commit,
-    /// a later reply takes the place of the first.
+    /// Keeps the reply for those who come again with the key, and gives it.
     ///
     /// # Errors
     /// 503 where the store does not answer: roll back.
@@ -172,13 +172,35 @@ impl FirstTurn {
         if let Some((scope, key)) = &self.0 {
             idempotency::store(conn, scope, key, status.as_u16(), &body)
                 .await
-                .map_err(|error| {
-                    tracing::warn!("{}", crate::problem::causes(&error));
-                    Problem::not_ready("the reply could not be stored; try again")
-                })?;
+                .map_err(unkept)?;
         }
         Ok((status, Json(body)).into_response())
     }
+
+    /// Puts a later reply in the place of the one kept, where the effect went on after its commit, and gives it. It
+    /// needs no transaction: whoever comes between gets the earlier reply.
+    ///
+    /// # Errors
+    /// 503 where the store does not answer.
+    pub async fn amend<T: Serialize>(
+        &self,
+        conn: &mut PgConnection,
+        status: StatusCode,
+        body: &T,
+    ) -> Result<Response, Problem> {
+        let body = serde_json::to_value(body).map_err(|_| Problem::internal())?;
+        if let Some((scope, key)) = &self.0 {
+            idempotency::amend(conn, scope, key, status.as_u16(), &body)
+                .await
+                .map_err(unkept)?;
+        }
+        Ok((status, Json(body)).into_response())
+    }
+}
+
+fn unkept(error: StoreError) -> Problem {
+    tracing::warn!("{}", crate::problem::causes(&error));
+    Problem::not_ready("the reply could not be stored; try again")
 }
 
 #[cfg(test)]

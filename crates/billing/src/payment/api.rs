@@ -93,10 +93,8 @@ pub async fn create_payment(
         return Ok(response);
     };
     let payment = begin::begin(&state, provider, &payment).await?;
-    let mut tx = state.platform.db.begin().await?;
-    let response = turn.reply(&mut tx, StatusCode::CREATED, &payment).await?;
-    tx.commit().await?;
-    Ok(response)
+    let mut conn = state.platform.db.acquire().await?;
+    Ok(turn.amend(&mut conn, StatusCode::CREATED, &payment).await?)
 }
 
 /// The reply to a request that came again. Where the first one was cut off before its provider had answered, this one

@@ -117,11 +117,9 @@ async fn refund(
         tracing::warn!(refund.id = open, "a refund goes on later: {error}");
         return Ok(response);
     }
-    let mut tx = state.platform.db.begin().await?;
-    let paid = payment::db::find(&mut tx, id.as_str()).await?;
-    let response = turn.reply(&mut tx, StatusCode::OK, &paid).await?;
-    tx.commit().await?;
-    Ok(response)
+    let mut conn = state.platform.db.acquire().await?;
+    let paid = payment::db::find(&mut conn, id.as_str()).await?;
+    Ok(turn.amend(&mut conn, StatusCode::OK, &paid).await?)
 }
 
 /// Lists refunds that wait for an admin or for their provider.

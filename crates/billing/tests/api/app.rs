@@ -59,8 +59,20 @@ impl TestApp {
         Self::new(pool.await.unwrap()).await
     }
 
+    /// With more settings than the keys of notices.
+    pub async fn with(db: PgPool, settings: &[(&str, &str)]) -> Self {
+        Self::set(platform::testing::platform(db).await, settings).await
+    }
+
     pub async fn around(platform: Platform) -> Self {
-        let mut env = Env::of([("PAYMENT_WEBHOOK_SECRETS", SECRETS)]);
+        Self::set(platform, &[]).await
+    }
+
+    async fn set(platform: Platform, settings: &[(&str, &str)]) -> Self {
+        // Clients of providers speak TLS; the second test of a process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let keys = ("PAYMENT_WEBHOOK_SECRETS", SECRETS);
+        let mut env = Env::of(settings.iter().copied().chain([keys]));
         let config = Config::from_env(&mut env);
         env.finish().unwrap();
         let billing = Billing::new(&platform, config).await.unwrap();
@@ -90,6 +102,10 @@ impl TestApp {
 
     pub async fn admin(&self) -> Client {
         self.signed_in("boss", &["admin"]).await
+    }
+
+    pub async fn admin_named(&self, name: &str) -> Client {
+        self.signed_in(name, &["admin"]).await
     }
 
     async fn signed_in(&self, name: &str, roles: &[&str]) -> Client {

@@ -8,6 +8,8 @@ mod ledger;
 mod orders;
 mod payments;
 mod plans;
+mod providers;
+mod sandbox;
 mod signed;
 mod terms;
 mod usage;

@@ -62,7 +62,7 @@ impl Env {
     }
 
     /// An environment of the given variables alone.
-    pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
+    pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let variables = variables
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
