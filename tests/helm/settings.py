@@ -16,6 +16,9 @@ SECRETS = {
     "AUTH_SIGNING_KEY",
     "SERVICE_SECRET",
     "PAYMENT_WEBHOOK_SECRETS",
+    "STRIPE_API_KEY",
+    "ALIPAY_PRIVATE_KEY",
+    "WECHATPAY_PRIVATE_KEY",
 }
 # What the chart says by itself, as other values have it.
 OWN = SECRETS | {

@@ -142,6 +142,7 @@ fn the_sample_names_every_setting() -> anyhow::Result<()> {
     let mut sources = vec![
         root.join("crates/platform/src/config/settings.rs"),
         root.join("crates/gateway/src/front/config.rs"),
+        root.join("crates/billing/src/provider/settings.rs"),
     ];
     for service in [
         "users",

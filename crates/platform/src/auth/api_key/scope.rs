@@ -58,6 +58,8 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/orders", Grant::All("orders")),
     ("/billing/orders", Grant::All("orders")),
     ("/payments", Grant::All("payments")),
+    // Refunds are allowed by an admin in person.
+    ("/admin/payments", Grant::Read("payments")),
     ("/balance", Grant::All("balance")),
     ("/transactions", Grant::All("balance")),
     ("/usage", Grant::All("usage")),
