@@ -78,3 +78,7 @@ create table billing.sandbox_notices (
 create index sandbox_notices_due_idx on billing.sandbox_notices (due_at);
 comment on table billing.sandbox_notices is
     'What the provider of the sandbox will tell, some of it twice, late or in the wrong order; removed once it was answered.';
+
+create index payments_transaction_idx on billing.payments (transaction_id) where transaction_id is not null;
+create index refunds_reference_idx on billing.refunds (provider, provider_reference)
+    where destination = 'source' and provider_reference is not null;

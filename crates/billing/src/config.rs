@@ -7,7 +7,7 @@ use contracts::Money;
 use platform::{Env, Profile};
 use secrecy::SecretSlice;
 
-use crate::provider;
+use crate::{provider, webhook};
 
 /// The shortest and longest webhook key, in bytes, that the Standard Webhooks specification allows.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
@@ -33,6 +33,8 @@ pub struct Config {
     pub refund_approval_above: Option<Money>,
     /// The providers that are called.
     pub providers: provider::Settings,
+    /// The providers whose notices are believed.
+    pub webhooks: webhook::Settings,
 }
 
 impl Config {
@@ -46,6 +48,8 @@ impl Config {
         let webhook_keys = webhook_keys(env);
         let refund_approval_above = env.optional("PAYMENT_REFUND_APPROVAL_ABOVE");
         let providers = provider::Settings::from_env(env);
+        let production = is_production(env);
+        let webhooks = webhook::Settings::from_env(env, production);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "a year has few milliseconds"
@@ -59,6 +63,7 @@ impl Config {
             ask_schedule,
             refund_approval_above,
             providers,
+            webhooks,
         }
     }
 }
@@ -78,17 +83,19 @@ fn webhook_keys(env: &mut Env) -> Vec<SecretSlice<u8>> {
             ),
         }
     }
-    // A profile that cannot be read is a fault of the shared settings, told there.
-    let production = env
-        .text("PROFILE")
-        .is_some_and(|profile| profile.parse() == Ok(Profile::Production));
-    if production && keys.is_empty() {
+    if is_production(env) && keys.is_empty() {
         env.fault(
             NAME,
             "is required with PROFILE=production: payment notices are signed with it",
         );
     }
     keys
+}
+
+/// A profile that cannot be read is a fault of the shared settings, told there.
+fn is_production(env: &mut Env) -> bool {
+    let profile = env.text("PROFILE");
+    profile.is_some_and(|profile| profile.parse() == Ok(Profile::Production))
 }
 
 #[cfg(test)]

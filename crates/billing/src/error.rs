@@ -6,6 +6,7 @@ use http::StatusCode;
 use platform::Problem;
 
 use crate::order::OrderState;
+use crate::webhook::Outcome;
 
 /// The outcome of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -89,6 +90,21 @@ pub enum Error {
     /// The notice of a payment is not signed as it must be.
     #[error("{0}")]
     BadSignature(&'static str),
+    /// The notice is believed and kept, but cannot be applied.
+    #[error("the notice is kept and not applied: {}", outcome.name())]
+    NoticeKept {
+        /// What it was made of.
+        outcome: Outcome,
+    },
+    /// No notice of that id is kept.
+    #[error("notice not found")]
+    NoticeNotFound,
+    /// No keys of the provider are set.
+    #[error("notices of {provider} are not taken here: its keys are not set")]
+    ProviderNotConfigured {
+        /// Its name.
+        provider: &'static str,
+    },
     /// PostgreSQL refused or did not answer.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -130,6 +146,11 @@ impl Error {
             Self::NotEnoughFrozen { .. } => Problem::invalid_field("amount", text()),
             Self::BadSignature(_) => {
                 Problem::new(StatusCode::UNAUTHORIZED, "BAD_SIGNATURE", text())
+            }
+            Self::NoticeKept { .. } => Problem::new(StatusCode::BAD_REQUEST, "NOT_APPLIED", text()),
+            Self::NoticeNotFound => Problem::not_found("notice"),
+            Self::ProviderNotConfigured { .. } => {
+                Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", text())
             }
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),

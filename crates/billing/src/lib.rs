@@ -54,7 +54,7 @@ impl Billing {
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
         let keys: Keys = platform.keys.clone();
         Ok(Self {
-            providers: Providers::new(platform, &config.providers)?,
+            providers: Providers::new(platform, &config)?,
             platform: platform.clone(),
             config: Arc::new(config),
             limiter: RateLimiter::new(platform.redis.clone(), keys),
@@ -81,7 +81,8 @@ impl Billing {
     /// whoever locks its row while it is open, with its event; payments and refunds are settled under that lock too,
     /// once, whoever asked; and the verification writes nothing.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        let (expiring, verifying, asking) = (self.clone(), self.clone(), self.clone());
+        let (expiring, verifying) = (self.clone(), self.clone());
+        let (asking, retrying) = (self.clone(), self.clone());
         vec![
             Job::new(
                 "cancel-expired-orders",
@@ -99,6 +100,10 @@ impl Billing {
                     async move { ledger::verify::measure(&state).await }
                 },
             ),
+            Job::new("retry-kept-notices", "*/5 * * * *", move |run| {
+                let state = retrying.clone();
+                async move { webhook::kept::retry_due(&state, &run.cancelled).await }
+            }),
             Job::new(
                 "ask-payment-providers",
                 self.config.ask_schedule.clone(),

@@ -51,6 +51,15 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(refund::api::approve_refund))
         .routes(routes!(refund::api::reject_refund))
         .routes(routes!(webhook::api::receive_payment_notice))
+        .routes(routes!(webhook::providers::receive_stripe_notice))
+        .routes(routes!(webhook::providers::receive_alipay_notice))
+        .routes(routes!(webhook::providers::receive_alipay_notice_as_before))
+        .routes(routes!(webhook::providers::receive_wechatpay_notice))
+        .routes(routes!(
+            webhook::providers::receive_wechatpay_notice_as_before
+        ))
+        .routes(routes!(webhook::kept::list_notices))
+        .routes(routes!(webhook::kept::replay_notice))
         .routes(routes!(balance::api::find_balance))
         .routes(routes!(balance::api::list_alerts))
         .routes(routes!(balance::api::recharge))

@@ -50,6 +50,11 @@ pub fn reference(text: &Option<String>, (): &()) -> garde::Result {
     }
 }
 
+/// Whether a text can be a reference to something elsewhere.
+pub fn is_reference(text: &str) -> bool {
+    !text.is_empty() && bounded(text, 128).is_ok()
+}
+
 /// A JSON object of at most 8 KiB, where there is one.
 pub fn metadata(value: &Option<Value>, (): &()) -> garde::Result {
     let Some(value) = value else { return Ok(()) };

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::error;
 
-use crate::{Billing, metrics};
+use crate::{Billing, metrics, webhook};
 
 /// The most differences that are told; one is already one too many.
 const MOST: i64 = 100;
@@ -94,11 +94,7 @@ pub async fn measure(state: &Billing) -> anyhow::Result<()> {
     let verdict = check(&mut tx, state.platform.clock.now())
         .await
         .context("proving the ledger")?;
-    let unapplied: i64 = sqlx::query_scalar(
-        "select count(*) from billing.webhook_events where outcome in ('amount_mismatch', 'unknown_order')",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
+    let unapplied = webhook::db::unapplied(&mut tx).await?;
     tx.commit().await?;
     let twice = |difference: &&Difference| difference.kind == "order_paid_twice";
     let paid_twice = verdict.differences.iter().filter(twice).count();

@@ -9,9 +9,10 @@ use tracing::{info, warn};
 use super::{Payment, PaymentStatus, db};
 use crate::provider::{Failure, Provider, Standing};
 use crate::webhook::db::Delivery;
+use crate::webhook::message::Said;
 use crate::webhook::notice::{Notice, Status};
 use crate::webhook::settle::settle;
-use crate::{Billing, Result, refund};
+use crate::{Billing, Result, refund, webhook};
 
 /// How many one run of the cron asks about.
 const BATCH: i64 = 100;
@@ -157,16 +158,17 @@ async fn deliver(state: &Billing, notice: &Notice) -> Result<()> {
     let event_id = notice.event_key(None);
     let raw = serde_json::to_vec(notice).unwrap_or_default();
     let delivery = Delivery {
+        provider: notice.provider(),
         event_id: &event_id,
-        notice,
         signed: true,
         raw: &raw,
+        again: false,
     };
-    let settled = settle(state, delivery).await?;
-    crate::metrics::webhook(settled.outcome.name());
-    if settled.outcome == crate::webhook::Outcome::Paid {
-        super::count_paid();
-    }
+    let said = Said::Payment {
+        notice: notice.clone(),
+    };
+    let settled = settle(state, delivery, Some(&said)).await?;
+    webhook::api::count(&settled);
     let number = notice.payment_no.as_deref().unwrap_or_default();
     info!(
         payment.no = number,

@@ -133,6 +133,21 @@ pub async fn find_by_number(
     .await
 }
 
+/// The payment by a provider's name of it; the one that paid its order, where there are several.
+pub async fn find_by_transaction(
+    conn: &mut PgConnection,
+    transaction_id: &str,
+) -> sqlx::Result<Option<Payment>> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from billing.payments where transaction_id = $1 order by applied desc, seq desc limit 1"
+    ))
+    .bind(transaction_id)
+    .fetch_optional(conn)
+    .await
+}
+
 /// The payment that paid an order.
 pub async fn applied(conn: &mut PgConnection, order: &OrderId) -> sqlx::Result<Option<Payment>> {
     sqlx::query_as(concat!(

@@ -1,7 +1,7 @@
 //! Alipay: a payment is a code to be scanned (`alipay.trade.precreate`).
 //! After <https://opendocs.alipay.com/open/02ekfg>; signed by RSA2.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{FixedOffset, TimeDelta};
 use contracts::{Money, Timestamp};
@@ -9,13 +9,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use platform::{Clock, Platform};
 use reqwest::Client;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::calls;
+use super::calls::{self, Answer};
 use super::settings::AlipaySettings;
 use super::{Begun, Failure, Provider, RefundStanding, Standing, subject};
 use crate::payment::Payment;
 use crate::refund::Refund;
+use crate::webhook::rsa::VerifyingKey;
+use crate::webhook::settings::AlipayKeys;
 
 /// Alipay reckons in the time of Beijing.
 const BEIJING: Option<FixedOffset> = FixedOffset::east_opt(8 * 3600);
@@ -26,6 +29,8 @@ pub struct Alipay {
     http: Client,
     clock: Clock,
     settings: AlipaySettings,
+    /// Its keys; where none is set, TLS alone says that it is Alipay who answers.
+    keys: Option<Vec<VerifyingKey>>,
 }
 
 /// An answer of Alipay's business.
@@ -36,8 +41,13 @@ enum Said {
 }
 
 impl Alipay {
-    pub fn new(platform: &Platform, settings: AlipaySettings) -> anyhow::Result<Self> {
+    pub fn new(
+        platform: &Platform,
+        settings: AlipaySettings,
+        keys: Option<&AlipayKeys>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
+            keys: keys.map(|keys| keys.keys.clone()),
             http: calls::client()?,
             clock: platform.clock.clone(),
             settings,
@@ -67,13 +77,7 @@ impl Alipay {
             // Faults of the business come with 200; anything else is the network's.
             return Err(Failure::Unclear(format!("status {}", answer.status)));
         }
-        let body = answer.json()?;
-        let said = &body[format!("{}_response", method.replace('.', "_"))];
-        let said = if said.is_null() {
-            &body["error_response"]
-        } else {
-            said
-        };
+        let said = self.believe(&answer, method)?;
         let sub_code = said["sub_code"].as_str().unwrap_or_default();
         let words = calls::bounded(&format!(
             "{} {sub_code} {}",
@@ -81,12 +85,40 @@ impl Alipay {
             said["sub_msg"].as_str().unwrap_or_default()
         ));
         match said["code"].as_str() {
-            Some("10000") => Ok(Said::Done(said.clone())),
+            Some("10000") => Ok(Said::Done(said)),
             _ if sub_code == "ACQ.TRADE_NOT_EXIST" => Ok(Said::NoTrade),
             _ if sub_code.ends_with("SYSTEM_ERROR") => Err(Failure::Unclear(words)),
             Some("40001" | "40002" | "40003" | "40004" | "40006") => Err(Failure::Refused(words)),
             _ => Err(Failure::Unclear(words)),
         }
+    }
+}
+
+impl Alipay {
+    /// What an answer says, if it is signed: over the very text of what it says. Refusals of a call that Alipay could not
+    /// attribute are not signed.
+    fn believe(&self, answer: &Answer, method: &str) -> Result<Value, Failure> {
+        let unclear = |_| Failure::Unclear("the answer is not one of Alipay's".to_owned());
+        let body: HashMap<String, Box<RawValue>> =
+            serde_json::from_slice(&answer.body).map_err(unclear)?;
+        if let Some(refusal) = body.get("error_response") {
+            return serde_json::from_str(refusal.get()).map_err(unclear);
+        }
+        let said = body.get(&format!("{}_response", method.replace('.', "_")));
+        let said = said.ok_or_else(|| Failure::Unclear("the answer says nothing".to_owned()))?;
+        if let Some(keys) = &self.keys {
+            let sign = body
+                .get("sign")
+                .map(|sign| serde_json::from_str(sign.get()));
+            let sign: String = sign.and_then(Result::ok).unwrap_or_default();
+            let signed = said.get().as_bytes();
+            if !keys.iter().any(|key| key.fits(signed, &sign)) {
+                return Err(Failure::Unclear(
+                    "the answer's signature does not fit".to_owned(),
+                ));
+            }
+        }
+        serde_json::from_str(said.get()).map_err(unclear)
     }
 }
 

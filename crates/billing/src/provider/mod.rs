@@ -19,6 +19,7 @@ use platform::Platform;
 
 pub use self::calls::client;
 pub use self::settings::Settings;
+use crate::Config;
 use crate::payment::{Method, Payment};
 use crate::refund::Refund;
 
@@ -116,18 +117,20 @@ impl Providers {
     ///
     /// # Errors
     /// Where no HTTP client can be made.
-    pub fn new(platform: &Platform, settings: &Settings) -> anyhow::Result<Self> {
+    pub fn new(platform: &Platform, config: &Config) -> anyhow::Result<Self> {
+        let (settings, keys) = (&config.providers, &config.webhooks);
         let mut providers: Vec<(Method, Arc<dyn Provider>)> = Vec::new();
         if let Some(settings) = &settings.stripe {
             let stripe = stripe::Stripe::new(platform, settings.clone())?;
             providers.push((Method::Stripe, Arc::new(stripe)));
         }
         if let Some(settings) = &settings.alipay {
-            let alipay = alipay::Alipay::new(platform, settings.clone())?;
+            let alipay = alipay::Alipay::new(platform, settings.clone(), keys.alipay.as_ref())?;
             providers.push((Method::Alipay, Arc::new(alipay)));
         }
         if let Some(settings) = &settings.wechatpay {
-            let wechatpay = wechatpay::WechatPay::new(platform, settings.clone())?;
+            let keys = keys.wechatpay.as_ref();
+            let wechatpay = wechatpay::WechatPay::new(platform, settings.clone(), keys)?;
             providers.push((Method::Wechat, Arc::new(wechatpay)));
         }
         if platform.settings.sandbox {

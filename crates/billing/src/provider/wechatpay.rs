@@ -16,16 +16,26 @@ use super::settings::WechatPaySettings;
 use super::{Begun, Failure, Provider, RefundStanding, Standing, subject};
 use crate::payment::Payment;
 use crate::refund::Refund;
+use crate::webhook;
+use crate::webhook::rsa::VerifyingKey;
+use crate::webhook::settings::WechatPayKeys;
 
 pub struct WechatPay {
     http: Client,
     clock: Clock,
     settings: WechatPaySettings,
+    /// Its keys; where none is set, TLS alone says that it is WeChat Pay who answers.
+    keys: Option<Vec<(String, VerifyingKey)>>,
 }
 
 impl WechatPay {
-    pub fn new(platform: &Platform, settings: WechatPaySettings) -> anyhow::Result<Self> {
+    pub fn new(
+        platform: &Platform,
+        settings: WechatPaySettings,
+        keys: Option<&WechatPayKeys>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
+            keys: keys.map(|keys| keys.keys.clone()),
             http: calls::client()?,
             clock: platform.clock.clone(),
             settings,
@@ -59,7 +69,14 @@ impl WechatPay {
             // Without an agent of its own a call is refused.
             .header(http::header::USER_AGENT, "cloudphone")
             .body(body);
-        calls::call(request).await
+        let answer = calls::call(request).await?;
+        if let Some(keys) = self.keys.as_ref().filter(|_| answer.status.is_success()) {
+            let now = self.clock.now();
+            webhook::wechatpay::verify(&answer.headers, &answer.body, keys, now).map_err(
+                |error| Failure::Unclear(format!("the answer is not believed: {error}")),
+            )?;
+        }
+        Ok(answer)
     }
 }
 

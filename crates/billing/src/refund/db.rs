@@ -1,6 +1,6 @@
 //! Refunds in PostgreSQL.
 
-use contracts::{OrderId, Timestamp, TransactionId};
+use contracts::{Money, OrderId, Timestamp, TransactionId};
 use platform::http::Slice;
 use sqlx::PgConnection;
 
@@ -77,6 +77,39 @@ pub async fn of_payment(conn: &mut PgConnection, payment: &str) -> sqlx::Result<
     ))
     .bind(payment)
     .fetch_all(conn)
+    .await
+}
+
+/// A refund that a provider tells of, by our number or by the provider's name of it.
+pub async fn find_told(
+    conn: &mut PgConnection,
+    provider: &str,
+    number: Option<&str>,
+    reference: Option<&str>,
+) -> sqlx::Result<Option<Refund>> {
+    sqlx::query_as(concat!(
+        "-- refund::find_told
+        select ",
+        columns!(),
+        " from billing.refunds
+        where refund_no = $2 or (provider = $1 and destination = 'source' and provider_reference = $3)
+        order by (refund_no = $2) desc nulls last limit 1"
+    ))
+    .bind(provider)
+    .bind(number)
+    .bind(reference)
+    .fetch_optional(conn)
+    .await
+}
+
+/// How much of a payment has gone back to where it came from.
+pub async fn gone_back(conn: &mut PgConnection, payment: &str) -> sqlx::Result<Money> {
+    sqlx::query_scalar(
+        "select coalesce(sum(amount), 0)::bigint from billing.refunds
+        where payment_id = $1 and destination = 'source' and state = 'succeeded'",
+    )
+    .bind(payment)
+    .fetch_one(conn)
     .await
 }
 

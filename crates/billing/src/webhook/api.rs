@@ -10,8 +10,9 @@ use platform::problem::ProblemBody;
 use tracing::info;
 
 use super::db::Delivery;
+use super::message::Said;
 use super::notice::{self, Notice};
-use super::settle::{Receipt, settle};
+use super::settle::{Receipt, Settled, settle};
 use super::{Outcome, signature};
 use crate::callers::SandboxOpen;
 use crate::{Billing, Error, Result, metrics, payment};
@@ -31,17 +32,17 @@ pub async fn receive_payment_notice(
     let webhook_id = believed.inspect_err(|_| metrics::webhook("bad_signature"))?;
     let notice = notice::read(&headers, &body).inspect_err(|_| metrics::webhook("invalid"))?;
     let event_id = notice.event_key(webhook_id);
+    let provider = notice.provider().to_owned();
     let delivery = Delivery {
+        provider: &provider,
         event_id: &event_id,
-        notice: &notice,
         signed: signature::is_claimed(&headers),
         raw: &body,
+        again: false,
     };
-    let settled = settle(&state, delivery).await?;
-    metrics::webhook(settled.outcome.name());
-    if settled.outcome == Outcome::Paid {
-        payment::count_paid();
-    }
+    let said = Said::Payment { notice };
+    let settled = settle(&state, delivery, Some(&said)).await?;
+    count(&settled);
     let receipt = settled.answer?;
     if !receipt.duplicate {
         info!(order.id = %receipt.order_id, "a notice about order {} was {}", receipt.order_id, settled.outcome.name());
@@ -49,7 +50,16 @@ pub async fn receive_payment_notice(
     Ok(Json(receipt))
 }
 
-fn unread(rejection: BytesRejection) -> Problem {
+/// Counts what was made of a notice, after the commit.
+pub fn count(settled: &Settled) {
+    metrics::webhook(settled.outcome.name());
+    if settled.outcome == Outcome::Paid {
+        payment::count_paid();
+    }
+}
+
+/// A body that could not be read.
+pub fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
         status @ StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(status, "TOO_LARGE", "the body is larger than 1 MiB")

@@ -1,19 +1,33 @@
 //! Notices of payments: read, believed only when signed, and each with one defined outcome.
 
+pub mod alipay;
 pub mod api;
 pub mod db;
+pub mod kept;
+pub mod message;
 pub mod notice;
+pub mod providers;
+pub mod refund_told;
+pub mod rsa;
+pub mod settings;
 pub mod settle;
 pub mod signature;
+mod stripe;
+pub mod wechatpay;
 
 use contracts::Timestamp;
 
 use crate::order::Order;
 use crate::payment::{Method, Payment, PaymentStatus};
 use notice::{Names, Notice, Told};
+use serde::{Deserialize, Serialize};
+pub use settings::Settings;
 
 /// What became of a notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Outcome {
     /// Stored, not yet worked on; never seen outside its transaction.
@@ -28,10 +42,20 @@ pub enum Outcome {
     Failed,
     /// It tells of an attempt that no longer matters.
     Ignored,
-    /// Its amount is not the order's. Kept, and tried again when it is delivered again.
+    /// It told how a refund stands, and that was booked or was known.
+    RefundSettled,
+    /// Its amount is not the order's, or more than is left of it. Kept, and tried again when it is delivered again.
     AmountMismatch,
-    /// No order of ours. Kept, and tried again when it is delivered again.
+    /// It is about another currency. Kept.
+    CurrencyMismatch,
+    /// It is about another merchant, application or mode. Kept.
+    MerchantMismatch,
+    /// No order of ours. Kept, and tried again when it is delivered again, and by the cron.
     UnknownOrder,
+    /// A refund of a payment that we have not heard of yet. Kept, and tried again by the cron.
+    Held,
+    /// It is signed, and cannot be read. Kept.
+    Unreadable,
 }
 
 impl Outcome {
@@ -44,16 +68,32 @@ impl Outcome {
             Self::Refunded => "refunded",
             Self::Failed => "failed",
             Self::Ignored => "ignored",
+            Self::RefundSettled => "refund_settled",
             Self::AmountMismatch => "amount_mismatch",
+            Self::CurrencyMismatch => "currency_mismatch",
+            Self::MerchantMismatch => "merchant_mismatch",
             Self::UnknownOrder => "unknown_order",
+            Self::Held => "held",
+            Self::Unreadable => "unreadable",
         }
     }
 
     /// Whether the notice was dealt with for good.
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Paid | Self::Duplicate | Self::Refunded | Self::Failed | Self::Ignored => true,
-            Self::Received | Self::AmountMismatch | Self::UnknownOrder => false,
+            Self::Paid
+            | Self::Duplicate
+            | Self::Refunded
+            | Self::Failed
+            | Self::Ignored
+            | Self::RefundSettled => true,
+            Self::Received
+            | Self::AmountMismatch
+            | Self::CurrencyMismatch
+            | Self::MerchantMismatch
+            | Self::UnknownOrder
+            | Self::Held
+            | Self::Unreadable => false,
         }
     }
 }

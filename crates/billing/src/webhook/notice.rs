@@ -2,16 +2,17 @@
 
 use contracts::Money;
 use garde::Validate;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use platform::Problem;
 use platform::http::FormOrJson;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use super::message::Said;
 use crate::rules;
 
 /// A notice of a payment.
-#[derive(Clone, Debug, Serialize, Deserialize, Validate, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Notice {
     /// The order, where the payment is not named.
@@ -149,6 +150,17 @@ pub fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Notice, Problem> {
         ));
     }
     Ok(notice)
+}
+
+/// Reads a generic notice whose media type nobody kept.
+pub fn said_before(bytes: &[u8]) -> Option<Said> {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-www-form-urlencoded"),
+    );
+    let notice = read(&headers, bytes).ok()?;
+    Some(Said::Payment { notice })
 }
 
 /// A form as JSON: only the amount is a number, so that `12e4` stays the id it is.

@@ -5,8 +5,9 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::db::{self, Delivery};
-use super::notice::Told;
-use super::{Facts, Outcome, decide};
+use super::message::Said;
+use super::notice::{Notice, Told};
+use super::{Facts, Outcome, decide, refund_told};
 use crate::order::{self, Order};
 use crate::payment::{self, Funding, Method, Paying, Payment, PaymentStatus};
 use crate::{Billing, Error, Result};
@@ -35,10 +36,14 @@ pub struct Settled {
 ///
 /// # Errors
 /// Where the database does not answer: the sender delivers again, and the event's key makes that safe.
-pub async fn settle(state: &Billing, delivery: Delivery<'_>) -> Result<Settled> {
+pub async fn settle(
+    state: &Billing,
+    delivery: Delivery<'_>,
+    said: Option<&Said>,
+) -> Result<Settled> {
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.shared(&mut tx).await?;
-    if !db::insert(&mut tx, delivery, now).await? {
+    if !db::insert(&mut tx, delivery, said, now).await? {
         let earlier = db::repeat(&mut tx, delivery, now).await?;
         if earlier.outcome.is_final() {
             tx.commit().await?;
@@ -54,26 +59,57 @@ pub async fn settle(state: &Billing, delivery: Delivery<'_>) -> Result<Settled> 
             });
         }
     }
-    let settled = match lock_order(&mut tx, delivery).await? {
-        Some((order, named)) => settle_order(&mut tx, delivery, order, named, now).await?,
-        None => {
-            db::conclude(&mut tx, delivery, Outcome::UnknownOrder, None).await?;
+    let settled = match said {
+        Some(Said::Payment { notice }) => match lock_order(&mut tx, notice).await? {
+            Some((order, named)) => {
+                settle_order(&mut tx, delivery, notice, order, named, now).await?
+            }
+            None => keep(&mut tx, delivery, said, Outcome::UnknownOrder, now).await?,
+        },
+        Some(Said::Refund { refund }) => {
+            let (outcome, order) = refund_told::settle(&mut tx, delivery, refund, now).await?;
+            let reached = order.as_ref().map(|order| (&order.id, order.state.name()));
+            db::conclude(&mut tx, delivery, said, outcome, reached, now).await?;
             Settled {
-                outcome: Outcome::UnknownOrder,
-                answer: Err(Error::OrderNotFound),
+                outcome,
+                answer: refund_told::answer(outcome, order.as_ref()),
             }
         }
+        Some(Said::Other { .. }) => keep(&mut tx, delivery, said, Outcome::Ignored, now).await?,
+        Some(Said::Foreign { outcome, .. }) => keep(&mut tx, delivery, said, *outcome, now).await?,
+        None => keep(&mut tx, delivery, said, Outcome::Unreadable, now).await?,
     };
     tx.commit().await?;
     Ok(settled)
 }
 
+/// Keeps a notice that touches no order.
+async fn keep(
+    conn: &mut PgConnection,
+    delivery: Delivery<'_>,
+    said: Option<&Said>,
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<Settled> {
+    db::conclude(conn, delivery, said, outcome, None, now).await?;
+    let answer = match outcome {
+        Outcome::UnknownOrder => Err(Error::OrderNotFound),
+        Outcome::Ignored => Ok(Receipt {
+            received: true,
+            duplicate: false,
+            order_id: String::new(),
+            status: String::new(),
+        }),
+        _ => Err(Error::NoticeKept { outcome }),
+    };
+    Ok(Settled { outcome, answer })
+}
+
 /// The order of the notice, locked, and the payment that it names.
 async fn lock_order(
     conn: &mut PgConnection,
-    delivery: Delivery<'_>,
+    notice: &Notice,
 ) -> Result<Option<(Order, Option<Payment>)>> {
-    let notice = delivery.notice;
     let mut order_id: Option<OrderId> = notice.order_id.as_ref().and_then(|id| id.parse().ok());
     if let Some(number) = &notice.payment_no {
         let payment = payment::db::find_by_number(conn, number).await?;
@@ -103,11 +139,11 @@ async fn lock_order(
 async fn settle_order(
     conn: &mut PgConnection,
     delivery: Delivery<'_>,
+    notice: &Notice,
     order: Order,
     named: Option<Payment>,
     now: Timestamp,
 ) -> Result<Settled> {
-    let notice = delivery.notice;
     let facts = Facts {
         applied: payment::db::applied(conn, &order.id).await?,
         earlier: db::earlier(conn, &order.id, delivery).await?,
@@ -145,11 +181,20 @@ async fn settle_order(
         Outcome::Received
         | Outcome::Duplicate
         | Outcome::Ignored
+        | Outcome::RefundSettled
         | Outcome::AmountMismatch
-        | Outcome::UnknownOrder => order,
+        | Outcome::CurrencyMismatch
+        | Outcome::MerchantMismatch
+        | Outcome::UnknownOrder
+        | Outcome::Held
+        | Outcome::Unreadable => order,
     };
     let status = order.state.name();
-    db::conclude(conn, delivery, outcome, Some((&order.id, status))).await?;
+    let said = Said::Payment {
+        notice: notice.clone(),
+    };
+    let reached = Some((&order.id, status));
+    db::conclude(conn, delivery, Some(&said), outcome, reached, now).await?;
     let receipt = Receipt {
         received: true,
         duplicate: outcome == Outcome::Duplicate,

@@ -11,7 +11,7 @@ use sha2::Sha256;
 use crate::{Error, Result};
 
 /// How old, or how far in the future, a signed notice may be, in seconds.
-const TOLERANCE: i64 = 300;
+pub const TOLERANCE: i64 = 300;
 
 /// The header that names the event.
 pub const ID: &str = "webhook-id";

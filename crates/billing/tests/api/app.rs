@@ -72,7 +72,7 @@ impl TestApp {
         // Clients of providers speak TLS; the second test of a process finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keys = ("PAYMENT_WEBHOOK_SECRETS", SECRETS);
-        let mut env = Env::of(settings.iter().copied().chain([keys]));
+        let mut env: Env = settings.iter().copied().chain([keys]).collect();
         let config = Config::from_env(&mut env);
         env.finish().unwrap();
         let billing = Billing::new(&platform, config).await.unwrap();

@@ -39,6 +39,16 @@ pub struct Env {
     faults: Vec<Fault>,
 }
 
+impl<'a> FromIterator<(&'a str, &'a str)> for Env {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(variables: I) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            variables: variables.into_iter().map(owned).collect(),
+            faults: Vec::new(),
+        }
+    }
+}
+
 impl Env {
     /// Reads the process's environment and, below it, an optional file of `NAME=value` lines.
     ///
@@ -62,14 +72,8 @@ impl Env {
     }
 
     /// An environment of the given variables alone.
-    pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let variables = variables
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Self {
-            variables: variables.collect(),
-            faults: Vec::new(),
-        }
+    pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        variables.into_iter().collect()
     }
 
     /// The text of a variable, or of the file that `NAME_FILE` names.

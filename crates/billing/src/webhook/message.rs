@@ -1,0 +1,80 @@
+//! What a provider told, whichever it is: one shape for three wires.
+
+use contracts::Money;
+use serde::{Deserialize, Serialize};
+
+use super::Outcome;
+use super::notice::Notice;
+use crate::provider::RefundStanding;
+
+/// A believed notice of a provider.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    pub provider: &'static str,
+    /// What names the event at its provider; the same for each delivery.
+    pub event_id: String,
+    pub said: Said,
+}
+
+/// What it says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Said {
+    /// How a payment ended.
+    Payment { notice: Notice },
+    /// How a refund stands.
+    Refund { refund: RefundTold },
+    /// Something that changes nothing here.
+    Other { event: String },
+    /// A payment or refund of another merchant or application, or in another currency.
+    Foreign { event: String, outcome: Outcome },
+}
+
+/// A refund as a provider tells of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RefundTold {
+    /// Our number of the payment.
+    pub payment_no: Option<String>,
+    /// The provider's name of the payment.
+    pub transaction_id: Option<String>,
+    /// Our number of the refund; absent, or a stranger's, where it was made in the provider's console.
+    pub refund_no: Option<String>,
+    /// The provider's name of the refund.
+    pub reference: Option<String>,
+    pub amount: Money,
+    /// Whether the amount is that of all refunds of the payment so far.
+    pub is_total: bool,
+    pub stands: Stands,
+}
+
+/// How a refund stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stands {
+    Processing,
+    Succeeded,
+    Failed,
+}
+
+impl Said {
+    /// The word for it in the store.
+    pub fn status(&self) -> &str {
+        match self {
+            Self::Payment { notice } => notice.told().name(),
+            Self::Refund { .. } => "refund",
+            Self::Other { .. } | Self::Foreign { .. } => "other",
+        }
+    }
+}
+
+impl RefundTold {
+    /// The same as an answer of the provider to our question.
+    pub fn standing(&self) -> RefundStanding {
+        let reference = self.reference.clone();
+        match self.stands {
+            Stands::Processing => RefundStanding::Processing { reference },
+            Stands::Succeeded => RefundStanding::Succeeded { reference },
+            Stands::Failed => RefundStanding::Failed("the provider gave it up".to_owned()),
+        }
+    }
+}
