@@ -39,6 +39,8 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Value,
+    /// The body as it came.
+    pub text: String,
 }
 
 impl TestApp {
@@ -184,6 +186,10 @@ impl Client {
     }
 
     pub async fn send(&self, request: http::request::Builder, body: String) -> Reply {
+        self.send_bytes(request, body.into_bytes()).await
+    }
+
+    pub async fn send_bytes(&self, request: http::request::Builder, body: Vec<u8>) -> Reply {
         let mut request = request.body(Body::from(body)).unwrap();
         if let Some(token) = &self.token {
             let value = format!("Bearer {token}").parse().unwrap();
@@ -202,6 +208,7 @@ impl Client {
             status: parts.status,
             headers: parts.headers,
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
 

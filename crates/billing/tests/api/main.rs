@@ -5,6 +5,7 @@ mod app;
 mod balance;
 mod jobs;
 mod ledger;
+mod notices;
 mod orders;
 mod payments;
 mod plans;
