@@ -143,6 +143,7 @@ fn the_sample_names_every_setting() -> anyhow::Result<()> {
         root.join("crates/platform/src/config/settings.rs"),
         root.join("crates/gateway/src/front/config.rs"),
         root.join("crates/billing/src/provider/settings.rs"),
+        root.join("crates/billing/src/webhook/settings.rs"),
     ];
     for service in [
         "users",
