@@ -161,6 +161,7 @@ async fn deliver(state: &Billing, notice: &Notice) -> Result<()> {
         provider: notice.provider(),
         event_id: &event_id,
         signed: true,
+        headers: None,
         raw: &raw,
         again: false,
     };

@@ -9,7 +9,7 @@ use platform::http::Json;
 use platform::problem::ProblemBody;
 use tracing::info;
 
-use super::db::Delivery;
+use super::db::{Delivery, KeptHeaders};
 use super::message::Said;
 use super::notice::{self, Notice};
 use super::settle::{Receipt, Settled, settle};
@@ -33,10 +33,12 @@ pub async fn receive_payment_notice(
     let notice = notice::read(&headers, &body).inspect_err(|_| metrics::webhook("invalid"))?;
     let event_id = notice.event_key(webhook_id);
     let provider = notice.provider().to_owned();
+    let kept = KeptHeaders::of(&headers, &signature::HEADERS);
     let delivery = Delivery {
         provider: &provider,
         event_id: &event_id,
         signed: signature::is_claimed(&headers),
+        headers: Some(&kept),
         raw: &body,
         again: false,
     };

@@ -1,7 +1,11 @@
 //! Notices in PostgreSQL.
 
+use std::collections::BTreeMap;
+
 use contracts::{Money, OrderId, Timestamp};
+use http::HeaderMap;
 use platform::http::Slice;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -20,10 +24,30 @@ pub struct Delivery<'a> {
     pub event_id: &'a str,
     /// Whether its signature was checked.
     pub signed: bool,
+    /// The headers by which its signature was checked.
+    pub headers: Option<&'a Json<KeptHeaders>>,
     /// The body.
     pub raw: &'a [u8],
     /// Whether it is one that was kept, and does not come from outside now.
     pub again: bool,
+}
+
+/// The headers of a notice that are kept with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct KeptHeaders(BTreeMap<String, String>);
+
+impl KeptHeaders {
+    /// Those of these names; one that is no text could not have been signed.
+    pub fn of(headers: &HeaderMap, names: &[&str]) -> Json<Self> {
+        let text = |name: &&str| {
+            Some((
+                (*name).to_owned(),
+                headers.get(*name)?.to_str().ok()?.to_owned(),
+            ))
+        };
+        Json(Self(names.iter().filter_map(text).collect()))
+    }
 }
 
 /// What was made of an event when it was delivered before.
@@ -46,8 +70,8 @@ pub async fn insert(
         "-- webhook::insert
         insert into billing.webhook_events
             (provider, event_id, order_id, payment_no, transaction_id, status, amount, signed, raw, told, outcome,
-             received_at, last_received_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'received', $11, $11)
+             received_at, last_received_at, headers)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'received', $11, $11, $12)
         on conflict (provider, event_id) do nothing",
     )
     .bind(delivery.provider)
@@ -62,7 +86,8 @@ pub async fn insert(
         .bind(delivery.signed)
         .bind(delivery.raw)
         .bind(said.map(Json))
-        .bind(now);
+        .bind(now)
+        .bind(delivery.headers);
     Ok(insert.execute(conn).await?.rows_affected() == 1)
 }
 
@@ -167,7 +192,7 @@ pub async fn conclude(
         "-- webhook::conclude
         update billing.webhook_events
         set outcome = $3, order_id = coalesce($4, order_id), order_state = $5, payment_no = $6, transaction_id = $7,
-            status = $8, amount = $9, signed = $10, raw = $11, told = $12,
+            status = $8, amount = $9, signed = $10, raw = $11, told = $12, headers = $14,
             retry_at = case when $3 in ('unknown_order', 'held') and retries < 40
                 then $13 + least(interval '5 minutes' * power(2, least(retries, 10)), interval '1 day') end
         where provider = $1 and event_id = $2",
@@ -184,6 +209,32 @@ pub async fn conclude(
     .bind(delivery.signed)
     .bind(delivery.raw)
     .bind(said.map(Json))
+    .bind(now)
+    .bind(delivery.headers)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Makes refunds due that wait for this payment. One that somebody works on now stays with its own time: waiting for it
+/// here would be waiting for each other.
+pub async fn wake(
+    conn: &mut PgConnection,
+    payment_no: &str,
+    transaction_id: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- webhook::wake
+        update billing.webhook_events set retry_at = $3
+        where seq in (
+            select seq from billing.webhook_events
+            where outcome = 'held' and (payment_no = $1 or transaction_id = $2)
+            for no key update skip locked
+        )",
+    )
+    .bind(payment_no)
+    .bind(transaction_id)
     .bind(now)
     .execute(conn)
     .await?;
@@ -203,7 +254,7 @@ pub async fn unapplied(conn: &mut PgConnection) -> sqlx::Result<i64> {
 macro_rules! kept {
     () => {
         "seq, provider, event_id, status, outcome, order_id, order_state, payment_no, transaction_id, amount, signed, raw,
-        told, deliveries, retries, replayed_by, received_at, last_received_at, retry_at"
+        headers, told, deliveries, retries, replayed_by, received_at, last_received_at, retry_at"
     };
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::api::count;
-use super::db::{self, Delivery};
+use super::db::{self, Delivery, KeptHeaders};
 use super::message::Said;
 use super::settle::settle;
 use super::{Outcome, alipay, stripe, wechatpay};
@@ -61,6 +61,7 @@ pub struct Kept {
     amount: Option<Money>,
     signed: bool,
     raw: Vec<u8>,
+    headers: Option<Jsonb<KeptHeaders>>,
     told: Option<Jsonb<Said>>,
     deliveries: i32,
     retries: i32,
@@ -79,6 +80,9 @@ pub struct NoticeShown {
     pub event_id: String,
     /// paid, failed, cancelled, refund or other.
     pub status: String,
+    /// The provider's word for what is none of the first four here, as `charge.dispute.created`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
     pub outcome: Outcome,
     /// Whether it was dealt with for good.
     pub applied: bool,
@@ -95,6 +99,10 @@ pub struct NoticeShown {
     pub amount: Option<Money>,
     /// Whether its signature was checked; in the sandbox it need not be signed.
     pub signed: bool,
+    /// By which its signature can be checked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    pub headers: Option<KeptHeaders>,
     /// The body as it came, at most 16 KiB of it.
     pub raw: String,
     pub deliveries: i32,
@@ -111,11 +119,17 @@ pub struct NoticeShown {
 impl From<Kept> for NoticeShown {
     fn from(kept: Kept) -> Self {
         let raw = &kept.raw[..kept.raw.len().min(SHOWN)];
+        let event = match kept.told {
+            Some(Jsonb(Said::Other { event } | Said::Foreign { event, .. })) => Some(event),
+            Some(Jsonb(Said::Payment { .. } | Said::Refund { .. })) | None => None,
+        };
         Self {
             id: kept.seq.to_string(),
             provider: kept.provider,
             event_id: kept.event_id,
             status: kept.status,
+            event,
+            headers: kept.headers.map(|Jsonb(headers)| headers),
             outcome: kept.outcome,
             applied: kept.outcome.is_final(),
             order_id: kept.order_id,
@@ -200,6 +214,7 @@ async fn try_again(state: &Billing, kept: &Kept) -> Result<()> {
         provider: &kept.provider,
         event_id: &kept.event_id,
         signed: kept.signed,
+        headers: kept.headers.as_ref(),
         raw: &kept.raw,
         again: true,
     };

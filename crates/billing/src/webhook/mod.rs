@@ -52,7 +52,8 @@ pub enum Outcome {
     MerchantMismatch,
     /// No order of ours. Kept, and tried again when it is delivered again, and by the cron.
     UnknownOrder,
-    /// A refund of a payment that we have not heard of yet. Kept, and tried again by the cron.
+    /// A refund of a payment that we have not heard of yet, or that is at odds with what was booked. Kept, and tried
+    /// again by the cron.
     Held,
     /// It is signed, and cannot be read. Kept.
     Unreadable,

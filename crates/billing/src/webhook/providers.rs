@@ -12,11 +12,12 @@ use platform::problem::ProblemBody;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tracing::info;
+use sqlx::types::Json as Jsonb;
+use tracing::{info, warn};
 
 use super::api::{count, unread};
-use super::db::Delivery;
-use super::message::Message;
+use super::db::{Delivery, KeptHeaders};
+use super::message::{Message, Said};
 use super::settle::settle;
 use super::{alipay, stripe, wechatpay};
 use crate::{Billing, Error, Result, metrics};
@@ -50,7 +51,8 @@ pub async fn receive_stripe_notice(
     let keys = keys.ok_or(Error::ProviderNotConfigured { provider: "stripe" })?;
     let now = state.platform.clock.now();
     stripe::verify(&headers, &body, &keys.secrets, now).inspect_err(|_| unbelieved())?;
-    take(&state, "stripe", stripe::read(keys, &body), &body).await?;
+    let kept = KeptHeaders::of(&headers, &stripe::HEADERS);
+    take(&state, "stripe", stripe::read(keys, &body), &kept, &body).await?;
     Ok(Json(StripeReceipt { received: true }))
 }
 
@@ -73,7 +75,9 @@ async fn alipay_notice(State(state): State<Billing>, body: Body) -> Result<()> {
     let keys = state.config.webhooks.alipay.as_ref();
     let keys = keys.ok_or(Error::ProviderNotConfigured { provider: "alipay" })?;
     alipay::verify(&body, &keys.keys).inspect_err(|_| unbelieved())?;
-    take(&state, "alipay", alipay::read(keys, &body), &body).await
+    // Its signature stands in the body.
+    let kept = Jsonb(KeptHeaders::default());
+    take(&state, "alipay", alipay::read(keys, &body), &kept, &body).await
 }
 
 /// Alipay reads the body alone, and delivers again unless it is `success`; the status is for people.
@@ -118,7 +122,15 @@ async fn wechatpay_notice(
     })?;
     let now = state.platform.clock.now();
     wechatpay::verify(&headers, &body, &keys.keys, now).inspect_err(|_| unbelieved())?;
-    take(&state, "wechatpay", wechatpay::read(keys, &body), &body).await
+    let kept = KeptHeaders::of(&headers, &wechatpay::HEADERS);
+    take(
+        &state,
+        "wechatpay",
+        wechatpay::read(keys, &body),
+        &kept,
+        &body,
+    )
+    .await
 }
 
 fn answer_wechatpay(taken: Result<()>) -> Response {
@@ -149,6 +161,7 @@ async fn take(
     state: &Billing,
     provider: &'static str,
     message: Option<Message>,
+    headers: &Jsonb<KeptHeaders>,
     raw: &[u8],
 ) -> Result<()> {
     let (event_id, said) = match message {
@@ -162,6 +175,7 @@ async fn take(
         provider,
         event_id: &event_id,
         signed: true,
+        headers: Some(headers),
         raw,
         again: false,
     };
@@ -169,8 +183,14 @@ async fn take(
     count(&settled);
     let name = settled.outcome.name();
     let receipt = settled.answer?;
-    if !receipt.duplicate {
-        info!(order.id = %receipt.order_id, "notice {event_id} of {provider} was {name}");
+    if receipt.duplicate {
+        return Ok(());
+    }
+    match &said {
+        Some(Said::Other { event }) if event.contains("dispute") => {
+            warn!("a payer disputes a payment: event {event_id} of {provider} says {event}");
+        }
+        _ => info!(order.id = %receipt.order_id, "notice {event_id} of {provider} was {name}"),
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::message::{RefundTold, Stands};
 use super::settle::Receipt;
 use crate::order::{self, Order};
 use crate::payment::{self, Payment};
-use crate::refund::{self, RefundState, Wanted};
+use crate::refund::{self, Refund, RefundState, Wanted};
 use crate::{Error, Result};
 
 /// Settles or books a refund, in the transaction that keeps the notice.
@@ -22,12 +22,8 @@ pub async fn settle(
     told: &RefundTold,
     now: Timestamp,
 ) -> Result<(Outcome, Option<Order>)> {
-    let number = told.refund_no.as_deref();
-    let reference = told.reference.as_deref();
-    if let Some(known) = refund::db::find_told(conn, delivery.provider, number, reference).await? {
-        refund::settle(conn, &known.id, &told.standing(), now).await?;
-        let order = order::db::find(conn, known.order_id.as_str()).await?;
-        return Ok((Outcome::RefundSettled, order));
+    if let Some(known) = find_known(conn, delivery, told).await? {
+        return settle_known(conn, told, &known.id, now).await;
     }
     // What was not made through us counts once it is done.
     if told.stands != Stands::Succeeded {
@@ -39,12 +35,48 @@ pub async fn settle(
     let Some(order) = order::db::lock(conn, &payment.order_id).await? else {
         return Ok((Outcome::Held, None));
     };
+    // Looked for again under the lock: the same refund, told by another event, may have just been booked.
+    if let Some(known) = find_known(conn, delivery, told).await? {
+        return settle_known(conn, told, &known.id, now).await;
+    }
     let applied = payment::db::applied(conn, &order.id).await?;
     let Some(paid) = applied.filter(|applied| applied.id == payment.id) else {
         // Either its payment is still on its way to us, or it went to the balance and is no longer the order's.
         return Ok((Outcome::Held, Some(order)));
     };
     book(conn, delivery, told, order, paid, now).await
+}
+
+async fn find_known(
+    conn: &mut PgConnection,
+    delivery: Delivery<'_>,
+    told: &RefundTold,
+) -> sqlx::Result<Option<Refund>> {
+    let (number, reference) = (told.refund_no.as_deref(), told.reference.as_deref());
+    refund::db::find_told(conn, delivery.provider, number, reference).await
+}
+
+/// Settles a refund of ours, or one that was booked before.
+async fn settle_known(
+    conn: &mut PgConnection,
+    told: &RefundTold,
+    id: &str,
+    now: Timestamp,
+) -> Result<(Outcome, Option<Order>)> {
+    refund::settle(conn, id, &told.standing(), now).await?;
+    let refund = refund::db::find(conn, id).await?;
+    let refund = refund.ok_or(sqlx::Error::RowNotFound)?;
+    let order = order::db::find(conn, refund.order_id.as_str()).await?;
+    let contradicts = match told.stands {
+        Stands::Processing => false,
+        Stands::Succeeded => refund.state != RefundState::Succeeded,
+        Stands::Failed => refund.state == RefundState::Succeeded,
+    };
+    if contradicts {
+        // Money has gone another way than the ledger says: somebody has to look.
+        return Ok((Outcome::Held, order));
+    }
+    Ok((Outcome::RefundSettled, order))
 }
 
 async fn find_payment(conn: &mut PgConnection, told: &RefundTold) -> Result<Option<Payment>> {
@@ -67,6 +99,14 @@ async fn book(
     now: Timestamp,
 ) -> Result<(Outcome, Option<Order>)> {
     let amount = if told.is_total {
+        // Nobody can tell how much of a total is one of ours that is on its way: first that one is settled.
+        let refunds = refund::db::of_payment(conn, &paid.id).await?;
+        let is_open = |refund: &Refund| {
+            matches!(refund.state, RefundState::Pending | RefundState::Processing)
+        };
+        if refunds.iter().any(is_open) {
+            return Ok((Outcome::Held, Some(order)));
+        }
         told.amount - refund::db::gone_back(conn, &paid.id).await?
     } else {
         told.amount

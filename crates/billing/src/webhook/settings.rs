@@ -19,6 +19,8 @@ pub struct StripeKeys {
     pub secrets: Vec<SecretString>,
     /// `STRIPE_LIVEMODE`: whether money is real. Default: true in production.
     pub livemode: bool,
+    /// `STRIPE_ACCOUNT`: the connected account whose events these are, `acct_…`. Default: none, the account's own.
+    pub account: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ impl Settings {
 fn stripe(env: &mut Env, production: bool) -> Option<StripeKeys> {
     let secrets = list(env, "STRIPE_WEBHOOK_SECRETS");
     let livemode = env.flag("STRIPE_LIVEMODE", production);
+    let account = env.text("STRIPE_ACCOUNT");
     if secrets
         .iter()
         .any(|secret| secret.expose_secret().len() < 16)
@@ -67,7 +70,11 @@ fn stripe(env: &mut Env, production: bool) -> Option<StripeKeys> {
             "a secret is shorter than 16 bytes",
         );
     }
-    (!secrets.is_empty()).then_some(StripeKeys { secrets, livemode })
+    (!secrets.is_empty()).then_some(StripeKeys {
+        secrets,
+        livemode,
+        account,
+    })
 }
 
 fn alipay(env: &mut Env) -> Option<AlipayKeys> {

@@ -166,9 +166,11 @@ async fn settle_order(
     };
     let order = match outcome {
         Outcome::Paid => {
-            payment::pay(conn, &order, paying, Funding::Outside, now)
-                .await?
-                .0
+            let (order, payment) =
+                payment::pay(conn, &order, paying, Funding::Outside, now).await?;
+            let transaction_id = payment.transaction_id.as_deref();
+            db::wake(conn, &payment.payment_no, transaction_id, now).await?;
+            order
         }
         Outcome::Refunded => {
             payment::give_back(conn, &order, paying, now).await?;

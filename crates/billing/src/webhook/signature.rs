@@ -20,6 +20,9 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// The header with the signatures.
 pub const SIGNATURE: &str = "webhook-signature";
 
+/// All headers that take part.
+pub const HEADERS: [&str; 3] = [ID, TIMESTAMP, SIGNATURE];
+
 /// Whether a notice claims to be signed.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE)

@@ -18,6 +18,14 @@ use super::signature::TOLERANCE;
 use crate::rules::is_reference;
 use crate::{Error, Result};
 
+/// The headers that hold time, nonce, signature, and which key it is by.
+pub const HEADERS: [&str; 4] = [
+    "wechatpay-timestamp",
+    "wechatpay-nonce",
+    "wechatpay-signature",
+    "wechatpay-serial",
+];
+
 /// Checks the signature under the key that the notice names.
 ///
 /// # Errors
@@ -29,12 +37,7 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<()> {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let (Some(time), Some(nonce), Some(signature), Some(serial)) = (
-        header("wechatpay-timestamp"),
-        header("wechatpay-nonce"),
-        header("wechatpay-signature"),
-        header("wechatpay-serial"),
-    ) else {
+    let [Some(time), Some(nonce), Some(signature), Some(serial)] = HEADERS.map(header) else {
         return Err(Error::BadSignature("the notice is not signed"));
     };
     let seconds: i64 = time
@@ -71,7 +74,11 @@ pub fn read(keys: &WechatPayKeys, body: &[u8]) -> Option<Message> {
         outcome,
     };
     // Refunds name no application and no currency.
-    let said = if merchant != Some(&keys.merchant) || app.is_some_and(|app| app != keys.app_id) {
+    let is_ours = match app {
+        Some(app) => app == keys.app_id,
+        None => kind.starts_with("REFUND."),
+    };
+    let said = if merchant != Some(&keys.merchant) || !is_ours {
         foreign(Outcome::MerchantMismatch)
     } else if currency.as_str().is_some_and(|currency| currency != "CNY") {
         foreign(Outcome::CurrencyMismatch)
