@@ -78,3 +78,59 @@ impl RefundTold {
         }
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Panics where the store could not take a message, or it moves money that nobody may name.
+    pub fn check_bounds(message: &Message) {
+        let text = |text: &str, most: usize| {
+            assert!(
+                !text.is_empty() && text.chars().count() <= most && !text.contains('\0'),
+                "{message:?}"
+            );
+        };
+        text(&message.event_id, 512);
+        let names = match &message.said {
+            Said::Payment { notice } => {
+                assert!(
+                    notice.order_id.is_some() || notice.payment_no.is_some(),
+                    "{message:?}"
+                );
+                assert!(
+                    notice.status != super::super::notice::Status::Paid || notice.amount.is_some(),
+                    "{message:?}"
+                );
+                assert!(
+                    notice.amount.is_none_or(|amount| amount >= Money::ZERO),
+                    "{message:?}"
+                );
+                [
+                    &notice.order_id,
+                    &notice.payment_no,
+                    &notice.transaction_id,
+                    &notice.provider,
+                ]
+            }
+            Said::Refund { refund } => {
+                assert!(refund.amount > Money::ZERO, "{message:?}");
+                assert!(
+                    refund.payment_no.is_some() || refund.transaction_id.is_some(),
+                    "{message:?}"
+                );
+                [
+                    &refund.payment_no,
+                    &refund.transaction_id,
+                    &refund.refund_no,
+                    &refund.reference,
+                ]
+            }
+            Said::Other { .. } | Said::Foreign { .. } => [&None; 4],
+        };
+        for name in names.into_iter().flatten() {
+            text(name, 128);
+        }
+        assert!(!message.said.status().contains('\0'));
+    }
+}

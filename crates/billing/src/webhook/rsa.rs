@@ -48,3 +48,36 @@ impl VerifyingKey {
             .is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_key_of_2048_bits_is_refused() {
+        // A key of 1024 bits, an empty one, and no key at all.
+        let short = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCgSvZ77LVk657f2NHHb2woQIT7t+1QGl5zgKFxwR+8jCtXw79VELrdGMvUFuJkxMy7101iw2TxY+InJXn9IKWIcsb4jrWM9eOyxK4QJjldcTsiS1em4Yi9xD0jfkFulJCtvUBmO231jOhjjsdk5CuCnLoue8ZU7+1hcsfKW8ySUwIDAQAB";
+        for text in [
+            "",
+            "AAAA",
+            "-----BEGIN PUBLIC KEY-----",
+            "not base64",
+            short,
+        ] {
+            assert_eq!(VerifyingKey::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_key_or_not() {
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(64)
+            .for_each(|bytes: &[u8]| {
+                let text = String::from_utf8_lossy(bytes);
+                for text in [&*text, &STANDARD.encode(bytes)] {
+                    assert_eq!(VerifyingKey::read(text), None);
+                }
+            });
+    }
+}

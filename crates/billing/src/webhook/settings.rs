@@ -141,3 +141,93 @@ fn wechatpay(env: &mut Env) -> Option<WechatPayKeys> {
 fn list(env: &mut Env, name: &str) -> Vec<SecretString> {
     env.list(name).into_iter().map(Into::into).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAqObrdC7hrgAVM98tK0nv3hSQRGGKT4lBsQjHiGjeYZjOPIPHR5knm2jnnz/YGIXIofVHkA/tAlBAd5DrY7YpvI4tP5EONLtZKC2ghBMx7McI2wRD0xiqzxOQr1FuhZGJ8/AUokBzJrzY+aGX2xcOrxFYRlFilvVLTXg4LWjR1tdPkO6+i7wQZAIVMClPkwVRZEbaERRHlKqTzv2gGv5rDU8gRoe1LeaN+6BlbTqHWkQcNCUNrA8C6l17XAXGKDsm/9TFWwO8EPHHHCaQdjtV5/FdcWIt+L8SR1ss7EXTjYDFtxcKVv9rEoY1lX8T4mX+GbXfZHraG5NCF1+XioL5JwIDAQAB";
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn read(variables: &[(&str, &str)]) -> (Settings, Option<String>) {
+        let mut env: Env = variables.iter().copied().collect();
+        let settings = Settings::from_env(&mut env, true);
+        let faults = env.finish().err().map(|faults| faults.to_string());
+        (settings, faults)
+    }
+
+    #[test]
+    fn each_provider_has_the_keys_it_is_given() {
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{KEY}\n-----END PUBLIC KEY-----\n");
+        let wechat = format!("PUB_KEY_ID_01={pem},7132D7=\n{KEY}");
+        let (settings, faults) = read(&[
+            (
+                "STRIPE_WEBHOOK_SECRETS",
+                &format!("whsec_{SECRET}, whsec_new{SECRET}"),
+            ),
+            ("STRIPE_ACCOUNT", "acct_1"),
+            ("ALIPAY_PUBLIC_KEYS", &format!("{pem},{KEY}")),
+            ("ALIPAY_APP_ID", "2021"),
+            ("WECHATPAY_PUBLIC_KEYS", &wechat),
+            ("WECHATPAY_API_V3_KEYS", SECRET),
+            ("WECHATPAY_MCH_ID", "1900"),
+            ("WECHATPAY_APP_ID", "wx"),
+        ]);
+
+        assert_eq!(faults, None);
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains(SECRET), "{shown}");
+        let stripe = settings.stripe.unwrap();
+        assert_eq!((stripe.secrets.len(), stripe.livemode), (2, true));
+        assert_eq!(stripe.account.as_deref(), Some("acct_1"));
+        assert_eq!(settings.alipay.unwrap().keys.len(), 2);
+        let serials: Vec<_> = settings
+            .wechatpay
+            .unwrap()
+            .keys
+            .into_iter()
+            .map(|(serial, _)| serial)
+            .collect();
+        assert_eq!(serials, ["PUB_KEY_ID_01", "7132D7"]);
+        assert!(read(&[]).0.stripe.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_or_missing_is_named_and_not_shown() {
+        for (variables, named) in [
+            (
+                vec![("STRIPE_WEBHOOK_SECRETS", "5h0rt")],
+                vec!["STRIPE_WEBHOOK_SECRETS"],
+            ),
+            (
+                vec![("ALIPAY_PUBLIC_KEYS", "5h0rt")],
+                vec!["ALIPAY_PUBLIC_KEYS"],
+            ),
+            (vec![("ALIPAY_PUBLIC_KEYS", KEY)], vec!["ALIPAY_APP_ID"]),
+            (
+                vec![("WECHATPAY_PUBLIC_KEYS", "serial=5h0rt")],
+                vec!["WECHATPAY_PUBLIC_KEYS"],
+            ),
+            (
+                vec![
+                    ("WECHATPAY_PUBLIC_KEYS", &*format!("1={KEY}")),
+                    ("WECHATPAY_API_V3_KEYS", "5h0rt"),
+                ],
+                vec![
+                    "WECHATPAY_API_V3_KEYS",
+                    "WECHATPAY_MCH_ID",
+                    "WECHATPAY_APP_ID",
+                ],
+            ),
+        ] {
+            let faults = read(&variables).1.unwrap_or_default();
+            for name in named {
+                assert!(faults.contains(name), "{name}: {faults}");
+            }
+            assert!(
+                !faults.contains("5h0rt") && !faults.contains(KEY),
+                "{faults}"
+            );
+        }
+    }
+}

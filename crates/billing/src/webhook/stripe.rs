@@ -218,3 +218,230 @@ fn reference(value: &Value) -> Option<String> {
         .filter(|text| is_reference(text))
         .map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::webhook::message::tests::check_bounds;
+
+    /// Secret and body of the tests of Stripe's library for Python (`tests/test_webhook.py`); the code by Python's `hmac`.
+    const SECRET: &str = "whsec_test_secret";
+    const BODY: &[u8] = b"{\n  \"id\": \"evt_test_webhook\",\n  \"object\": \"event\"\n}";
+    const TIME: i64 = 1_492_774_577;
+    const CODE: &str = "c2f890decbc5ede7c5060bb9a6d31e0626a4342bacb9aeae2adb1bcea72f9812";
+
+    fn secrets() -> Vec<SecretString> {
+        vec!["whsec_of_before".into(), SECRET.into()]
+    }
+
+    fn check(header: &str, body: &[u8], seconds: i64) -> bool {
+        let mut headers = HeaderMap::new();
+        let Ok(value) = header.parse() else {
+            return false;
+        };
+        headers.insert(HEADERS[0], value);
+        let now = chrono::DateTime::from_timestamp(seconds, 0).unwrap();
+        verify(&headers, body, &secrets(), now.into()).is_ok()
+    }
+
+    fn keys() -> StripeKeys {
+        StripeKeys {
+            secrets: secrets(),
+            livemode: false,
+            account: None,
+        }
+    }
+
+    fn said(event: &Value) -> Said {
+        read(&keys(), event.to_string().as_bytes()).unwrap().said
+    }
+
+    #[test]
+    fn a_code_of_the_second_scheme_is_believed_under_any_secret_for_five_minutes() {
+        let other = "0".repeat(64);
+        for (header, seconds, is_believed) in [
+            (format!("t={TIME},v1={CODE}"), TIME, true),
+            (
+                format!("t={TIME},v1={other},v1={CODE},v0={other}"),
+                TIME,
+                true,
+            ),
+            (format!("t={TIME}, v1={CODE}"), TIME + 300, true),
+            (format!("t={TIME},v1={CODE}"), TIME + 301, false),
+            (format!("t={TIME},v1={CODE}"), TIME - 301, false),
+            (format!("t={TIME},v0={CODE}"), TIME, false),
+            (format!("t={},v1={CODE}", TIME + 1), TIME, false),
+            (format!("v1={CODE}"), TIME, false),
+            (format!("t={TIME}"), TIME, false),
+            (format!("t={TIME},v1={}", CODE.to_uppercase()), TIME, false),
+            (format!("t={TIME},v1=+{}", &CODE[1..]), TIME, false),
+            ("t=-9223372036854775808,v1=".to_owned(), TIME, false),
+            (String::new(), TIME, false),
+        ] {
+            assert_eq!(check(&header, BODY, seconds), is_believed, "{header}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_body_and_header_is_refused() {
+        let header = format!("t={TIME},v1={CODE}");
+        assert!(check(&header, BODY, TIME));
+
+        for bit in 0..BODY.len() * 8 {
+            let mut body = BODY.to_vec();
+            body[bit / 8] ^= 1 << (bit % 8);
+            assert!(!check(&header, &body, TIME), "bit {bit} of the body");
+        }
+        for bit in 0..header.len() * 8 {
+            let mut bytes = header.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(flipped) = String::from_utf8(bytes) {
+                assert!(!check(&flipped, BODY, TIME), "bit {bit} of the header");
+            }
+        }
+    }
+
+    #[test]
+    fn each_event_says_what_it_means() {
+        let intent = |kind: &str| {
+            json!({ "id": "evt_1", "type": kind, "livemode": false, "data": { "object": {
+                "id": "pi_1", "currency": "cny", "amount_received": 9_900, "metadata": { "payment_no": "PAY1" } } } })
+        };
+        let session = |kind: &str, status: &str| {
+            json!({ "id": "evt_1", "type": kind, "livemode": false, "data": { "object": {
+                "id": "cs_1", "currency": "cny", "amount_total": 9_900, "payment_intent": "pi_1",
+                "payment_status": status, "client_reference_id": "order-1", "metadata": {} } } })
+        };
+        for (event, expected) in [
+            (intent("payment_intent.succeeded"), Some(Status::Paid)),
+            (
+                intent("payment_intent.payment_failed"),
+                Some(Status::Failed),
+            ),
+            (intent("payment_intent.canceled"), Some(Status::Cancelled)),
+            (intent("payment_intent.processing"), None),
+            (intent("charge.dispute.created"), None),
+            (
+                session("checkout.session.completed", "paid"),
+                Some(Status::Paid),
+            ),
+            (session("checkout.session.completed", "unpaid"), None),
+            (
+                session("checkout.session.async_payment_succeeded", "paid"),
+                Some(Status::Paid),
+            ),
+            (
+                session("checkout.session.async_payment_failed", "unpaid"),
+                Some(Status::Failed),
+            ),
+            (
+                session("checkout.session.expired", "unpaid"),
+                Some(Status::Cancelled),
+            ),
+        ] {
+            let told = match said(&event) {
+                Said::Payment { notice } => {
+                    assert_eq!(notice.transaction_id.as_deref(), Some("pi_1"));
+                    assert!(notice.status != Status::Paid || notice.amount == Some(Money(9_900)));
+                    Some(notice.status)
+                }
+                Said::Other { .. } => None,
+                said => panic!("{said:?}"),
+            };
+            assert_eq!(told, expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn another_mode_account_or_currency_is_foreign() {
+        let good = json!({ "id": "evt_1", "type": "payment_intent.succeeded", "livemode": false, "data": { "object": {
+            "id": "pi_1", "currency": "cny", "amount_received": 9_900, "metadata": { "order_id": "o" } } } });
+        let outcome = |change: fn(&mut Value)| {
+            let mut event = good.clone();
+            change(&mut event);
+            match said(&event) {
+                Said::Foreign { outcome, .. } => Some(outcome),
+                _ => None,
+            }
+        };
+
+        assert_eq!(outcome(|_| {}), None);
+        let mismatch = Some(Outcome::MerchantMismatch);
+        assert_eq!(outcome(|event| event["livemode"] = true.into()), mismatch);
+        assert_eq!(outcome(|event| event["livemode"] = Value::Null), mismatch);
+        assert_eq!(
+            outcome(|event| event["account"] = "acct_1".into()),
+            mismatch
+        );
+        let dollars = |event: &mut Value| event["data"]["object"]["currency"] = "usd".into();
+        assert_eq!(outcome(dollars), Some(Outcome::CurrencyMismatch));
+    }
+
+    #[test]
+    fn a_refund_is_the_same_one_in_each_event_that_tells_of_it() {
+        let refund = json!({ "id": "re_1", "object": "refund", "amount": 900, "currency": "cny", "payment_intent": "pi_1",
+            "status": "succeeded", "metadata": {} });
+        let updated = json!({ "id": "evt_1", "type": "refund.updated", "livemode": false, "data": { "object": refund } });
+        let charge = json!({ "id": "evt_2", "type": "charge.refunded", "livemode": false, "data": { "object": {
+            "id": "ch_1", "currency": "cny", "amount_refunded": 900, "refunds": { "data": [refund] } } } });
+        let listless = json!({ "id": "evt_3", "type": "charge.refunded", "livemode": false, "data": { "object": {
+            "id": "ch_1", "currency": "cny", "amount_refunded": 900 } } });
+
+        let Said::Refund { refund } = said(&updated) else {
+            panic!("no refund");
+        };
+        assert_eq!(refund.reference.as_deref(), Some("re_1"));
+        assert_eq!(
+            (refund.amount, refund.stands),
+            (Money(900), Stands::Succeeded)
+        );
+        assert_eq!(said(&charge), Said::Refund { refund });
+        assert!(matches!(said(&listless), Said::Other { .. }));
+    }
+
+    #[test]
+    fn any_body_is_read_within_bounds_or_not_at_all() {
+        const WORDS: [&str; 24] = [
+            "id",
+            "evt_1",
+            "type",
+            "data",
+            "object",
+            "metadata",
+            "order_id",
+            "payment_no",
+            "livemode",
+            "currency",
+            "cny",
+            "amount_received",
+            "amount",
+            "payment_intent",
+            "status",
+            "succeeded",
+            "refund.updated",
+            "payment_intent.succeeded",
+            "checkout.session.completed",
+            "payment_status",
+            "paid",
+            "client_reference_id",
+            "amount_total",
+            "charge.refunded",
+        ];
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_max_len(96)
+            .for_each(|bytes: &[u8]| {
+                let kind = WORDS[usize::from(bytes.first().copied().unwrap_or_default()) % WORDS.len()];
+                let object = testkit::any::json(bytes, &WORDS);
+                let event = json!({ "id": "evt_1", "type": kind, "livemode": false, "data": { "object": object } });
+                for body in [event.to_string().as_bytes(), object.to_string().as_bytes(), bytes] {
+                    if let Some(message) = read(&keys(), body) {
+                        check_bounds(&message);
+                    }
+                    assert!(!check(&String::from_utf8_lossy(bytes), body, TIME));
+                }
+            });
+    }
+}

@@ -10,6 +10,7 @@ mod orders;
 mod payments;
 mod plans;
 mod providers;
+mod refunds_told;
 mod sandbox;
 mod signed;
 mod terms;
