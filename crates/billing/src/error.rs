@@ -22,6 +22,12 @@ pub enum Error {
     /// No such payment, or somebody else's.
     #[error("payment not found")]
     PaymentNotFound,
+    /// No such coupon or code, or somebody else's.
+    #[error("coupon not found")]
+    CouponNotFound,
+    /// The coupon or its code cannot be used, and why.
+    #[error("{0}")]
+    CouponUnusable(&'static str),
     /// The order's state forbids it.
     #[error("the order is {} and cannot be {wanted}", state.five())]
     OrderState {
@@ -85,6 +91,8 @@ impl Error {
             Self::PlanNotFound => Problem::not_found("plan"),
             Self::OrderNotFound => Problem::not_found("order"),
             Self::PaymentNotFound => Problem::not_found("payment"),
+            Self::CouponNotFound => Problem::not_found("coupon"),
+            Self::CouponUnusable(_) => Problem::conflict("CONFLICT", text()),
             Self::OrderState { .. } | Self::OrderTooLate | Self::RefundTooLarge { .. } => {
                 Problem::conflict("ORDER_STATE", text())
             }

@@ -6,6 +6,7 @@
 mod balance;
 mod callers;
 mod config;
+mod coupon;
 mod error;
 mod ledger;
 mod metrics;

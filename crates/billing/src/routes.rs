@@ -3,7 +3,7 @@
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::{Billing, balance, ledger, order, payment, plan, usage, webhook};
+use crate::{Billing, balance, coupon, ledger, order, payment, plan, usage, webhook};
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
 pub fn router(state: Billing) -> OpenApiRouter {
@@ -50,6 +50,12 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(usage::api::page_usage))
         .routes(routes!(usage::api::list_all_usage))
         .routes(routes!(usage::api::sum_all_usage))
+        .routes(routes!(coupon::api::create_coupon))
+        .routes(routes!(coupon::api::claim_coupon))
+        .routes(routes!(coupon::api::list_my_coupons))
+        .routes(routes!(coupon::api::count_my_coupons))
+        .routes(routes!(coupon::api::find_coupon))
+        .routes(routes!(coupon::api::use_coupon))
         .routes(routes!(ledger::api::verify_ledger))
 }
 

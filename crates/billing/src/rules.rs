@@ -41,6 +41,11 @@ pub fn required_text(text: &str, (): &()) -> garde::Result {
     bounded(text, 500)
 }
 
+/// A text without NUL.
+pub fn plain(text: &str, (): &()) -> garde::Result {
+    bounded(text, usize::MAX)
+}
+
 /// A reference to something elsewhere: 1 to 128 characters, where there is one.
 pub fn reference(text: &Option<String>, (): &()) -> garde::Result {
     match text.as_deref() {

@@ -3,6 +3,7 @@
 
 mod app;
 mod balance;
+mod coupons;
 mod jobs;
 mod ledger;
 mod orders;
