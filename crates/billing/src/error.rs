@@ -28,6 +28,26 @@ pub enum Error {
     /// The coupon or its code cannot be used, and why.
     #[error("{0}")]
     CouponUnusable(&'static str),
+    /// The device is in use by another user.
+    #[error("the device is in use by another user")]
+    DeviceInUse,
+    /// No such record of usage.
+    #[error("usage record not found")]
+    UsageNotFound,
+    /// No such invoice, or one that its user does not see.
+    #[error("invoice not found")]
+    InvoiceNotFound,
+    /// The invoice's status forbids it.
+    #[error("the invoice is {status} and cannot be {wanted}")]
+    InvoiceState {
+        /// The status it has.
+        status: &'static str,
+        /// What was to be done with it.
+        wanted: &'static str,
+    },
+    /// The payment cannot pay this invoice, and why.
+    #[error("{0}")]
+    PaymentUnusable(&'static str),
     /// The order's state forbids it.
     #[error("the order is {} and cannot be {wanted}", state.five())]
     OrderState {
@@ -92,7 +112,12 @@ impl Error {
             Self::OrderNotFound => Problem::not_found("order"),
             Self::PaymentNotFound => Problem::not_found("payment"),
             Self::CouponNotFound => Problem::not_found("coupon"),
-            Self::CouponUnusable(_) => Problem::conflict("CONFLICT", text()),
+            Self::InvoiceNotFound => Problem::not_found("invoice"),
+            Self::UsageNotFound => Problem::not_found("usage record"),
+            Self::DeviceInUse
+            | Self::CouponUnusable(_)
+            | Self::InvoiceState { .. }
+            | Self::PaymentUnusable(_) => Problem::conflict("CONFLICT", text()),
             Self::OrderState { .. } | Self::OrderTooLate | Self::RefundTooLarge { .. } => {
                 Problem::conflict("ORDER_STATE", text())
             }

@@ -8,6 +8,7 @@ mod callers;
 mod config;
 mod coupon;
 mod error;
+mod invoice;
 mod ledger;
 mod metrics;
 mod order;
@@ -29,7 +30,7 @@ use platform::lifecycle::Tasks;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use routes::{openapi, router};
-pub use usage::Meter;
+pub use usage::{Meter, price::UnitPrice};
 
 /// The service: what its handlers and jobs work with.
 #[derive(Clone)]
@@ -58,13 +59,15 @@ impl Billing {
     /// # Errors
     /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
-        platform::events::spawn_consumer(&self.platform, tasks, Meter).await
+        let price = self.config.device_minute_price;
+        platform::events::spawn_consumer(&self.platform, tasks, Meter { price }).await
     }
 
-    /// The jobs that run once a slot in the whole cluster. Neither needs the guard of its run: an order is expired by
-    /// whoever locks its row while it is open, with its event, and the verification writes nothing.
+    /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired or completed and a debt collected by
+    /// whoever locks its row, with its event, and the verification writes nothing.
     pub fn cron_jobs(&self) -> Vec<Job> {
         let (expiring, verifying) = (self.clone(), self.clone());
+        let (completing, collecting) = (self.clone(), self.clone());
         vec![
             Job::new(
                 "cancel-expired-orders",
@@ -72,6 +75,22 @@ impl Billing {
                 move |run| {
                     let state = expiring.clone();
                     async move { order::jobs::expire_orders(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "complete-orders",
+                self.config.completion_schedule.clone(),
+                move |run| {
+                    let state = completing.clone();
+                    async move { order::jobs::complete_orders(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "collect-debts",
+                self.config.debt_schedule.clone(),
+                move |run| {
+                    let state = collecting.clone();
+                    async move { usage::debt::collect(&state, &run.cancelled).await }
                 },
             ),
             Job::new(

@@ -3,7 +3,7 @@
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::{Billing, balance, coupon, ledger, order, payment, plan, usage, webhook};
+use crate::{Billing, balance, coupon, invoice, ledger, order, payment, plan, usage, webhook};
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
 pub fn router(state: Billing) -> OpenApiRouter {
@@ -50,12 +50,33 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(usage::api::page_usage))
         .routes(routes!(usage::api::list_all_usage))
         .routes(routes!(usage::api::sum_all_usage))
+        .routes(routes!(usage::record::record_usage))
+        .routes(routes!(usage::session::start_usage))
+        .routes(routes!(usage::session::stop_usage))
+        .routes(routes!(usage::metering::meter_user))
+        .routes(routes!(usage::metering::meter_device))
+        .routes(routes!(usage::metering::meter_all))
+        .routes(routes!(usage::metering::list_metered_users))
+        .routes(routes!(usage::metering::list_metered_devices))
+        .routes(routes!(usage::metering::meter_trend))
         .routes(routes!(coupon::api::create_coupon))
         .routes(routes!(coupon::api::claim_coupon))
         .routes(routes!(coupon::api::list_my_coupons))
         .routes(routes!(coupon::api::count_my_coupons))
         .routes(routes!(coupon::api::find_coupon))
         .routes(routes!(coupon::api::use_coupon))
+        .routes(routes!(invoice::api::generate_invoice))
+        .routes(routes!(
+            invoice::api::create_invoice,
+            invoice::api::list_invoices
+        ))
+        .routes(routes!(invoice::api::list_user_invoices))
+        .routes(routes!(invoice::api::invoice_statistics))
+        .routes(routes!(invoice::api::find_invoice))
+        .routes(routes!(invoice::api::print_invoice))
+        .routes(routes!(invoice::api::publish_invoice))
+        .routes(routes!(invoice::api::cancel_invoice))
+        .routes(routes!(invoice::pay::pay_invoice))
         .routes(routes!(ledger::api::verify_ledger))
 }
 

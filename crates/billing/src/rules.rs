@@ -12,6 +12,15 @@ pub fn amount(amount: &Money, (): &()) -> garde::Result {
     }
 }
 
+/// A price: 0 to 1 000 000 yuan.
+pub fn price(price: &Money, (): &()) -> garde::Result {
+    if (Money::ZERO..=Money::MAX_INPUT).contains(price) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be from 0 to 1000000"))
+    }
+}
+
 /// An amount, where there is one.
 pub fn optional_amount(given: &Option<Money>, (): &()) -> garde::Result {
     given.as_ref().map_or(Ok(()), |given| amount(given, &()))

@@ -212,6 +212,30 @@ pub async fn expire_due(
     .await
 }
 
+/// Completes paid orders whose term is over; those that somebody works on wait for the next time.
+pub async fn complete_due(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    batch: i64,
+) -> sqlx::Result<Vec<Order>> {
+    sqlx::query_as(concat!(
+        "-- order::complete_due
+        with due as (
+            select id from billing.orders
+            where state = 'PAID' and paid_at <= $1 - make_interval(days => (terms ->> 'days')::integer)
+            order by paid_at limit $2 for no key update skip locked
+        )
+        update billing.orders set state = 'COMPLETED', updated_at = $1
+        where state = 'PAID' and id in (select id from due)
+        returning ",
+        columns!()
+    ))
+    .bind(now)
+    .bind(batch)
+    .fetch_all(conn)
+    .await
+}
+
 /// Adds to what was refunded of a locked order; all of it makes it refunded.
 pub async fn add_refund(
     conn: &mut PgConnection,

@@ -198,7 +198,10 @@ async fn an_order_that_comes_to_nothing_gives_its_coupon_back(db: PgPool) {
     let (alice, boss) = (app.user("alice").await, app.admin().await);
     let id = give(&boss, "amount", 10.0).await;
     let body = json!({ "planId": "basic", "couponId": id });
-    let status = || async { alice.get(&format!("/coupons/{id}")).await.is(200)["status"].clone() };
+    let status = || async {
+        let alice = app.user("alice").await;
+        alice.get(&format!("/coupons/{id}")).await.is(200)["status"].clone()
+    };
 
     let cancelled = alice.post("/orders", body.clone()).await.is(201);
     let path = format!("/orders/{}/cancel", cancelled["id"].as_str().unwrap());
@@ -208,11 +211,13 @@ async fn an_order_that_comes_to_nothing_gives_its_coupon_back(db: PgPool) {
     app.platform.clock.advance(TimeDelta::minutes(31));
     app.run_job("cancel-expired-orders").await;
     assert_eq!(status().await, "unused");
+    let alice = app.user("alice").await;
     alice.post("/orders", body.clone()).await.is(201);
     app.platform.clock.advance(TimeDelta::days(7));
     app.run_job("cancel-expired-orders").await;
 
     assert_eq!(status().await, "expired");
+    let alice = app.user("alice").await;
     alice.post("/orders", body).await.refused(409, "CONFLICT");
     let stats = alice.get("/coupons/my/stats").await.is(200);
     assert_eq!(

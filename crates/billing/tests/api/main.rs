@@ -4,6 +4,7 @@
 mod app;
 mod balance;
 mod coupons;
+mod invoices;
 mod jobs;
 mod ledger;
 mod orders;
