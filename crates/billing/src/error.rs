@@ -28,6 +28,12 @@ pub enum Error {
     /// The coupon or its code cannot be used, and why.
     #[error("{0}")]
     CouponUnusable(&'static str),
+    /// A plan of that code is there.
+    #[error("a plan with this code exists")]
+    PlanExists,
+    /// Orders use the plan.
+    #[error("orders use the plan; take it from sale instead")]
+    PlanInUse,
     /// The device is in use by another user.
     #[error("the device is in use by another user")]
     DeviceInUse,
@@ -114,7 +120,9 @@ impl Error {
             Self::CouponNotFound => Problem::not_found("coupon"),
             Self::InvoiceNotFound => Problem::not_found("invoice"),
             Self::UsageNotFound => Problem::not_found("usage record"),
-            Self::DeviceInUse
+            Self::PlanExists
+            | Self::PlanInUse
+            | Self::DeviceInUse
             | Self::CouponUnusable(_)
             | Self::InvoiceState { .. }
             | Self::PaymentUnusable(_) => Problem::conflict("CONFLICT", text()),

@@ -16,6 +16,7 @@ mod payment;
 mod plan;
 mod routes;
 mod rules;
+mod stats;
 mod times;
 mod usage;
 mod webhook;
@@ -30,6 +31,7 @@ use platform::lifecycle::Tasks;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use routes::{openapi, router};
+pub use stats::census::Census;
 pub use usage::{Meter, price::UnitPrice};
 
 /// The service: what its handlers and jobs work with.
@@ -54,13 +56,14 @@ impl Billing {
         })
     }
 
-    /// Starts what every replica does for itself: hearing how long devices ran. All periodic work is cluster-wide.
+    /// Starts what every replica does for itself: hearing how long devices ran, and of users and devices. All periodic work is cluster-wide.
     ///
     /// # Errors
     /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let price = self.config.device_minute_price;
-        platform::events::spawn_consumer(&self.platform, tasks, Meter { price }).await
+        platform::events::spawn_consumer(&self.platform, tasks, Meter { price }).await?;
+        platform::events::spawn_consumer(&self.platform, tasks, Census).await
     }
 
     /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired or completed and a debt collected by

@@ -3,7 +3,9 @@
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::{Billing, balance, coupon, invoice, ledger, order, payment, plan, usage, webhook};
+use crate::{
+    Billing, balance, coupon, invoice, ledger, order, payment, plan, stats, usage, webhook,
+};
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
 pub fn router(state: Billing) -> OpenApiRouter {
@@ -17,14 +19,29 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 fn routes() -> OpenApiRouter<Billing> {
     OpenApiRouter::new()
-        .routes(twice(routes!(plan::api::list_plans)))
+        .routes(twice(routes!(
+            plan::api::list_plans,
+            plan::admin::create_plan
+        )))
         .routes(twice(routes!(plan::api::list_active_plans)))
-        .routes(twice(routes!(plan::api::find_plan)))
+        .routes(twice(routes!(plan::api::list_plan_names)))
+        .routes(twice(routes!(plan::admin::delete_plans)))
+        .routes(twice(routes!(
+            plan::api::find_plan,
+            plan::admin::change_plan,
+            plan::admin::delete_plan
+        )))
         .routes(twice(routes!(
             order::api::create_order,
             order::api::list_orders
         )))
-        .routes(twice(routes!(order::api::find_order_or_list)))
+        .routes(twice(routes!(order::admin::count_orders)))
+        .routes(twice(routes!(order::admin::list_order_names)))
+        .routes(twice(routes!(
+            order::api::find_order_or_list,
+            order::admin::note_order,
+            order::admin::put_order_note
+        )))
         .routes(twice(routes!(order::api::cancel_order)))
         .routes(twice(routes!(order::api::cancel_orders)))
         .routes(twice(routes!(order::api::confirm_order)))
@@ -43,6 +60,7 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(balance::api::freeze))
         .routes(routes!(balance::api::unfreeze))
         .routes(routes!(balance::api::adjust))
+        .routes(routes!(balance::statistics::balance_statistics))
         .routes(routes!(balance::history::list_transactions))
         .routes(routes!(balance::history::list_balance_transactions))
         .routes(routes!(usage::api::list_usage))
@@ -77,6 +95,18 @@ fn routes() -> OpenApiRouter<Billing> {
         .routes(routes!(invoice::api::publish_invoice))
         .routes(routes!(invoice::api::cancel_invoice))
         .routes(routes!(invoice::pay::pay_invoice))
+        .routes(routes!(stats::api::show_dashboard))
+        .routes(routes!(stats::api::show_overview))
+        .routes(routes!(stats::api::count_online_devices))
+        .routes(routes!(stats::api::count_new_users))
+        .routes(routes!(stats::api::revenue_today))
+        .routes(routes!(stats::api::revenue_month))
+        .routes(routes!(stats::api::device_distribution))
+        .routes(routes!(stats::api::revenue_trend))
+        .routes(routes!(stats::api::user_growth))
+        .routes(routes!(stats::api::user_activity))
+        .routes(routes!(stats::reports::report_bills))
+        .routes(routes!(stats::reports::report_revenue))
         .routes(routes!(ledger::api::verify_ledger))
 }
 
@@ -89,7 +119,13 @@ fn twice(
         .iter()
         .map(|(path, item)| {
             let mut item = item.clone();
-            let operations = [&mut item.get, &mut item.post];
+            let operations = [
+                &mut item.get,
+                &mut item.post,
+                &mut item.put,
+                &mut item.patch,
+                &mut item.delete,
+            ];
             for operation in operations.into_iter().flatten() {
                 let id = operation.operation_id.as_mut();
                 if let Some(id) = id {

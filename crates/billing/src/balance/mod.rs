@@ -3,6 +3,7 @@
 pub mod api;
 pub mod db;
 pub mod history;
+pub mod statistics;
 
 use contracts::{Event, EventBody, Money, OrderId, Timestamp, TransactionId, UserId};
 use serde::{Deserialize, Serialize};

@@ -125,6 +125,7 @@ pub async fn create_order(
         refunded_at: None,
         refund_amount: Money::ZERO,
         remark: body.description,
+        metadata: None,
         created_at: now,
         updated_at: now,
     };

@@ -11,7 +11,7 @@ use crate::times::Bound;
 macro_rules! columns {
     () => {
         "id, order_no, user_id, plan_id, plan_name, terms, amount, discount_amount, final_amount, currency, state, payment_method,
-        transaction_id, coupon_id, coupon_used_at, expires_at, paid_at, cancelled_at, refunded_at, refund_amount, remark, created_at,
+        transaction_id, coupon_id, coupon_used_at, expires_at, paid_at, cancelled_at, refunded_at, refund_amount, remark, metadata, created_at,
         updated_at"
     };
 }

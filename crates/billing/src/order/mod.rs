@@ -1,5 +1,6 @@
 //! Orders: purchases of plans, their states, and who may see and change them.
 
+pub mod admin;
 pub mod api;
 pub mod db;
 pub mod jobs;
@@ -102,6 +103,7 @@ pub struct Order {
     pub refunded_at: Option<Timestamp>,
     pub refund_amount: Money,
     pub remark: Option<String>,
+    pub metadata: Option<serde_json::Value>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -206,6 +208,7 @@ pub mod tests {
             refunded_at: None,
             refund_amount: Money::ZERO,
             remark: None,
+            metadata: None,
             created_at: now,
             updated_at: now,
         }

@@ -201,7 +201,8 @@ pub async fn insert(
 }
 
 impl ResourceType {
-    const fn name(self) -> &'static str {
+    /// The name in the store and on the wire.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::DeviceTime => "device_time",
             Self::Storage => "storage",

@@ -3,6 +3,7 @@
 
 mod app;
 mod balance;
+mod charges;
 mod coupons;
 mod invoices;
 mod jobs;
