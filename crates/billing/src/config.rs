@@ -7,6 +7,7 @@ use contracts::Money;
 use platform::{Env, Profile};
 use secrecy::SecretSlice;
 
+use crate::usage::price::UnitPrice;
 use crate::{provider, webhook};
 
 /// The shortest and longest webhook key, in bytes, that the Standard Webhooks specification allows.
@@ -20,6 +21,13 @@ pub struct Config {
     /// `BILLING_EXPIRY_SCHEDULE`: when orders past their time are closed, five or six cron fields. Default
     /// `*/5 * * * *`.
     pub expiry_schedule: String,
+    /// `BILLING_COMPLETION_SCHEDULE`: when paid orders whose term is over are completed. Default `7 * * * *`.
+    pub completion_schedule: String,
+    /// `BILLING_DEBT_SCHEDULE`: when hours of devices that are owed are collected. Default `*/10 * * * *`.
+    pub debt_schedule: String,
+    /// `BILLING_DEVICE_MINUTE_PRICE`: what a minute of a running device costs beside its plan, in yuan with four decimals at
+    /// most. Default 0.
+    pub device_minute_price: UnitPrice,
     /// `BILLING_VERIFY_SCHEDULE`: when the ledger is proved. Default `17 3 * * *`.
     pub verify_schedule: String,
     /// `PAYMENT_WEBHOOK_SECRETS`: keys that sign payment notices, `whsec_` and base64, comma-separated; each of them is
@@ -43,8 +51,16 @@ impl Config {
         let minutes = env.within("BILLING_ORDER_MINUTES", 30.0, (0.001, 525_600.0));
         let mut text = |name, default: &str| env.text(name).unwrap_or_else(|| default.to_owned());
         let expiry_schedule = text("BILLING_EXPIRY_SCHEDULE", "*/5 * * * *");
+        let completion_schedule = text("BILLING_COMPLETION_SCHEDULE", "7 * * * *");
+        let debt_schedule = text("BILLING_DEBT_SCHEDULE", "*/10 * * * *");
         let verify_schedule = text("BILLING_VERIFY_SCHEDULE", "17 3 * * *");
         let ask_schedule = text("PAYMENT_ASK_SCHEDULE", "* * * * *");
+        const MINUTE: &str = "BILLING_DEVICE_MINUTE_PRICE";
+        let price = env.within(MINUTE, 0.0, (0.0, 1_000.0));
+        let device_minute_price = UnitPrice::from_yuan(price).unwrap_or_else(|| {
+            env.fault(MINUTE, "has four decimals at most");
+            UnitPrice::default()
+        });
         let webhook_keys = webhook_keys(env);
         let refund_approval_above = env.optional("PAYMENT_REFUND_APPROVAL_ABOVE");
         let providers = provider::Settings::from_env(env);
@@ -58,6 +74,9 @@ impl Config {
         Self {
             order_lifetime,
             expiry_schedule,
+            completion_schedule,
+            debt_schedule,
+            device_minute_price,
             verify_schedule,
             webhook_keys,
             ask_schedule,

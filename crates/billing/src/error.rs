@@ -48,6 +48,38 @@ pub enum Error {
         /// Its name.
         provider: &'static str,
     },
+    /// No such coupon or code, or somebody else's.
+    #[error("coupon not found")]
+    CouponNotFound,
+    /// The coupon or its code cannot be used, and why.
+    #[error("{0}")]
+    CouponUnusable(&'static str),
+    /// A plan of that code is there.
+    #[error("a plan with this code exists")]
+    PlanExists,
+    /// Orders use the plan.
+    #[error("orders use the plan; take it from sale instead")]
+    PlanInUse,
+    /// The device is in use by another user.
+    #[error("the device is in use by another user")]
+    DeviceInUse,
+    /// No such record of usage.
+    #[error("usage record not found")]
+    UsageNotFound,
+    /// No such invoice, or one that its user does not see.
+    #[error("invoice not found")]
+    InvoiceNotFound,
+    /// The invoice's status forbids it.
+    #[error("the invoice is {status} and cannot be {wanted}")]
+    InvoiceState {
+        /// The status it has.
+        status: &'static str,
+        /// What was to be done with it.
+        wanted: &'static str,
+    },
+    /// The payment cannot pay this invoice, and why.
+    #[error("{0}")]
+    PaymentUnusable(&'static str),
     /// The order's state forbids it.
     #[error("the order is {} and cannot be {wanted}", state.five())]
     OrderState {
@@ -134,6 +166,15 @@ impl Error {
             Self::ProviderSilent { .. } => {
                 Problem::new(StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", text())
             }
+            Self::CouponNotFound => Problem::not_found("coupon"),
+            Self::InvoiceNotFound => Problem::not_found("invoice"),
+            Self::UsageNotFound => Problem::not_found("usage record"),
+            Self::PlanExists
+            | Self::PlanInUse
+            | Self::DeviceInUse
+            | Self::CouponUnusable(_)
+            | Self::InvoiceState { .. }
+            | Self::PaymentUnusable(_) => Problem::conflict("CONFLICT", text()),
             Self::OrderState { .. } | Self::OrderTooLate | Self::RefundTooLarge { .. } => {
                 Problem::conflict("ORDER_STATE", text())
             }

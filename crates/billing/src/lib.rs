@@ -6,7 +6,9 @@
 mod balance;
 mod callers;
 mod config;
+mod coupon;
 mod error;
+mod invoice;
 mod ledger;
 mod metrics;
 mod order;
@@ -16,6 +18,7 @@ mod provider;
 mod refund;
 mod routes;
 mod rules;
+mod stats;
 mod times;
 mod usage;
 mod webhook;
@@ -32,7 +35,8 @@ pub use config::Config;
 pub use error::{Error, Result};
 use provider::Providers;
 pub use routes::{openapi, router};
-pub use usage::Meter;
+pub use stats::census::Census;
+pub use usage::{Meter, price::UnitPrice};
 
 /// How often a replica looks for notices that the provider of the sandbox has to deliver.
 const NOTICES: Duration = Duration::from_millis(300);
@@ -61,8 +65,8 @@ impl Billing {
         })
     }
 
-    /// Starts what every replica does for itself: hearing how long devices ran, and in the sandbox delivering what its
-    /// payment provider has to tell. All other periodic work is cluster-wide.
+    /// Starts what every replica does for itself: hearing how long devices ran, and of users and devices; and in the
+    /// sandbox delivering what its payment provider has to tell. All other periodic work is cluster-wide.
     ///
     /// # Errors
     /// Where a store does not answer at start.
@@ -74,15 +78,18 @@ impl Billing {
                 async move { provider::sandbox::deliver_due(&state, &client).await }
             });
         }
-        platform::events::spawn_consumer(&self.platform, tasks, Meter).await
+        let price = self.config.device_minute_price;
+        platform::events::spawn_consumer(&self.platform, tasks, Meter { price }).await?;
+        platform::events::spawn_consumer(&self.platform, tasks, Census).await
     }
 
-    /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired by
-    /// whoever locks its row while it is open, with its event; payments and refunds are settled under that lock too,
-    /// once, whoever asked; and the verification writes nothing.
+    /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired or
+    /// completed, a payment or refund settled and a debt collected by whoever locks its row, once, with its event; and
+    /// the verification writes nothing.
     pub fn cron_jobs(&self) -> Vec<Job> {
         let (expiring, verifying) = (self.clone(), self.clone());
         let (asking, retrying) = (self.clone(), self.clone());
+        let (completing, collecting) = (self.clone(), self.clone());
         vec![
             Job::new(
                 "cancel-expired-orders",
@@ -90,6 +97,22 @@ impl Billing {
                 move |run| {
                     let state = expiring.clone();
                     async move { order::jobs::expire_orders(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "complete-orders",
+                self.config.completion_schedule.clone(),
+                move |run| {
+                    let state = completing.clone();
+                    async move { order::jobs::complete_orders(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "collect-debts",
+                self.config.debt_schedule.clone(),
+                move |run| {
+                    let state = collecting.clone();
+                    async move { usage::debt::collect(&state, &run.cancelled).await }
                 },
             ),
             Job::new(

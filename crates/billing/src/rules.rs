@@ -12,6 +12,15 @@ pub fn amount(amount: &Money, (): &()) -> garde::Result {
     }
 }
 
+/// A price: 0 to 1 000 000 yuan.
+pub fn price(price: &Money, (): &()) -> garde::Result {
+    if (Money::ZERO..=Money::MAX_INPUT).contains(price) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be from 0 to 1000000"))
+    }
+}
+
 /// An amount, where there is one.
 pub fn optional_amount(given: &Option<Money>, (): &()) -> garde::Result {
     given.as_ref().map_or(Ok(()), |given| amount(given, &()))
@@ -39,6 +48,11 @@ pub fn required_text(text: &str, (): &()) -> garde::Result {
         return Err(garde::Error::new("must not be empty"));
     }
     bounded(text, 500)
+}
+
+/// A text without NUL.
+pub fn plain(text: &str, (): &()) -> garde::Result {
+    bounded(text, usize::MAX)
 }
 
 /// A reference to something elsewhere: 1 to 128 characters, where there is one.

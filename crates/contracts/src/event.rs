@@ -169,6 +169,9 @@ pub enum EventBody {
         /// What the plan allowed when it was ordered.
         plan: PlanTerms,
     },
+    /// The term of a paid order is over.
+    #[serde(rename = "order.completed")]
+    OrderCompleted { order_id: OrderId, order_no: String },
     /// A paid order was given back as a whole; what it granted ends.
     #[serde(rename = "order.refunded")]
     OrderRefunded {
@@ -211,6 +214,13 @@ pub enum EventBody {
         balance: Money,
     },
 
+    /// The available balance fell to its threshold or below: told when it falls, not with each debit below.
+    #[serde(rename = "balance.low")]
+    BalanceLow { balance: Money, threshold: Money },
+    /// An hour of a device cost more than the balance had; it is owed.
+    #[serde(rename = "debt.recorded")]
+    DebtRecorded { device_id: DeviceId, amount: Money },
+
     /// A media task asks billing to set credits aside.
     #[serde(rename = "credits.hold_requested")]
     CreditHoldRequested {
@@ -252,12 +262,15 @@ impl EventBody {
             Self::AppUploaded { .. } => "app.uploaded",
             Self::OrderCreated { .. } => "order.created",
             Self::OrderPaid { .. } => "order.paid",
+            Self::OrderCompleted { .. } => "order.completed",
             Self::OrderRefunded { .. } => "order.refunded",
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::OrderExpired { .. } => "order.expired",
             Self::PaymentRefunded { .. } => "payment.refunded",
             Self::PaymentFailed { .. } => "payment.failed",
             Self::BalanceChanged { .. } => "balance.changed",
+            Self::BalanceLow { .. } => "balance.low",
+            Self::DebtRecorded { .. } => "debt.recorded",
             Self::CreditHoldRequested { .. } => "credits.hold_requested",
             Self::TaskFinished { .. } => "task.finished",
             Self::NotificationStored { .. } => "notification.stored",

@@ -47,6 +47,8 @@ impl Consumer for Teller {
         "order.refunded",
         "payment.refunded",
         "payment.failed",
+        "balance.low",
+        "debt.recorded",
         "task.finished",
     ];
 
@@ -257,6 +259,18 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "Payment failed",
             format!("The payment of {amount} yuan for order {order_no} has failed"),
         ),
+        EventBody::BalanceLow { balance, threshold } => (
+            Kind::Billing,
+            body.kind(),
+            "Balance low",
+            format!("The balance is {balance} yuan, not above {threshold}"),
+        ),
+        EventBody::DebtRecorded { device_id, amount } => (
+            Kind::Billing,
+            body.kind(),
+            "Balance too small",
+            format!("{amount} yuan for device {device_id} are owed"),
+        ),
         EventBody::TaskFinished { kind, status, .. } => (
             Kind::System,
             body.kind(),
@@ -267,6 +281,7 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
         | EventBody::BatchProgressed { .. }
         | EventBody::DeviceUsed { .. }
         | EventBody::OrderCreated { .. }
+        | EventBody::OrderCompleted { .. }
         | EventBody::BalanceChanged { .. }
         | EventBody::CreditHoldRequested { .. }
         | EventBody::NotificationStored { .. }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod db;
 pub mod history;
+pub mod statistics;
 
 use contracts::{Event, EventBody, Money, OrderId, Timestamp, TransactionId, UserId};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,15 @@ pub struct Balance {
     pub alert_enabled: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+impl Balance {
+    /// Whether a movement took it to its threshold or below, and its user wants to know.
+    fn fell_low_from(&self, before: Money) -> bool {
+        self.alert_enabled
+            && before > self.low_balance_threshold
+            && self.available <= self.low_balance_threshold
+    }
 }
 
 /// A user's balance, as clients read it.
@@ -275,6 +285,13 @@ pub async fn move_money(
         balance: balance.available,
     };
     platform::events::emit(conn, &Event::new(user.clone(), now, body)).await?;
+    if balance.fell_low_from(transaction.balance_before) {
+        let body = EventBody::BalanceLow {
+            balance: balance.available,
+            threshold: balance.low_balance_threshold,
+        };
+        platform::events::emit(conn, &Event::new(user.clone(), now, body)).await?;
+    }
     Ok(Moved {
         balance: balance.into(),
         transaction,

@@ -16,7 +16,7 @@ use super::{Order, OrderState, db};
 use crate::callers::{Family, key_owner};
 use crate::payment::{self, Funding, Method, Paying};
 use crate::plan::Plan;
-use crate::{Billing, Error, Result, metrics, plan, rules};
+use crate::{Billing, Error, Result, coupon, metrics, plan, rules};
 
 /// A plan to be ordered. The price is the plan's; an `amount` is not read.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -85,7 +85,7 @@ pub struct ConfirmOrder {
 
 /// Orders a plan.
 #[utoipa::path(post, path = "/orders", tag = "orders", request_body = CreateOrder, params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = OrderReply), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody)))]
+    responses((status = 201, body = OrderReply), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn create_order(
     State(state): State<Billing>,
     caller: Caller,
@@ -93,10 +93,6 @@ pub async fn create_order(
     Idempotent { body, key }: Idempotent<CreateOrder>,
 ) -> Result<Response> {
     let user = caller.acting_for(body.user_id)?;
-    if body.coupon_id.is_some() {
-        let fault = Problem::invalid_field("couponId", "is not a coupon that can be used");
-        return Err(fault.into());
-    }
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, &key_owner(&caller)).await? {
         Turn::First(turn) => turn,
@@ -107,7 +103,7 @@ pub async fn create_order(
         .filter(|plan| plan.is_active)
         .ok_or(Error::PlanNotFound)?;
     let now = state.platform.clock.shared(&mut tx).await?;
-    let order = Order {
+    let mut order = Order {
         id: OrderId::new(),
         order_no: String::new(),
         user_id: user,
@@ -122,16 +118,25 @@ pub async fn create_order(
         payment_method: body.payment_method.map(|method| method.name().to_owned()),
         transaction_id: None,
         coupon_id: None,
+        coupon_used_at: None,
         expires_at: now + state.config.order_lifetime,
         paid_at: None,
         cancelled_at: None,
         refunded_at: None,
         refund_amount: Money::ZERO,
         remark: body.description,
+        metadata: None,
         created_at: now,
         updated_at: now,
     };
-    let order = db::insert(&mut tx, &order).await?;
+    if let Some(id) = &body.coupon_id {
+        let coupon = coupon::db::find(&mut tx, id, now).await?;
+        let coupon = coupon.filter(|coupon| coupon.user_id == order.user_id);
+        let fault = || Problem::invalid_field("couponId", "is not a coupon of this user");
+        coupon.ok_or_else(fault)?.lower(&mut order, now)?;
+    }
+    let order = db::insert(&mut tx, &order).await;
+    let mut order = order.map_err(coupon::refuse_second)?;
     let event = EventBody::OrderCreated {
         order_id: order.id.clone(),
         order_no: order.order_no.clone(),
@@ -139,10 +144,18 @@ pub async fn create_order(
         amount: order.final_amount,
     };
     platform::events::emit(&mut tx, &Event::new(order.user_id.clone(), now, event)).await?;
+    // A plan that costs nothing of itself is still confirmed by its payment.
+    let paid = order.coupon_id.is_some() && order.final_amount == Money::ZERO;
+    if paid {
+        order = coupon::pay_nothing(&mut tx, &order, now).await?;
+    }
     let reply = OrderReply::new(order, Some(plan), family);
     let response = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
     tx.commit().await?;
     metrics::orders_reached(OrderState::Pending, 1);
+    if paid {
+        payment::count_paid();
+    }
     Ok(response)
 }
 

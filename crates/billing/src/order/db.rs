@@ -11,7 +11,7 @@ use crate::times::Bound;
 macro_rules! columns {
     () => {
         "id, order_no, user_id, plan_id, plan_name, terms, amount, discount_amount, final_amount, currency, state, payment_method,
-        transaction_id, coupon_id, expires_at, paid_at, cancelled_at, refunded_at, refund_amount, remark, created_at,
+        transaction_id, coupon_id, coupon_used_at, expires_at, paid_at, cancelled_at, refunded_at, refund_amount, remark, metadata, created_at,
         updated_at"
     };
 }
@@ -26,16 +26,16 @@ macro_rules! matching {
     };
 }
 
-/// Writes a new order under the next number.
+/// Writes a new order under the next number. The index `orders_coupon_once` refuses a coupon that another order uses.
 pub async fn insert(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Order> {
     sqlx::query_as(concat!(
         "-- order::insert
         insert into billing.orders
             (id, order_no, user_id, plan_id, plan_name, amount, final_amount, state, payment_method, expires_at, remark,
-             created_at, updated_at, terms)
+             created_at, updated_at, terms, discount_amount, coupon_id, coupon_used_at)
         values ($1, 'ORD' || to_char($2 at time zone 'UTC', 'YYYYMMDDHH24MISS')
                     || lpad((nextval('billing.order_numbers') % 100000000)::text, 8, '0'),
-            $3, $4, $5, $6, $7, $8, $9, $10, $11, $2, $2, $12)
+            $3, $4, $5, $6, $7, $8, $9, $10, $11, $2, $2, $12, $13, $14, $15)
         returning ",
         columns!()
     ))
@@ -51,6 +51,9 @@ pub async fn insert(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Orde
     .bind(order.expires_at)
     .bind(&order.remark)
     .bind(&order.terms)
+    .bind(order.discount_amount)
+    .bind(&order.coupon_id)
+    .bind(order.coupon_used_at)
     .fetch_one(conn)
     .await
 }
@@ -200,6 +203,30 @@ pub async fn expire_due(
         )
         update billing.orders set state = 'EXPIRED', updated_at = $1
         where state = 'PENDING' and id in (select id from due)
+        returning ",
+        columns!()
+    ))
+    .bind(now)
+    .bind(batch)
+    .fetch_all(conn)
+    .await
+}
+
+/// Completes paid orders whose term is over; those that somebody works on wait for the next time.
+pub async fn complete_due(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    batch: i64,
+) -> sqlx::Result<Vec<Order>> {
+    sqlx::query_as(concat!(
+        "-- order::complete_due
+        with due as (
+            select id from billing.orders
+            where state = 'PAID' and paid_at <= $1 - make_interval(days => (terms ->> 'days')::integer)
+            order by paid_at limit $2 for no key update skip locked
+        )
+        update billing.orders set state = 'COMPLETED', updated_at = $1
+        where state = 'PAID' and id in (select id from due)
         returning ",
         columns!()
     ))

@@ -48,3 +48,30 @@ async fn expire_batch(state: &Billing) -> sqlx::Result<usize> {
     metrics::orders_reached(OrderState::Expired, expired.len());
     Ok(expired.len())
 }
+
+/// Completes every paid order whose term is over, batch by batch, each with its event in the transaction that does it.
+pub async fn complete_orders(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    while !cancelled.is_cancelled() {
+        let completed = complete_batch(state).await.context("completing orders")?;
+        if Tick::after_batch(completed, BATCH) == Tick::Idle {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn complete_batch(state: &Billing) -> sqlx::Result<usize> {
+    let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
+    let completed = db::complete_due(&mut tx, now, BATCH).await?;
+    for order in &completed {
+        let body = EventBody::OrderCompleted {
+            order_id: order.id.clone(),
+            order_no: order.order_no.clone(),
+        };
+        platform::events::emit(&mut tx, &Event::new(order.user_id.clone(), now, body)).await?;
+    }
+    tx.commit().await?;
+    metrics::orders_reached(OrderState::Completed, completed.len());
+    Ok(completed.len())
+}

@@ -1,5 +1,6 @@
 //! Orders: purchases of plans, their states, and who may see and change them.
 
+pub mod admin;
 pub mod api;
 pub mod db;
 pub mod jobs;
@@ -95,12 +96,14 @@ pub struct Order {
     pub payment_method: Option<String>,
     pub transaction_id: Option<String>,
     pub coupon_id: Option<String>,
+    pub coupon_used_at: Option<Timestamp>,
     pub expires_at: Timestamp,
     pub paid_at: Option<Timestamp>,
     pub cancelled_at: Option<Timestamp>,
     pub refunded_at: Option<Timestamp>,
     pub refund_amount: Money,
     pub remark: Option<String>,
+    pub metadata: Option<serde_json::Value>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -198,12 +201,14 @@ pub mod tests {
             payment_method: None,
             transaction_id: None,
             coupon_id: None,
+            coupon_used_at: None,
             expires_at: now + TimeDelta::minutes(30),
             paid_at: None,
             cancelled_at: None,
             refunded_at: None,
             refund_amount: Money::ZERO,
             remark: None,
+            metadata: None,
             created_at: now,
             updated_at: now,
         }

@@ -51,6 +51,9 @@ pub struct OrderReply {
     pub refund_amount: Option<Money>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remark: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<serde_json::Value>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -83,6 +86,7 @@ impl OrderReply {
             refunded_at: order.refunded_at,
             refund_amount: Some(order.refund_amount).filter(|amount| *amount > Money::ZERO),
             remark: order.remark,
+            metadata: order.metadata,
             created_at: order.created_at,
             updated_at: order.updated_at,
         }

@@ -1,11 +1,11 @@
-//! The routes of plans. All are public.
+//! The routes that show plans. All are public.
 
 use axum::extract::State;
 use contracts::PlanId;
 use platform::http::{Json, Page, PageQuery, Path, Query, SliceQuery};
 use platform::problem::ProblemBody;
 
-use super::{PlanReply, db};
+use super::{PlanName, PlanReply, db};
 use crate::{Billing, Error, Result};
 
 /// Lists the plans.
@@ -30,6 +30,17 @@ pub async fn list_active_plans(
     let mut conn = state.platform.db.acquire().await?;
     let plans = db::list(&mut conn, true, query.slice()).await?;
     Ok(Json(plans.into_iter().map(PlanReply::from).collect()))
+}
+
+/// Lists the plans that can be ordered, to choose from.
+#[utoipa::path(get, path = "/plans/quick-list", tag = "plans", security(()), params(SliceQuery), responses((status = 200, body = Vec<PlanName>)))]
+pub async fn list_plan_names(
+    State(state): State<Billing>,
+    Query(query): Query<SliceQuery>,
+) -> Result<Json<Vec<PlanName>>> {
+    let mut conn = state.platform.db.acquire().await?;
+    let plans = db::list(&mut conn, true, query.slice()).await?;
+    Ok(Json(plans.into_iter().map(PlanName::from).collect()))
 }
 
 /// Shows a plan, by id or code.

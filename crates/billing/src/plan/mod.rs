@@ -1,5 +1,6 @@
 //! Plans: what can be ordered.
 
+pub mod admin;
 pub mod api;
 pub mod db;
 
@@ -120,6 +121,26 @@ impl From<Plan> for PlanReply {
             is_public: plan.is_public,
             created_at: plan.created_at,
             updated_at: plan.updated_at,
+        }
+    }
+}
+
+/// A plan in a list to choose from.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct PlanName {
+    pub id: PlanId,
+    pub code: String,
+    pub name: String,
+    pub price: Money,
+}
+
+impl From<Plan> for PlanName {
+    fn from(plan: Plan) -> Self {
+        Self {
+            id: plan.id,
+            code: plan.code,
+            name: plan.name,
+            price: plan.price,
         }
     }
 }

@@ -74,8 +74,9 @@ pub struct UsageStatistics {
     #[serde(skip_serializing_if = "Option::is_none")]
     start_date: Option<Timestamp>,
     end_date: Timestamp,
-    /// Minutes.
-    total_usage: i64,
+    /// Minutes of device time, and what else was counted.
+    #[serde(serialize_with = "super::price::plain")]
+    total_usage: f64,
     total_cost: Money,
     record_count: i64,
     by_resource: Vec<ResourceUsage>,
@@ -85,8 +86,9 @@ pub struct UsageStatistics {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageTotals {
-    /// Minutes.
-    total_usage: i64,
+    /// Minutes of device time, and what else was counted.
+    #[serde(serialize_with = "super::price::plain")]
+    total_usage: f64,
     total_cost: Money,
     record_count: i64,
     total_users: i64,
@@ -107,7 +109,7 @@ impl Period {
 }
 
 impl UsageQuery {
-    fn wanted<'a>(&'a self, user: Option<&'a UserId>) -> Wanted<'a> {
+    pub fn wanted<'a>(&'a self, user: Option<&'a UserId>) -> Wanted<'a> {
         Wanted {
             user,
             device: self.device_id.as_ref(),
@@ -187,7 +189,7 @@ pub async fn usage_statistics(
         total_usage: sum.total_usage,
         total_cost: sum.total_cost,
         record_count: sum.record_count,
-        by_resource: by_resource(sum),
+        by_resource: sum.by_resource,
     }))
 }
 
@@ -219,7 +221,7 @@ pub async fn sum_all_usage(
         record_count: sum.record_count,
         total_users: sum.users,
         total_devices: sum.devices,
-        by_resource: by_resource(sum),
+        by_resource: sum.by_resource,
     }))
 }
 
@@ -228,12 +230,4 @@ async fn pages(state: &Billing, wanted: Wanted<'_>, page: PageQuery) -> Result<P
     let found = db::list(&mut conn, wanted, page.slice()).await?;
     let total = db::sum(&mut conn, wanted).await?.record_count;
     Ok(Page::new(found, total, page))
-}
-
-/// Nothing used is nothing listed.
-fn by_resource(sum: ResourceUsage) -> Vec<ResourceUsage> {
-    match sum.record_count {
-        0 => Vec::new(),
-        _ => vec![sum],
-    }
 }

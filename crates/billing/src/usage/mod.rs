@@ -1,7 +1,13 @@
-//! Usage: how long devices ran, hour by hour, as their service tells it. What is told twice is stored once.
+//! Usage: how long devices ran, hour by hour, as their service tells it, and what others record. What is told twice is
+//! stored and charged once.
 
 pub mod api;
 pub mod db;
+pub mod debt;
+pub mod metering;
+pub mod price;
+pub mod record;
+pub mod session;
 
 use anyhow::Context;
 use contracts::{DeviceId, Event, EventBody, Money, Timestamp, UserId};
@@ -9,11 +15,16 @@ use platform::events::Consumer;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use self::debt::Charge;
+use self::price::{Quantity, UnitPrice};
 use crate::metrics;
 
 /// Hears how long devices ran.
 #[derive(Clone, Copy, Debug)]
-pub struct Meter;
+pub struct Meter {
+    /// What a minute costs where the user's plan does not say.
+    pub price: UnitPrice,
+}
 
 impl Consumer for Meter {
     const NAME: &'static str = "billing-usage";
@@ -31,9 +42,23 @@ impl Consumer for Meter {
         };
         let hour = (*began_at, *ended_at, *minutes);
         let of = (&event.user_id, device_id);
-        db::insert(tx, of, hour, event.occurred_at)
-            .await
-            .with_context(|| format!("storing how long device {device_id} ran from {began_at}"))
+        let told = || format!("storing how long device {device_id} ran from {began_at}");
+        let plan = db::price(tx, &event.user_id, ResourceType::DeviceTime).await;
+        let price = plan.with_context(told)?.unwrap_or(self.price);
+        let cost = price.cost(Quantity::whole((*minutes).into()));
+        let new = db::insert(tx, of, hour, (price, cost), event.occurred_at).await;
+        if new.with_context(told)? && cost > Money::ZERO {
+            let charge = Charge {
+                user: &event.user_id,
+                device: device_id,
+                began_at: *began_at,
+                amount: cost,
+            };
+            debt::charge(tx, charge, event.occurred_at)
+                .await
+                .with_context(told)?;
+        }
+        Ok(())
     }
 
     async fn committed(&self, event: &Event) {
@@ -45,16 +70,32 @@ impl Consumer for Meter {
 
 /// What is used.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum ResourceType {
     /// Minutes that devices ran.
     DeviceTime,
+    /// Gigabytes kept.
+    Storage,
+    /// Gigabytes sent and received.
+    Traffic,
+    /// Calls.
+    ApiCall,
 }
 
-/// How long a device ran in an hour.
+/// What was used.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRecord {
@@ -63,9 +104,11 @@ pub struct UsageRecord {
     pub device_id: DeviceId,
     #[schema(inline)]
     pub resource_type: ResourceType,
-    /// Minutes.
-    pub quantity: i32,
-    /// Yuan for one of the quantity: 0, since the plan has paid for it.
+    /// Minutes, where it is device time.
+    #[serde(serialize_with = "price::plain")]
+    pub quantity: f64,
+    /// Yuan for one of the quantity; 0 where the plan has paid for it.
+    #[serde(serialize_with = "price::plain")]
     pub unit_price: f64,
     pub total_cost: Money,
     pub start_time: Timestamp,
@@ -79,14 +122,19 @@ pub struct UsageRecord {
 pub struct ResourceUsage {
     #[schema(inline)]
     pub resource_type: ResourceType,
-    /// Minutes.
-    pub total_usage: i64,
+    /// Minutes, where it is device time.
+    #[serde(serialize_with = "price::plain")]
+    pub total_usage: f64,
     pub total_cost: Money,
-    #[serde(skip)]
+}
+
+/// What usage comes to, of all kinds and of each.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    pub total_usage: f64,
+    pub total_cost: Money,
     pub record_count: i64,
-    /// How many users and devices.
-    #[serde(skip)]
     pub users: i64,
-    #[serde(skip)]
     pub devices: i64,
+    pub by_resource: Vec<ResourceUsage>,
 }

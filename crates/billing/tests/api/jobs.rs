@@ -67,3 +67,41 @@ async fn the_nightly_proof_runs(db: PgPool) {
 
     app.run_job("ledger-verify").await;
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn paid_orders_are_completed_once_when_their_term_is_over(db: PgPool) {
+    let replicas = [TestApp::replica(&db).await, TestApp::replica(&db).await];
+    let app = &replicas[0];
+    let alice = app.user("alice").await;
+    for _ in 0..105 {
+        alice.pay(&alice.order("basic").await).await;
+    }
+    for replica in &replicas {
+        replica.platform.clock.advance(TimeDelta::days(30));
+    }
+    let alice = app.user("alice").await;
+    let fresh = alice.order("pro").await;
+    alice.pay(&fresh).await;
+
+    join_all(
+        replicas
+            .iter()
+            .map(|replica| replica.run_job("complete-orders")),
+    )
+    .await;
+
+    let completed = "select count(*) from billing.orders where state = 'COMPLETED'";
+    assert_eq!(app.count(completed).await, 105);
+    assert_eq!(app.events("order.completed").await, 105);
+    let shown = alice.get(&format!("/billing/orders/{fresh}")).await.is(200);
+    assert_eq!(shown["status"], "paid");
+    assert_eq!(
+        alice.get("/billing/orders?status=paid").await.is(200)["total"],
+        106
+    );
+    // What was paid for can still be given back.
+    let boss = app.admin().await;
+    let id = boss.get("/orders?status=COMPLETED").await.is(200)["data"][0]["id"].clone();
+    let path = format!("/orders/{}/refund", id.as_str().unwrap());
+    boss.post(&path, json!({})).await.is(200);
+}

@@ -3,6 +3,9 @@
 
 mod app;
 mod balance;
+mod charges;
+mod coupons;
+mod invoices;
 mod jobs;
 mod ledger;
 mod notices;

@@ -1,6 +1,6 @@
 //! How long devices ran: told by their service, stored once, shown to their owner.
 
-use billing::Meter;
+use billing::{Meter, UnitPrice};
 use chrono::{DateTime, TimeDelta, Utc};
 use contracts::{Event, EventBody, Timestamp};
 use platform::events::Consumer;
@@ -22,7 +22,8 @@ fn used(user: &str, device: &str, began: DateTime<Utc>, minutes: i32) -> Event {
 
 async fn hear(app: &TestApp, event: &Event) {
     let mut tx = app.platform.db.begin().await.unwrap();
-    Meter.apply(&mut tx, event).await.unwrap();
+    let price = UnitPrice::default();
+    Meter { price }.apply(&mut tx, event).await.unwrap();
     tx.commit().await.unwrap();
 }
 

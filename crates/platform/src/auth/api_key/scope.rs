@@ -65,6 +65,13 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/usage", Grant::All("usage")),
     ("/billing/usage", Grant::All("usage")),
     ("/billing/admin/usage", Grant::All("usage")),
+    ("/coupons", Grant::All("coupons")),
+    ("/invoices", Grant::All("invoices")),
+    ("/metering", Grant::All("usage")),
+    ("/plans", Grant::All("plans")),
+    ("/billing/plans", Grant::All("plans")),
+    ("/stats", Grant::Read("stats")),
+    ("/reports", Grant::Read("stats")),
     ("/admin/ledger", Grant::All("ledger")),
     ("/notifications", Grant::All("notifications")),
     // A stream lives on for hours by the session that opened it.

@@ -1,0 +1,285 @@
+//! Invoices in PostgreSQL.
+
+use contracts::{Money, Timestamp, UserId};
+use platform::http::Slice;
+use sqlx::PgConnection;
+
+use super::{Invoice, Item, Kind, Status};
+
+macro_rules! columns {
+    () => {
+        "id, invoice_number, user_id, type, status, items, subtotal, tax, discount, total, currency, generated,
+        period_start, period_end, due_date, published_at, paid_at, created_at, updated_at"
+    };
+}
+
+macro_rules! matching {
+    () => {
+        " from billing.invoices
+        where ($1::text is null or user_id = $1) and ($2::text is null or status = $2) and ($3::text is null or type = $3)
+            and ($4::timestamptz is null or period_end >= $4) and ($5::timestamptz is null or period_start <= $5)
+            and (published_at is not null or not $6)"
+    };
+}
+
+/// Which invoices are wanted; what is `None` does not restrict.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub user: Option<&'a UserId>,
+    pub status: Option<Status>,
+    pub kind: Option<Kind>,
+    /// Of periods that end at or after this.
+    pub from: Option<Timestamp>,
+    /// Of periods that begin at or before this.
+    pub to: Option<Timestamp>,
+    /// Only those that their user sees.
+    pub published: bool,
+}
+
+/// What a user's invoices come to.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct Sums {
+    pub count: i64,
+    pub paid_count: i64,
+    pub unpaid_count: i64,
+    pub total: Money,
+    pub paid: Money,
+    pub unpaid: Money,
+    pub overdue: Money,
+    pub refunded: Money,
+}
+
+/// Writes an invoice under the next number of its year; `None` where the user has one for the period: roll back then, or
+/// its number is lost. Until the end of the transaction no other invoice is written.
+pub async fn insert(conn: &mut PgConnection, invoice: &Invoice) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::insert
+        with number as (
+            insert into billing.invoice_counters as c (year, last)
+            values (extract(year from $2 at time zone 'UTC')::integer, 1)
+            on conflict (year) do update set last = c.last + 1
+            returning 'INV' || year || lpad(last::text, 8, '0') as text
+        )
+        insert into billing.invoices
+            (id, invoice_number, user_id, type, status, items, subtotal, tax, discount, total, generated, period_start,
+             period_end, due_date, published_at, created_at, updated_at)
+        select $1, number.text, $3, $4, 'unpaid', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $2, $2 from number
+        on conflict (user_id, period_start, period_end) where generated and status <> 'cancelled' do nothing
+        returning ",
+        columns!()
+    ))
+    .bind(&invoice.id)
+    .bind(invoice.created_at)
+    .bind(&invoice.user_id)
+    .bind(invoice.kind)
+    .bind(&invoice.items)
+    .bind(invoice.subtotal)
+    .bind(invoice.tax)
+    .bind(invoice.discount)
+    .bind(invoice.total)
+    .bind(invoice.generated)
+    .bind(invoice.period_start)
+    .bind(invoice.period_end)
+    .bind(invoice.due_date)
+    .bind(invoice.published_at)
+    .fetch_optional(conn)
+    .await
+}
+
+/// What a user consumed in a span: a line for each plan ordered, one for devices, one for the rest. What paid an invoice
+/// is not billed again.
+pub async fn consumption(
+    conn: &mut PgConnection,
+    user: &UserId,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<Vec<Item>> {
+    let lines: Vec<(String, i64, Money)> = sqlx::query_as(
+        "-- invoice::consumption
+        select case when t.order_id is not null then 'Orders: ' || coalesce(o.plan_name, 'other')
+                when t.device_id is not null then 'Devices' else 'Other consumption' end as line,
+            count(*), sum(t.amount)::bigint
+        from billing.transactions t left join billing.orders o on o.id = t.order_id
+        where t.user_id = $1 and t.type in ('consume', 'payment') and t.created_at between $2 and $3
+            and not exists (select 1 from billing.invoices i where i.transaction_id = t.id)
+        group by 1 order by 1",
+    )
+    .bind(user)
+    .bind(from)
+    .bind(to)
+    .fetch_all(conn)
+    .await?;
+    let item = |(place, (line, count, amount)): (usize, (String, i64, Money))| Item {
+        id: (place + 1).to_string(),
+        description: format!("{line} ({count})"),
+        quantity: 1,
+        unit_price: amount,
+        amount,
+    };
+    Ok(lines.into_iter().enumerate().map(item).collect())
+}
+
+/// The invoice generated for a user and period.
+pub async fn find_generated(
+    conn: &mut PgConnection,
+    user: &UserId,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::find_generated
+        select ",
+        columns!(),
+        " from billing.invoices
+        where user_id = $1 and period_start = $2 and period_end = $3 and generated and status <> 'cancelled'"
+    ))
+    .bind(user)
+    .bind(from)
+    .bind(to)
+    .fetch_optional(conn)
+    .await
+}
+
+/// An invoice.
+pub async fn find(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from billing.invoices where id = $1"
+    ))
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// An invoice that nobody else changes until the end of the transaction.
+pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::lock
+        select ",
+        columns!(),
+        " from billing.invoices where id = $1 for no key update"
+    ))
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Invoices that are wanted, newest first.
+pub async fn list(
+    conn: &mut PgConnection,
+    wanted: Wanted<'_>,
+    slice: Slice,
+) -> sqlx::Result<Vec<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::list
+        select ",
+        columns!(),
+        matching!(),
+        " order by created_at desc, seq desc limit $7 offset $8"
+    ))
+    .bind(wanted.user)
+    .bind(wanted.status)
+    .bind(wanted.kind)
+    .bind(wanted.from)
+    .bind(wanted.to)
+    .bind(wanted.published)
+    .bind(slice.limit)
+    .bind(slice.offset)
+    .fetch_all(conn)
+    .await
+}
+
+/// How many are wanted.
+pub async fn count(conn: &mut PgConnection, wanted: Wanted<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar(concat!("select count(*)", matching!()))
+        .bind(wanted.user)
+        .bind(wanted.status)
+        .bind(wanted.kind)
+        .bind(wanted.from)
+        .bind(wanted.to)
+        .bind(wanted.published)
+        .fetch_one(conn)
+        .await
+}
+
+/// What the published invoices of a user come to; the cancelled count as no money.
+pub async fn sums(conn: &mut PgConnection, user: &UserId, now: Timestamp) -> sqlx::Result<Sums> {
+    sqlx::query_as(
+        "-- invoice::sums
+        select count(*), count(*) filter (where status = 'paid') as paid_count,
+            count(*) filter (where status = 'unpaid') as unpaid_count,
+            coalesce(sum(total) filter (where status <> 'cancelled'), 0)::bigint as total,
+            coalesce(sum(total) filter (where status = 'paid'), 0)::bigint as paid,
+            coalesce(sum(total) filter (where status = 'unpaid'), 0)::bigint as unpaid,
+            coalesce(sum(total) filter (where status = 'unpaid' and due_date < $2), 0)::bigint as overdue,
+            coalesce(sum(total) filter (where status = 'refunded'), 0)::bigint as refunded
+        from billing.invoices where user_id = $1 and published_at is not null",
+    )
+    .bind(user)
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
+/// Shows an unpaid invoice to its user; `None` where that is done or no longer due.
+pub async fn publish(
+    conn: &mut PgConnection,
+    id: &str,
+    now: Timestamp,
+) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::publish
+        update billing.invoices set published_at = $2, updated_at = $2
+        where id = $1 and published_at is null and status = 'unpaid'
+        returning ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(now)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Cancels an unpaid invoice; `None` where it is no longer unpaid.
+pub async fn cancel(
+    conn: &mut PgConnection,
+    id: &str,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<Option<Invoice>> {
+    sqlx::query_as(concat!(
+        "-- invoice::cancel
+        update billing.invoices set status = 'cancelled', cancel_reason = $3, updated_at = $2
+        where id = $1 and status = 'unpaid'
+        returning ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(now)
+    .bind(reason)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Marks a locked, unpaid invoice as paid by a movement or by a payment. The key `invoices_payment_used_once` refuses a
+/// payment that paid another one.
+pub async fn mark_paid(
+    conn: &mut PgConnection,
+    id: &str,
+    (transaction, payment): (Option<&str>, Option<&str>),
+    now: Timestamp,
+) -> sqlx::Result<Invoice> {
+    sqlx::query_as(concat!(
+        "-- invoice::mark_paid
+        update billing.invoices
+        set status = 'paid', paid_at = $2, updated_at = $2, transaction_id = $3, payment_id = $4
+        where id = $1 and status = 'unpaid'
+        returning ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(now)
+    .bind(transaction)
+    .bind(payment)
+    .fetch_one(conn)
+    .await
+}

@@ -1,0 +1,121 @@
+//! Paying an invoice: from the balance, or by a payment that was made.
+
+use axum::extract::State;
+use axum::response::Response;
+use contracts::{Money, Timestamp, TransactionId};
+use garde::Validate;
+use http::StatusCode;
+use platform::http::Path;
+use platform::idempotency::{Idempotent, Turn};
+use platform::problem::ProblemBody;
+use platform::{CurrentUser, Problem};
+use serde::Deserialize;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{Invoice, InvoiceReply, Status, db};
+use crate::balance::{self, Movement};
+use crate::ledger::Details;
+use crate::payment::{self, Method, PaymentStatus};
+use crate::{Billing, Error, Result, rules};
+
+/// How an invoice is paid.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PayInvoice {
+    /// Only `balance`, which is the default, unless a payment is named.
+    #[garde(skip)]
+    pub payment_method: Option<Method>,
+    /// A successful payment of the same user and amount that has paid no invoice.
+    #[garde(custom(rules::reference))]
+    pub payment_id: Option<String>,
+}
+
+/// Pays an invoice.
+#[utoipa::path(post, path = "/invoices/{id}/pay", tag = "invoices", params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = PayInvoice,
+    responses((status = 200, body = InvoiceReply), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
+pub async fn pay_invoice(
+    State(state): State<Billing>,
+    user: CurrentUser,
+    Path(id): Path<TransactionId>,
+    Idempotent { body, key }: Idempotent<PayInvoice>,
+) -> Result<Response> {
+    let mut tx = state.platform.db.begin().await?;
+    let turn = match key.claim(&mut tx, &format!("user:{}", user.id)).await? {
+        Turn::First(turn) => turn,
+        Turn::Replay(response) => return Ok(response),
+    };
+    let invoice = db::lock(&mut tx, id.as_str()).await?;
+    let invoice = invoice
+        .filter(|invoice| super::api::visible(invoice, &user))
+        .ok_or(Error::InvoiceNotFound)?;
+    if invoice.status != Status::Unpaid || invoice.published_at.is_none() {
+        return Err(Error::InvoiceState {
+            status: invoice.status.name(),
+            wanted: "paid",
+        });
+    }
+    let now = state.platform.clock.shared(&mut tx).await?;
+    let paid = match (&body.payment_id, body.payment_method) {
+        (Some(payment), _) => by_payment(&mut tx, &invoice, payment, now).await?,
+        (None, None | Some(Method::Balance)) => from_balance(&mut tx, &invoice, now).await?,
+        (None, Some(_)) => {
+            let fault = "must be balance, or name a paymentId";
+            return Err(Problem::invalid_field("paymentMethod", fault).into());
+        }
+    };
+    let reply = paid.reply(now);
+    let response = turn.reply(&mut tx, StatusCode::OK, &reply).await?;
+    tx.commit().await?;
+    Ok(response)
+}
+
+async fn from_balance(
+    conn: &mut PgConnection,
+    invoice: &Invoice,
+    now: Timestamp,
+) -> Result<Invoice> {
+    if invoice.total == Money::ZERO {
+        return Ok(db::mark_paid(conn, &invoice.id, (None, None), now).await?);
+    }
+    let details = Details {
+        description: format!("invoice {}", invoice.invoice_number),
+        metadata: Some(json!({ "invoiceId": invoice.id })),
+        ..Details::default()
+    };
+    let (user, total) = (&invoice.user_id, invoice.total);
+    let moved = balance::move_money(conn, user, Movement::Consume, total, details, now).await?;
+    let by = (Some(moved.transaction.id.as_str()), None);
+    Ok(db::mark_paid(conn, &invoice.id, by, now).await?)
+}
+
+async fn by_payment(
+    conn: &mut PgConnection,
+    invoice: &Invoice,
+    payment: &str,
+    now: Timestamp,
+) -> Result<Invoice> {
+    let found = payment::db::find(conn, payment).await?;
+    let found = found
+        .filter(|payment| payment.user_id == invoice.user_id)
+        .ok_or(Error::PaymentNotFound)?;
+    if found.status != PaymentStatus::Success || found.refund_amount.is_some() {
+        return Err(Error::PaymentUnusable("the payment is not successful"));
+    }
+    if found.amount != invoice.total {
+        return Err(Error::AmountMismatch {
+            got: found.amount,
+            due: invoice.total,
+        });
+    }
+    let paid = db::mark_paid(conn, &invoice.id, (None, Some(payment)), now).await;
+    paid.map_err(|error| {
+        let database = error.as_database_error();
+        match database.and_then(|error| error.constraint()) {
+            Some("invoices_payment_used_once") => {
+                Error::PaymentUnusable("the payment has paid another invoice")
+            }
+            _ => error.into(),
+        }
+    })
+}
