@@ -8,7 +8,7 @@ use crate::batch::{api as batch, commands as batch_commands, create as batch_cre
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
 use crate::lifecycle::api as lifecycle;
-use crate::measure::api as measure;
+use crate::measure::{api as measure, heartbeat};
 use crate::node::{api as node, check};
 use crate::operation::api as operation;
 use crate::quota::{api as quota, book};
@@ -198,5 +198,6 @@ fn measurements() -> OpenApiRouter<Devices> {
         .routes(routes!(measure::device_metrics))
         .routes(routes!(measure::device_usage))
         .routes(routes!(measure::device_metrics_history))
+        .routes(routes!(heartbeat::hear_heartbeat))
         .routes(routes!(measure::devices_metrics))
 }

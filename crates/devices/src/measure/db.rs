@@ -4,6 +4,7 @@ use contracts::{DeviceId, Timestamp, UserId};
 use sqlx::PgConnection;
 
 use super::Before;
+use super::heartbeat::Heartbeat;
 
 /// A device that this replica is to measure in a slot.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -58,7 +59,7 @@ pub struct Measured {
 /// What was last measured on a device.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct Reading {
-    /// When.
+    /// When, or when its last heartbeat was heard.
     pub taken_at: Option<Timestamp>,
     /// Percent of its cores.
     pub cpu_usage: f32,
@@ -184,6 +185,38 @@ pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Resu
         .await
 }
 
+/// Takes down a heartbeat of a device that is not deleted; `false` where there is none.
+pub async fn hear(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    said: &Heartbeat,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    // The share of the row makes a deletion wait, which forgets the readings: none is left behind.
+    let insert = sqlx::query(
+        "-- measure::hear
+        insert into devices.readings as r (device_id, slot, heartbeat_at, cpu_usage, memory_mb, storage_mb)
+        select d.id, to_timestamp(0), $2, coalesce($3, 0), coalesce($4, $5 * d.memory_mb / 100, 0),
+            coalesce($6, $7 * d.storage_mb / 100, 0)
+        from devices.devices d where d.id = $1 and d.deleted_at is null for share
+        on conflict (device_id) do update set heartbeat_at = greatest(r.heartbeat_at, excluded.heartbeat_at),
+            cpu_usage = case when $3::float8 is null then r.cpu_usage else excluded.cpu_usage end,
+            memory_mb = case when coalesce($4::float8, $5::float8) is null then r.memory_mb else excluded.memory_mb end,
+            storage_mb = case when coalesce($6::float8, $7::float8) is null then r.storage_mb else excluded.storage_mb end",
+    );
+    let done = insert
+        .bind(device)
+        .bind(now)
+        .bind(said.cpu_usage)
+        .bind(said.memory_used)
+        .bind(said.memory_usage)
+        .bind(said.storage_used)
+        .bind(said.storage_usage)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Forgets what was last measured on a device that is gone.
 pub async fn forget(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<()> {
     sqlx::query("delete from devices.readings where device_id = $1")
@@ -196,7 +229,7 @@ pub async fn forget(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<
 /// What was last measured on a device.
 pub async fn last(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Option<Reading>> {
     sqlx::query_as(
-        "select taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = $1",
+        "select greatest(taken_at, heartbeat_at) as taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = $1",
     )
     .bind(device)
     .fetch_optional(conn)
@@ -215,7 +248,7 @@ pub async fn last_of(
         reading: Reading,
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "select device_id, taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = any($1)",
+        "select device_id, greatest(taken_at, heartbeat_at) as taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = any($1)",
     )
     .bind(ids)
     .fetch_all(conn)

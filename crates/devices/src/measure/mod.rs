@@ -3,6 +3,7 @@
 pub mod api;
 pub mod collect;
 pub mod db;
+pub mod heartbeat;
 pub mod jobs;
 
 /// What a runtime counts of a device.

@@ -15,6 +15,7 @@ mod docker;
 mod down;
 mod engines;
 mod failover;
+mod heartbeats;
 mod hosting;
 mod invariants;
 mod kubernetes;
