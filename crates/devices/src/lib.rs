@@ -157,6 +157,11 @@ impl Devices {
             },
         );
         let state = self.clone();
+        tasks.every("devices.storage", measure::storage::LOOK_EVERY, move || {
+            let state = state.clone();
+            async move { measure::storage::step(&state).await }
+        });
+        let state = self.clone();
         tasks.every("devices.lifecycle", LOOK_AT_RULES, move || {
             let state = state.clone();
             async move { state.run_lifecycle().await }
@@ -319,8 +324,7 @@ impl Devices {
             let count = counts.iter().find(|(name, _)| name == status.as_str());
             metrics::devices(status.as_str(), count.map_or(0, |(_, count)| *count));
         }
-        let (cores, memory) = measure::db::totals(&mut conn).await?;
-        metrics::used(cores, memory);
+        metrics::used(measure::db::totals(&mut conn).await?);
         let held = port::db::count_held(&mut conn).await?;
         for kind in coordination::PortKind::ALL {
             metrics::ports_allocated(kind, held);

@@ -47,6 +47,10 @@ const HELP: [(&str, &str); 83] = [
         "Cluster: memory that running devices use together",
     ),
     (
+        "cloudphone_devices_storage_megabytes_used",
+        "Cluster: storage that running devices use together, as last counted",
+    ),
+    (
         "cloudphone_devices_hosted",
         "Simulated devices that this replica listens for",
     ),

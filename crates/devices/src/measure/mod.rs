@@ -5,6 +5,7 @@ pub mod collect;
 pub mod db;
 pub mod heartbeat;
 pub mod jobs;
+pub mod storage;
 
 /// What a runtime counts of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -13,8 +14,8 @@ pub struct Counted {
     pub cpu: i64,
     /// Memory in use.
     pub memory_mb: f64,
-    /// Storage in use, as far as the runtime knows.
-    pub storage_mb: f64,
+    /// Storage in use, where the runtime knows it at once.
+    pub storage_mb: Option<f64>,
     /// Bytes that it received since it last started.
     pub rx: i64,
     /// Bytes that it sent since it last started.

@@ -548,7 +548,8 @@ impl Docker {
         Ok(Some(Counted {
             cpu: number(cpu),
             memory_mb: bytes as f64 / 1_048_576.0,
-            storage_mb: 0.0,
+            // See [`Engine::storage`]: it is too much for each look.
+            storage_mb: None,
             rx: sum(|network| network.rx_bytes),
             tx: sum(|network| network.tx_bytes),
         }))
@@ -916,6 +917,23 @@ impl Engine for Docker {
         within: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(self.import(pieces, within))
+    }
+
+    fn storage<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>> {
+        Box::pin(async move {
+            let (tried, name) = ("count the storage of a container", name(id));
+            let engine = self.engine().await?;
+            let options = InspectContainerOptions { size: true };
+            let inspect = engine.inspect_container(&name, Some(options));
+            // One that takes its time for many files is there all the same.
+            let within = SLOW;
+            let seen = tokio::time::timeout(within, inspect).await;
+            match seen.map_err(|_| RuntimeError::Silent { tried, within })? {
+                Ok(seen) => Ok(seen.size_rw),
+                Err(error) if status(&error) == Some(404) => Ok(None),
+                Err(error) => Err(self.refused(tried, error)),
+            }
+        })
     }
 
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {

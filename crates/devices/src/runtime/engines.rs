@@ -61,6 +61,8 @@ pub trait Engine: Runtime {
         pieces: BoxStream<'static, Piece>,
         within: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// How many bytes are stored in a device beyond what it was made of, where the engine can tell; it may take long.
+    fn storage<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>>;
     /// What there is to be said of it and its machine.
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>>;
 }
