@@ -22,7 +22,8 @@ async fn a_service_says_that_a_device_lives_and_nobody_else_may(db: PgPool) {
     let root = app.user("root", &["admin"]).await;
     let device = alice.running().await;
     assert_eq!(device.get("lastHeartbeatAt"), None);
-    let body = json!({ "cpuUsage": 12.5, "memoryUsage": 50, "storageUsed": 1024, "temperature": 41 });
+    let body =
+        json!({ "cpuUsage": 12.5, "memoryUsage": 50, "storageUsed": 1024, "temperature": 41 });
 
     let path = format!("/devices/{}/heartbeat", id(&device));
     for user in [&alice, &root] {
@@ -53,7 +54,9 @@ async fn a_service_says_that_a_device_lives_and_nobody_else_may(db: PgPool) {
 
     // What a later one leaves out stays as it was.
     app.platform.clock.advance(TimeDelta::seconds(30));
-    heartbeat(&app, &said, json!({})).await.expect(StatusCode::OK);
+    heartbeat(&app, &said, json!({}))
+        .await
+        .expect(StatusCode::OK);
     let later = text(&alice.device(&device).await, "lastHeartbeatAt");
     assert!(later > first, "{later} after {first}");
     let shown = alice.get(&format!("/devices/{said}/metrics")).await.body;

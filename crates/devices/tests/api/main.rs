@@ -17,6 +17,7 @@ mod engines;
 mod failover;
 mod heartbeats;
 mod hosting;
+mod installations;
 mod invariants;
 mod kubernetes;
 mod life_cycle;

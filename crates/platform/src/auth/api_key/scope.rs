@@ -137,6 +137,15 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
     }
 }
 
+/// What a route wants of a key besides that, where it gives away what belongs to another resource.
+pub fn besides(method: &Method, path: &str) -> Option<Scope> {
+    let installs = ["/devices/{id}/install", "/devices/batch/install"].contains(&path);
+    (installs && method == Method::POST).then_some(Scope {
+        resource: "apps",
+        action: "read",
+    })
+}
+
 /// Whether it was decided what keys may do on a route.
 pub fn is_decided(path: &str) -> bool {
     grant(path).is_some()
