@@ -440,7 +440,7 @@ impl Docker {
             .iter()
             .any(|image| image.repo_tags.contains(&reference))
         {
-            self.bound_layers(spec).await?;
+            self.refuse_layers(spec).await?;
             let options = CommitContainerOptions {
                 container: Some(name(&spec.id)),
                 repo: Some(REPOSITORY.to_owned()),
@@ -470,7 +470,7 @@ impl Docker {
     }
 
     /// Refuses one layer more than a device may be made of.
-    async fn bound_layers(&self, spec: &Spec) -> Result<(), RuntimeError> {
+    async fn refuse_layers(&self, spec: &Spec) -> Result<(), RuntimeError> {
         let tried = "look at the layers of a container";
         let engine = self.engine().await?;
         let image = self.image(spec);
@@ -917,6 +917,10 @@ impl Engine for Docker {
         within: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(self.import(pieces, within))
+    }
+
+    fn bound_layers<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.refuse_layers(spec))
     }
 
     fn storage<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>> {

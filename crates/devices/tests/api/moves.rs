@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use devices::config::Failover;
 use devices::moving::jobs::look;
 use devices::node::health::tend;
 use devices::node::settings::parse;
@@ -15,6 +16,7 @@ use testkit::Engine;
 use crate::adb::{install, packages};
 use crate::app::{TestApp, User, id, ports, text, until};
 use crate::docker::{engine, greeting, has, kept, put};
+use crate::down::until_node;
 use crate::nodes::{beside, simulated};
 use crate::passage::Passage;
 
@@ -37,6 +39,15 @@ async fn engines(db: PgPool, a: &Engine, b: String) -> TestApp {
     };
     let nodes = json!([node("a", a.endpoint(), 1), node("b", b, 2)]);
     with_nodes(probe, nodes, 2).await
+}
+
+/// The same with nodes that are soon down, and with what becomes of their devices.
+async fn failing(db: PgPool, a: &Engine, b: &Engine, failover: Failover) -> TestApp {
+    let app = engines(db, a, b.endpoint()).await;
+    let mut config = app.config.clone();
+    config.failover = failover;
+    config.node_down_after = Duration::from_millis(500);
+    TestApp::on(&app.platform, config).await
 }
 
 async fn with_nodes(probe: TestApp, nodes: Value, parallel_moves: i64) -> TestApp {
@@ -253,6 +264,87 @@ async fn a_device_that_no_node_takes_goes_on_where_it_is_and_it_is_told_why(db: 
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_move_that_fails_again_and_again_is_told_once(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    alice.running().await;
+    act(&app, "a", "drain").await;
+
+    for _ in 0..3 {
+        settle(&app).await;
+        sql(
+            &app,
+            "update devices.moves set settled_at = settled_at - interval '1 hour'",
+        )
+        .await;
+    }
+
+    assert!(
+        node(&app, "a").await["drain"]["failed"][0]["attempts"]
+            .as_i64()
+            .unwrap()
+            >= 3
+    );
+    assert_eq!(events(&app, "device.move_failed").await.len(), 1);
+    act(&app, "a", "uncordon").await;
+    act(&app, "a", "drain").await;
+    settle(&app).await;
+    assert_eq!(events(&app, "device.move_failed").await.len(), 2);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn room_on_the_other_node_is_promised_before_anything_is_brought(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let app = engines(db, &first, passage.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 1 where name = 'b'",
+    )
+    .await;
+
+    let (device, _) = held_up(&app, &alice, &first, &passage).await;
+
+    // Its image is on its way, and nobody else gets the one place.
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+    act(&app, "a", "cordon").await;
+    let refused = alice.post("/devices", small()).await;
+    refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
+    act(&app, "a", "drain").await;
+    passage.open();
+    settle(&app.another().await).await;
+    let moved = alice.device(&device).await;
+    assert_eq!(text(&moved, "adbHost"), beside(&app, 2).to_string());
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+    assert_eq!(node(&app, "a").await["used"]["devices"], 0);
+    assert!(is(&app, "select count(*) = 0 from devices.reservations").await);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_was_promised_to_a_device_that_is_deleted_on_its_way_is_given_back(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    alice.running().await;
+    drain(&app).await;
+    sql(
+        &app,
+        "insert into devices.reservations (operation_id, node, cpu_cores, memory_mb)
+            select id, 'b', 2, 4096 from devices.operations where kind = 'move';
+        update devices.operations set state = 'cancelled', finished_at = now() where kind = 'move'",
+    )
+    .await;
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+
+    assert_eq!(node(&app, "b").await["used"]["devices"], 0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn what_is_asked_of_a_device_comes_before_its_move(db: PgPool) {
     let app = simulated_nodes(db, 2).await;
     let alice = app.user("alice", &[]).await;
@@ -465,6 +557,73 @@ async fn what_a_node_gave_away_stays_there_while_it_is_in_error_and_keeps_no_nod
     for engine in [&first, &second] {
         assert_eq!((containers(engine), kept(engine)), (vec![], vec![]));
     }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_whose_new_node_dies_at_once_goes_back_to_what_it_left_and_never_starts_empty(
+    db: PgPool,
+) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = failing(db, &first, &second, Failover::Restart).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    put(&first, &name, "something");
+    // Whoever would make it on the other node comes too late.
+    sql(
+        &app,
+        "create function devices.late() returns trigger language plpgsql as
+            'begin new.due_at := clock_timestamp() + interval ''1 hour''; return new; end';
+        create trigger late before update on devices.operations for each row
+            when (new.kind = 'move' and old.state = 'running' and new.state = 'queued') execute function devices.late()",
+    )
+    .await;
+    drain(&app).await;
+    app.run_operations().await;
+    let given = alice.device(&device).await;
+    assert_eq!(text(&given, "adbHost"), beside(&app, 2).to_string());
+    assert_eq!(containers(&second), [""; 0]);
+
+    // Both are away: it waits for what has its data.
+    first.freeze();
+    second.freeze();
+    for node in ["a", "b"] {
+        until_node(&app, node, "down").await;
+    }
+    until("it waits", async || {
+        app.run_operations().await;
+        let error = text(&alice.device(&device).await, "error");
+        error.contains("is kept on node a alone")
+    })
+    .await;
+    assert_eq!(alice.status(&device).await, "error");
+    sql(
+        &app,
+        "update devices.operations set finished_at = finished_at - interval '1 hour'",
+    )
+    .await;
+    first.thaw();
+
+    until("it runs where it was", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&device).await == "running"
+    })
+    .await;
+    let back = alice.device(&device).await;
+    assert_eq!(text(&back, "adbHost"), beside(&app, 1).to_string());
+    let said = greeting(beside(&app, 1), ports(&back).adb).await;
+    assert_eq!(said, "port 5555");
+    assert!(has(&first, &name, "something"));
+
+    second.thaw();
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+    assert_eq!((containers(&second), kept(&second)), (vec![], vec![]));
+    assert!(has(&first, &name, "something"));
 }
 
 async fn is(app: &TestApp, question: &'static str) -> bool {

@@ -294,6 +294,10 @@ impl Engine for Kubernetes {
         unsupported("take the image of a snapshot")
     }
 
+    fn bound_layers<'a>(&'a self, _: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unsupported("keep a snapshot")
+    }
+
     fn storage<'a>(&'a self, _: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>> {
         // What is stored lies on a volume, of which the API server knows no more than its size.
         Box::pin(async { Ok(None) })
