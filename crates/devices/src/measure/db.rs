@@ -111,7 +111,7 @@ pub async fn claim(
             insert into devices.readings as r (device_id, slot)
             select d.id, $1 from devices.devices d left join devices.readings o on o.device_id = d.id
             where d.status = 'running' and d.deleted_at is null and (o.slot is null or o.slot < $1)
-                and ((d.runtime = 'docker' and d.node = any($2))
+                and ((d.runtime <> 'simulated' and d.node = any($2))
                     or (d.runtime = 'simulated' and exists (select 1 from devices.hosts h where h.device_id = d.id and h.host = $3)))
             order by d.id limit $4
             on conflict (device_id) do update set slot = excluded.slot where r.slot < excluded.slot

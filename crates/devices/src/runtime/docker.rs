@@ -547,6 +547,7 @@ impl Docker {
         };
         Ok(Some(Counted {
             cpu: number(cpu),
+            cores: None,
             memory_mb: bytes as f64 / 1_048_576.0,
             // See [`Engine::storage`]: it is too much for each look.
             storage_mb: None,

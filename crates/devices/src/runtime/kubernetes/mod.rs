@@ -8,6 +8,7 @@
 
 mod check;
 mod endpoint;
+mod metrics;
 pub mod objects;
 mod seen;
 mod steps;
@@ -236,9 +237,9 @@ impl Runtime for Kubernetes {
 
     fn measure<'a>(
         &'a self,
-        _: &'a DeviceId,
+        id: &'a DeviceId,
     ) -> BoxFuture<'a, Result<Option<Counted>, RuntimeError>> {
-        unsupported("measure a device")
+        Box::pin(self.count(id))
     }
 
     fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotId>, RuntimeError>> {
