@@ -3,6 +3,7 @@
 
 use sqlx::PgConnection;
 
+use super::Node;
 use super::placement::{Demand, reserve};
 use crate::device::RuntimeKind;
 use crate::operation::db::Claimed;
@@ -49,6 +50,25 @@ pub async fn redeem(
         true => is_open(conn, (node, runtime)).await,
         false => reserve(conn, (node, runtime), demand).await,
     }
+}
+
+/// Counts what was promised to an operation as free, for the choice of a node that it makes once more.
+pub async fn discount(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    nodes: &mut [Node],
+) -> sqlx::Result<()> {
+    let select = "select node, cpu_cores::bigint, memory_mb::bigint from devices.reservations where operation_id = $1";
+    let select = sqlx::query_as(select).bind(claimed.id);
+    let held: Option<(String, i64, i64)> = select.fetch_optional(conn).await?;
+    if let Some((name, cores, memory)) = held
+        && let Some(node) = nodes.iter_mut().find(|node| node.name == name)
+    {
+        node.used_cpu_millis -= cores * 1000;
+        node.used_memory_mb -= memory;
+        node.used_devices -= 1;
+    }
+    Ok(())
 }
 
 /// Begins to bring images to a node for a failover, unless as many workers do so already as may: the room is held.

@@ -137,7 +137,9 @@ async fn relocate(
     }];
     let nodes = {
         let mut conn = state.platform.db.acquire().await?;
-        node::db::all(&mut conn).await?
+        let mut nodes = node::db::all(&mut conn).await?;
+        reservation::discount(&mut conn, claimed, &mut nodes).await?;
+        nodes
     };
     for _ in 0..nodes.len() {
         let chosen = placement::choose(&nodes, &demand, state.config.placement, &tried);

@@ -4,9 +4,14 @@
 use std::time::Duration;
 
 use devices::config::Failover;
+use devices::device::{ProviderType, RuntimeKind};
 use devices::moving::jobs::look;
+use devices::node::Labels;
 use devices::node::health::tend;
+use devices::node::placement::Demand;
+use devices::node::reservation::{begin_transfer, discount, hold};
 use devices::node::settings::parse;
+use devices::operation::db::Claimed;
 use devices::snapshot::jobs::sweep;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -293,6 +298,38 @@ async fn a_move_that_fails_again_and_again_is_told_once(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_of_too_many_layers_is_not_stopped_for_a_move_in_vain(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    for _ in 0..64 {
+        for command in [
+            &["create", "--name", "layers", testkit::IMAGE][..],
+            &["commit", "layers", testkit::IMAGE],
+            &["rm", "layers"],
+        ] {
+            first.docker(command).unwrap();
+        }
+    }
+    let app = engines(db, &first, second.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    assert_eq!(alice.status(&device).await, "running");
+    let before = events(&app, "device.status_changed").await.len();
+
+    drain(&app).await;
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    assert_eq!(events(&app, "device.status_changed").await.len(), before);
+    let failed = node(&app, "a").await["drain"]["failed"].clone();
+    let reason = text(&failed[0], "reason");
+    assert!(reason.contains("layers"), "{failed}");
+    assert_eq!((kept(&first), kept(&second)), (vec![], vec![]));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn room_on_the_other_node_is_promised_before_anything_is_brought(db: PgPool) {
     let (Some(first), Some(second)) = (engine(), engine()) else {
         return;
@@ -321,6 +358,75 @@ async fn room_on_the_other_node_is_promised_before_anything_is_brought(db: PgPoo
     assert_eq!(node(&app, "b").await["used"]["devices"], 1);
     assert_eq!(node(&app, "a").await["used"]["devices"], 0);
     assert!(is(&app, "select count(*) = 0 from devices.reservations").await);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_last_place_is_promised_once_and_images_come_a_few_at_a_time(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let other = app.another().await;
+    let alice = app.user("alice", &[]).await;
+    let mut claims = Vec::new();
+    for _ in 0..4 {
+        let device = id(&alice.create(small()).await);
+        claims.push(
+            sqlx::query_as::<_, Claimed>(
+                "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+                    lease_until = now() + interval '1 hour'
+                where device_id = $1 returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+            )
+            .bind(device)
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap(),
+        );
+    }
+    act(&app, "b", "uncordon").await;
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 2 where name = 'b'",
+    )
+    .await;
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let place = ("b", RuntimeKind::Simulated);
+
+    // Two places, four that want one, at two replicas at once; who asks again has what he had.
+    let asking = claims.iter().enumerate().map(|(number, claimed)| {
+        let (db, demand) = (&[&app, &other][number % 2].platform.db, &demand);
+        async move {
+            let mut held = Vec::new();
+            for _ in 0..2 {
+                let mut tx = db.begin().await.unwrap();
+                held.push(hold(&mut tx, claimed, place, demand).await.unwrap());
+                tx.commit().await.unwrap();
+            }
+            assert_eq!(held[0], held[1]);
+            held[0]
+        }
+    });
+    let held = futures::future::join_all(asking).await;
+    let mut lucky = claims.iter().zip(&held).filter(|(_, held)| **held);
+    let (Some((one, _)), Some((two, _)), None) = (lucky.next(), lucky.next(), lucky.next()) else {
+        panic!("two of four have a place: {held:?}");
+    };
+    assert_eq!(node(&app, "b").await["used"]["devices"], 2);
+    let mut conn = app.platform.db.acquire().await.unwrap();
+    let mut nodes = devices::node::db::all(&mut conn).await.unwrap();
+    discount(&mut conn, one, &mut nodes).await.unwrap();
+    let left = nodes.iter().find(|node| node.name == "b").unwrap();
+    assert_eq!((left.used_devices, left.used_memory_mb), (1, 512));
+
+    assert!(begin_transfer(&mut conn, one, "b", 1).await.unwrap());
+    assert!(begin_transfer(&mut conn, one, "b", 1).await.unwrap());
+    assert!(!begin_transfer(&mut conn, two, "b", 1).await.unwrap());
+    // Who has died brings nothing any more.
+    sqlx::query(
+        "update devices.operations set lease_until = now() - interval '1 second' where id = $1",
+    )
+    .bind(one.id)
+    .execute(&mut *conn)
+    .await
+    .unwrap();
+    assert!(begin_transfer(&mut conn, two, "b", 1).await.unwrap());
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -201,6 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn to_install_an_app_wants_to_see_it_and_nothing_else_does() {
+        for (method, path, scope) in [
+            (Method::POST, "/devices/{id}/install", Some("apps:read")),
+            (Method::POST, "/devices/batch/install", Some("apps:read")),
+            (Method::GET, "/devices/batch/installs/{batch_id}", None),
+            (Method::POST, "/devices/{id}/uninstall", None),
+            (Method::POST, "/apps/install", None),
+        ] {
+            let besides = besides(&method, path).map(|scope| scope.to_string());
+            assert_eq!(besides.as_deref(), scope, "{method} {path}");
+        }
+    }
+
+    #[test]
     fn a_scope_covers_what_it_names_and_a_star_everything_in_its_place() {
         let wanted = Scope {
             resource: "devices",
