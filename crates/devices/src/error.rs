@@ -42,6 +42,14 @@ pub enum Error {
         /// The node.
         node: String,
     },
+    /// The node has what no other one has.
+    #[error("node {node} keeps {snapshots} snapshots that no other node keeps which is there")]
+    NodeKeepsCopies {
+        /// The node.
+        node: String,
+        /// How many.
+        snapshots: i64,
+    },
     /// No node takes the device.
     #[error("no node takes the device: {}", told(refusals))]
     NoRoom {
@@ -172,6 +180,12 @@ impl Error {
             Self::NodeOccupied { .. } => Problem::conflict(
                 "CONFLICT",
                 "the node still has devices; drain it and wait until they are deleted",
+            ),
+            Self::NodeKeepsCopies { snapshots, .. } => Problem::conflict(
+                "CONFLICT",
+                format!(
+                    "the node keeps {snapshots} snapshots that no other node keeps which is there; drain it and wait until others do"
+                ),
             ),
             Self::NoRoom { refusals } => {
                 no_room(format!("no node takes the device: {}", counted(refusals)))

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod group;
+pub mod installation;
 pub mod lifecycle;
 pub mod measure;
 mod metrics;
@@ -78,6 +79,8 @@ pub struct Devices {
     batch_commands: batch::Room,
     /// Wakes the worker of this replica; the others look by themselves.
     operations_due: Arc<Notify>,
+    /// Wakes the worker of installations of this replica.
+    installations_due: Arc<Notify>,
 }
 
 impl Devices {
@@ -99,6 +102,7 @@ impl Devices {
             batch_commands: batch::Room::new(config.access.commands.div_ceil(2)),
             config: Arc::new(config),
             operations_due: Arc::default(),
+            installations_due: Arc::default(),
         })
     }
 
@@ -109,6 +113,7 @@ impl Devices {
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         platform::events::spawn_consumer(&self.platform, tasks, quota::grant::Grants).await?;
         operation::worker::spawn(self.clone(), tasks);
+        installation::worker::spawn(self.clone(), tasks);
         self.runtimes.simulated.spawn(tasks);
         let state = self.clone();
         let period = (self.config.node_down_after / 4).min(LOOK_AT_NODES);
@@ -156,6 +161,11 @@ impl Devices {
                 async move { measure::collect::step(&state).await }
             },
         );
+        let state = self.clone();
+        tasks.every("devices.storage", measure::storage::LOOK_EVERY, move || {
+            let state = state.clone();
+            async move { measure::storage::step(&state).await }
+        });
         let state = self.clone();
         tasks.every("devices.lifecycle", LOOK_AT_RULES, move || {
             let state = state.clone();
@@ -283,6 +293,14 @@ impl Devices {
         operation::worker::run_due(self).await
     }
 
+    /// Carries out every installation that is due; how many there were.
+    ///
+    /// # Errors
+    /// Where the queue cannot be read.
+    pub async fn run_installations(&self) -> sqlx::Result<usize> {
+        installation::worker::run_due(self).await
+    }
+
     /// Begins the lifecycle rules that are due, and goes on with one execution.
     ///
     /// # Errors
@@ -319,8 +337,7 @@ impl Devices {
             let count = counts.iter().find(|(name, _)| name == status.as_str());
             metrics::devices(status.as_str(), count.map_or(0, |(_, count)| *count));
         }
-        let (cores, memory) = measure::db::totals(&mut conn).await?;
-        metrics::used(cores, memory);
+        metrics::used(measure::db::totals(&mut conn).await?);
         let held = port::db::count_held(&mut conn).await?;
         for kind in coordination::PortKind::ALL {
             metrics::ports_allocated(kind, held);

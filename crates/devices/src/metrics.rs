@@ -101,9 +101,10 @@ pub fn measured(answered: usize, silent: usize) {
 }
 
 /// What all running devices use together.
-pub fn used(cpu_cores: f64, memory_mb: f64) {
+pub fn used((cpu_cores, memory_mb, storage_mb): (f64, f64, f64)) {
     gauge!("cloudphone_devices_cpu_cores_used").set(cpu_cores);
     gauge!("cloudphone_devices_memory_megabytes_used").set(memory_mb);
+    gauge!("cloudphone_devices_storage_megabytes_used").set(storage_mb);
 }
 
 /// Counts a device that ran beyond a limit and was stopped.

@@ -3,12 +3,13 @@
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::{api as access, install, remote, tunnel};
+use crate::access::{api as access, remote, tunnel};
 use crate::batch::{api as batch, commands as batch_commands, create as batch_create};
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
+use crate::installation::api as installation;
 use crate::lifecycle::api as lifecycle;
-use crate::measure::api as measure;
+use crate::measure::{api as measure, heartbeat};
 use crate::node::{api as node, check};
 use crate::operation::api as operation;
 use crate::quota::{api as quota, book};
@@ -93,7 +94,7 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(remote::clear_device_log))
         .routes(routes!(remote::find_screenshot, remote::take_screenshot))
         .routes(routes!(remote::uninstall_app))
-        .routes(routes!(install::install_app))
+        .routes(routes!(installation::install_app))
         .routes(routes!(port::api::find_device_ports))
         .merge(snapshots())
         .merge(measurements())
@@ -149,7 +150,8 @@ fn batches() -> OpenApiRouter<Devices> {
         .routes(routes!(batch_create::create_devices))
         .routes(routes!(batch_commands::execute_on_devices))
         .routes(routes!(batch_commands::uninstall_from_devices))
-        .routes(routes!(batch_commands::install_on_devices))
+        .routes(routes!(installation::install_on_devices))
+        .routes(routes!(installation::find_installations))
         .routes(routes!(group::list_groups, group::create_group))
         .routes(routes!(group::patch_group, group::delete_group))
 }
@@ -198,5 +200,6 @@ fn measurements() -> OpenApiRouter<Devices> {
         .routes(routes!(measure::device_metrics))
         .routes(routes!(measure::device_usage))
         .routes(routes!(measure::device_metrics_history))
+        .routes(routes!(heartbeat::hear_heartbeat))
         .routes(routes!(measure::devices_metrics))
 }

@@ -2,7 +2,7 @@
 
 use contracts::Service;
 use http::{Method, StatusCode};
-use platform::auth::api_key::{Wanted, wanted};
+use platform::auth::api_key::{Wanted, besides, wanted};
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
@@ -117,7 +117,9 @@ fn proofs(method: &Method, path: &str) -> Vec<SecurityRequirement> {
     let none: [&str; 0] = [];
     let mut proofs = vec![SecurityRequirement::new("bearer", none)];
     if let Wanted::Scope(scope) = wanted(method, path) {
-        proofs.push(SecurityRequirement::new("api_key", [scope.to_string()]));
+        let scopes = [Some(scope), besides(method, path)];
+        let scopes = scopes.into_iter().flatten().map(|scope| scope.to_string());
+        proofs.push(SecurityRequirement::new("api_key", scopes));
     }
     proofs
 }

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 83] = [
+const HELP: [(&str, &str); 84] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -45,6 +45,10 @@ const HELP: [(&str, &str); 83] = [
     (
         "cloudphone_devices_memory_megabytes_used",
         "Cluster: memory that running devices use together",
+    ),
+    (
+        "cloudphone_devices_storage_megabytes_used",
+        "Cluster: storage that running devices use together, as last counted",
     ),
     (
         "cloudphone_devices_hosted",

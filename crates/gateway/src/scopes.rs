@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use contracts::Service;
 use http::{Method, Request, StatusCode};
-use platform::auth::api_key::{Wanted, wanted};
+use platform::auth::api_key::{Wanted, besides, wanted};
 use platform::{Env, Platform, http as service, testing};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -111,7 +111,19 @@ async fn every_route_holds_a_key_to_its_scope(db: PgPool) {
             Wanted::Scope(scope) => {
                 let scope = scope.to_string();
                 assert!(told.contains(&scope), "{what}: {told}");
-                let (_, fitting) = testing::api_key(&platform, &root, &[&scope]).await;
+                let also = besides(&method, &route).map(|scope| scope.to_string());
+                if let Some(also) = &also {
+                    let (_, half) = testing::api_key(&platform, &root, &[&scope]).await;
+                    let (status, told) = services.ask(name, &method, &path, &half).await;
+                    assert_eq!(status, StatusCode::FORBIDDEN, "{what}: {told}");
+                    assert!(told.contains(also), "{what}: {told}");
+                }
+                let scopes: Vec<&str> = [Some(&scope), also.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .map(String::as_str)
+                    .collect();
+                let (_, fitting) = testing::api_key(&platform, &root, &scopes).await;
                 let (status, told) = services.ask(name, &method, &path, &fitting).await;
                 assert!(!told.contains("API key"), "{what}: {status} {told}");
                 assert_ne!(status, StatusCode::UNAUTHORIZED, "{what}: {told}");

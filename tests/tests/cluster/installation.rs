@@ -46,6 +46,20 @@ async fn upload(cluster: &Cluster, client: &Client, content: &[u8]) -> anyhow::R
     Ok(text(&app, "id"))
 }
 
+/// Waits until everything that was queued is over, and so many of it failed.
+async fn over(cluster: &Cluster, client: &Client, queued: &Value, failed: usize) {
+    let path = format!("/devices/batch/installs/{}", text(queued, "batchId"));
+    let url = cluster.url(GATEWAY, &path);
+    eventually(PATIENCE, "the app is installed", async || {
+        let shown = call_with(client, Method::GET, url.clone(), None).await?;
+        let shown = shown.expect(200);
+        ensure!(shown["done"] == shown["total"], "not yet: {shown}");
+        assert_eq!(shown["failed"], failed, "{shown}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> anyhow::Result<()> {
     let cluster = Cluster::start(2).await?;
@@ -60,8 +74,8 @@ async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> an
 
     let install = format!("/devices/{one}/install");
     for _ in 0..3 {
-        let done = post(&cluster, &alice, &install, json!({ "appId": app }), 200).await?;
-        assert_eq!(text(&done, "message"), "com.example.app is installed");
+        let queued = post(&cluster, &alice, &install, json!({ "appId": app }), 200).await?;
+        over(&cluster, &alice, &queued, 0).await;
     }
     let ask = json!({ "appId": app, "ids": [one, two, foreign] });
     let report = post(&cluster, &alice, "/devices/batch/install", ask, 200).await?;
@@ -70,6 +84,7 @@ async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> an
         (&json!(2), &json!(1)),
         "{report}"
     );
+    over(&cluster, &alice, &report, 0).await;
 
     for id in [&one, &two] {
         let url = cluster.url(GATEWAY, &format!("/devices/{id}/packages"));

@@ -23,11 +23,39 @@ pub mod words;
 
 use std::sync::Arc;
 
+use contracts::UserId;
+use platform::CurrentUser;
+
 pub use config::Config;
 pub use error::Fault;
 pub use tunnels::Tunnels;
 
 use reach::Commands;
+
+/// Who reaches a device, or fetches what is for it.
+#[derive(Clone, Debug)]
+pub struct Viewer {
+    /// The user.
+    pub id: UserId,
+    /// Whether the owner rule does not bind.
+    pub is_admin: bool,
+}
+
+impl Viewer {
+    /// Whether what belongs to this owner may be seen.
+    pub fn may_see(&self, owner: &UserId) -> bool {
+        self.is_admin || self.id == *owner
+    }
+}
+
+impl From<&CurrentUser> for Viewer {
+    fn from(user: &CurrentUser) -> Self {
+        Self {
+            id: user.id.clone(),
+            is_admin: user.is_admin,
+        }
+    }
+}
 
 /// Why access to a device ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

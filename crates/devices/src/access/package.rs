@@ -14,9 +14,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use platform::auth::SERVICE_HEADER;
-use platform::{CurrentUser, Platform, Problem};
+use platform::{Platform, Problem};
 use tokio::time::timeout;
 use tracing::warn;
+
+use super::Viewer;
 
 /// The header in which the service of apps names the Android package.
 const PACKAGE_NAME: &str = "x-cloudphone-package";
@@ -62,7 +64,7 @@ impl Packages {
     ///
     /// # Errors
     /// 404 where there is no such app for the user, 503 where no instance of the service of apps gives it.
-    pub async fn fetch(&self, user: &CurrentUser, app: &AppId) -> Result<Package, Problem> {
+    pub async fn fetch(&self, viewer: &Viewer, app: &AppId) -> Result<Package, Problem> {
         let registry = Registry::new(self.platform.redis.clone(), self.platform.keys.clone());
         let snapshot = timeout(FIND, registry.read()).await;
         let Ok(Ok(snapshot)) = snapshot else {
@@ -75,7 +77,7 @@ impl Packages {
         instances.sort_by_key(|entry| (entry.load.draining, entry.load.outstanding));
         for entry in instances.into_iter().take(ASKED) {
             let address = &entry.announcement.address;
-            match timeout(ANSWER, self.ask(address, user, app)).await {
+            match timeout(ANSWER, self.ask(address, viewer, app)).await {
                 Ok(Ok(package)) => return Ok(package),
                 Ok(Err(Refusal::NoSuchApp)) => return Err(Problem::not_found("app")),
                 Ok(Err(Refusal::Failed(why))) => {
@@ -92,12 +94,7 @@ impl Packages {
         ))
     }
 
-    async fn ask(
-        &self,
-        address: &str,
-        user: &CurrentUser,
-        app: &AppId,
-    ) -> Result<Package, Refusal> {
+    async fn ask(&self, address: &str, viewer: &Viewer, app: &AppId) -> Result<Package, Refusal> {
         let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
         let path = format!("/internal/apps/{app}/package");
         let now = self.platform.clock.now();
@@ -105,9 +102,9 @@ impl Packages {
             self.platform
                 .auth
                 .service_credential(Service::Devices, now, &Method::GET, &path);
-        let query = match user.is_admin {
+        let query = match viewer.is_admin {
             true => String::new(),
-            false => format!("?userId={}", user.id),
+            false => format!("?userId={}", viewer.id),
         };
         let request = Request::get(format!("http://{address}{path}{query}"))
             .header(SERVICE_HEADER, credential)

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contracts::DeviceId;
-use platform::CurrentUser;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{Ending, Fault, db};
+use super::{Ending, Fault, Viewer, db};
 use crate::error::Result;
 use crate::{Devices, Error};
 
@@ -36,16 +35,16 @@ pub async fn dial(device: &DeviceId, address: &str, port: u16) -> Result<TcpStre
     Ok(stream)
 }
 
-/// Connects to the ADB port of a device of the caller's, and looks afterwards whether it was still the device's: who looks
+/// Connects to the ADB port of a device that somebody may see, and looks afterwards whether it was still the device's: who looks
 /// only before may speak to whoever got the port in between.
 ///
 /// # Errors
-/// Where it is not the caller's, does not run, does not want ADB, or does not take the connection.
-pub async fn adb(state: &Devices, user: &CurrentUser, id: &DeviceId) -> Result<TcpStream> {
+/// Where it is not theirs to see, does not run, does not want ADB, or does not take the connection.
+pub async fn adb(state: &Devices, viewer: &Viewer, id: &DeviceId) -> Result<TcpStream> {
     let target = async || {
         let mut conn = state.platform.db.acquire().await?;
         let target = db::target(&mut conn, id).await?;
-        let target = target.filter(|target| user.may_see(&target.user_id));
+        let target = target.filter(|target| viewer.may_see(&target.user_id));
         let target = target.ok_or_else(|| Error::NoSuchDevice { device: id.clone() })?;
         let device = id.clone();
         if target.is_over {

@@ -310,7 +310,7 @@ pub async fn run(
         tried: task.tried,
         source: AdbError::Late,
     };
-    let reached = timeout_at(until, reach::adb(state, user, id)).await;
+    let reached = timeout_at(until, reach::adb(state, &user.into(), id)).await;
     let stream = reached.map_err(|_| late())??;
     let output = adb::shell(stream, task.line, task.most, until).await;
     let result = match &output {

@@ -1,4 +1,4 @@
-//! One command, or one app to be installed or removed, on many devices.
+//! One command, or one app to be removed, on many devices.
 
 use axum::extract::State;
 use contracts::{AppId, DeviceId};
@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::api::{BatchBody, named};
 use super::{Done, Item, MOST, PATIENCE, Report, Said, each};
 use crate::access::adb::{Cut, Output, quoted};
-use crate::access::install;
 use crate::access::remote::{NO_EXIT_CODE, Task, run, text};
 use crate::access::words::{self, first_line, is_package_name};
 use crate::{Devices, error::Result};
@@ -77,7 +76,7 @@ pub struct InstallBody {
     /// The caller's devices in this group, in the place of ids.
     #[garde(length(chars, min = 1, max = 100))]
     pub group_name: Option<String>,
-    /// How many at a time, 1 to 50; default 10. A replica does at most half of `DEVICE_COMMANDS`.
+    /// Of no effect: a replica installs on as many devices at a time as half of `DEVICE_COMMANDS` says.
     #[garde(range(min = 1, max = 50))]
     pub max_concurrency: Option<usize>,
 }
@@ -165,29 +164,6 @@ pub async fn uninstall_from_devices(
         })
     };
     commanded(state, user, "uninstall", batch, on_one).await
-}
-
-/// Installs an app on devices, as `POST /devices/{id}/install` does on one, within the time of the answer: devices that were
-/// not reached in it are told so, and the request may be repeated with them.
-#[utoipa::path(post, path = "/devices/batch/install", tag = "batch", request_body = InstallBody, responses((status = 200, body = Report), (status = 400)))]
-pub async fn install_on_devices(
-    State(state): State<Devices>,
-    user: CurrentUser,
-    Json(body): Json<InstallBody>,
-) -> Result<Json<Report>> {
-    let batch = BatchBody {
-        ids: body.ids,
-        device_ids: body.device_ids,
-        group_name: body.group_name,
-        max_concurrency: body.max_concurrency,
-    };
-    let (state, user, app) = (&state, &user, &body.app_id);
-    let until = Instant::now() + PATIENCE;
-    let on_one = |id: DeviceId| async move {
-        install::install(state, user, &id, app, until).await?;
-        Ok(Done::accepted(id, None))
-    };
-    commanded(state, user, "install", batch, on_one).await
 }
 
 /// Does something by ADB with each device that a body names.

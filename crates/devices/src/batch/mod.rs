@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contracts::{DeviceId, UserId};
+use contracts::{DeviceId, TaskId, UserId};
 use futures::StreamExt;
 use platform::Problem;
 use platform::problem::causes;
@@ -75,6 +75,9 @@ pub struct Report {
     results: Vec<Outcome>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     saga_ids: Vec<String>,
+    /// By it progress is told on the user's socket, where what was accepted is done later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_id: Option<TaskId>,
     /// Milliseconds.
     duration: u64,
     message: String,
@@ -220,20 +223,46 @@ where
     let mut outcomes: Vec<(usize, Outcome)> = doing.collect().await;
     outcomes.sort_unstable_by_key(|(index, _)| *index);
     let results: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
-    let succeeded = results.iter().filter(|outcome| outcome.success).count();
-    let sagas = results.iter().filter_map(|outcome| outcome.saga_id.clone());
-    Report {
-        total: results.len(),
-        succeeded,
-        failed: results.len() - succeeded,
-        saga_ids: sagas.collect(),
-        duration: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        message: format!("{operation}: {succeeded} of {} succeeded", results.len()),
-        results,
-    }
+    let mut report = Report::new(results, began);
+    report.message = format!(
+        "{operation}: {} of {} succeeded",
+        report.succeeded, report.total
+    );
+    report
 }
 
 impl Report {
+    fn new(results: Vec<Outcome>, began: Instant) -> Self {
+        let succeeded = results.iter().filter(|outcome| outcome.success).count();
+        let sagas = results.iter().filter_map(|outcome| outcome.saga_id.clone());
+        Self {
+            total: results.len(),
+            succeeded,
+            failed: results.len() - succeeded,
+            saga_ids: sagas.collect(),
+            batch_id: None,
+            duration: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            message: String::new(),
+            results,
+        }
+    }
+
+    /// What was queued, to be done later.
+    pub fn queued(
+        operation: &str,
+        batch_id: TaskId,
+        results: Vec<Outcome>,
+        began: Instant,
+    ) -> Self {
+        let mut report = Self::new(results, began);
+        report.batch_id = Some(batch_id);
+        report.message = format!(
+            "{operation}: {} of {} are queued",
+            report.succeeded, report.total
+        );
+        report
+    }
+
     /// The devices that it succeeded with.
     pub fn devices(&self) -> Vec<&str> {
         let succeeded = self.results.iter().filter(|outcome| outcome.success);

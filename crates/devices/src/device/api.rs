@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::{Device, DeviceReply, Status, create, db};
 use crate::node::placement;
 use crate::operation::{self, Kind};
-use crate::{Devices, Error, error::Result, quota, snapshot};
+use crate::{Devices, Error, error::Result, installation, quota, snapshot};
 
 /// What shall be different. What is left out stays; a status is not among it.
 #[derive(Clone, Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
@@ -147,5 +147,6 @@ pub async fn delete_locked(
     let saga_id = operation::db::insert(tx, id, Kind::Delete, true, now).await?;
     db::set_status(tx, id, Status::Deleting, None, now).await?;
     snapshot::db::give_up_all(tx, id, now).await?;
+    installation::db::cancel_all(tx, id, now).await?;
     Ok(saga_id)
 }

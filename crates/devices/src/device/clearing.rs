@@ -6,7 +6,7 @@ use contracts::Timestamp;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::Devices;
+use crate::{Devices, installation};
 
 /// How many rows one statement deletes.
 const BATCH: i64 = 500;
@@ -25,6 +25,9 @@ pub async fn clear(state: &Devices, cancelled: &CancellationToken) -> anyhow::Re
             operations(&mut conn, over)
                 .await
                 .context("deleting operations that are over")?,
+            installation::db::clear(&mut conn, over, BATCH)
+                .await
+                .context("deleting installations that are over")?,
             runs(&mut conn, before(RUNS))
                 .await
                 .context("deleting runs of long ago")?,

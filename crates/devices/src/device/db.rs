@@ -22,7 +22,8 @@ macro_rules! select_device {
                 (select o.kind from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running')
                     order by o.kind = 'restore' desc, o.id limit 1) as doing,
                 d.restored_from, d.cpu_cores, d.memory_mb, d.storage_mb, d.resolution, d.dpi, d.android_version, d.group_name, d.tags, d.metadata,
-                d.node, n.address, n.bind, n.down_since is not null and d.runtime <> 'simulated' as node_down, d.adb_port, d.webrtc_port, d.scrcpy_port, d.last_started_at, d.last_stopped_at, d.expires_at,
+                d.node, n.address, n.bind, n.down_since is not null and d.runtime <> 'simulated' as node_down, d.adb_port, d.webrtc_port, d.scrcpy_port,
+                (select greatest(r.taken_at, r.heartbeat_at) from devices.readings r where r.device_id = d.id) as last_heartbeat_at, d.last_started_at, d.last_stopped_at, d.expires_at,
                 d.created_at, d.updated_at, d.seq
             from devices.devices d join devices.nodes n on n.name = d.node ",
             $rest

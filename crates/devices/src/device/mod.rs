@@ -233,6 +233,8 @@ pub struct Device {
     pub webrtc_port: i32,
     /// Its scrcpy port.
     pub scrcpy_port: i32,
+    /// When it was last heard of: by a heartbeat, or since it was measured.
+    pub last_heartbeat_at: Option<Timestamp>,
     /// When it last became running.
     pub last_started_at: Option<Timestamp>,
     /// When it last became stopped.
@@ -260,6 +262,8 @@ pub struct DeviceView {
     #[serde(rename = "type")]
     kind: DeviceType,
     provider_type: ProviderType,
+    /// Whether a stand-in within our own process runs it.
+    simulated: bool,
     /// One of creating, stopped, starting, running, stopping, rebooting, error.
     status: Status,
     cpu_cores: i32,
@@ -287,6 +291,9 @@ pub struct DeviceView {
     operation: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// When it was last heard of: by a heartbeat, or since it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_heartbeat_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_started_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -386,6 +393,7 @@ impl Device {
             tenant_id: self.tenant_id,
             kind: self.kind,
             provider_type: self.provider_type,
+            simulated: self.runtime == RuntimeKind::Simulated,
             status: self.status,
             cpu_cores: self.cpu_cores,
             memory_mb: self.memory_mb,
@@ -401,6 +409,7 @@ impl Device {
             tags: self.tags,
             metadata: self.metadata.0,
             error: self.error,
+            last_heartbeat_at: self.last_heartbeat_at,
             last_started_at: self.last_started_at,
             last_stopped_at: self.last_stopped_at,
             expires_at: self.expires_at,

@@ -433,7 +433,8 @@ fn rule(
     let config = body.config.unwrap_or_else(|| serde_json::json!({}));
     let config = Rule::read(body.kind, &config)?;
     let most = state.config.snapshots_per_device;
-    if matches!(&config, Rule::Backup(backup) if backup.keep >= most) {
+    // Of one alone the last is kept until the next one has been taken.
+    if matches!(&config, Rule::Backup(backup) if backup.keep >= most.max(2)) {
         let text = format!("must be below the {most} snapshots that a device may have");
         return Err(Problem::invalid_field("config.keep", text));
     }

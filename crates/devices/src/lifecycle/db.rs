@@ -463,6 +463,22 @@ pub async fn surplus(
     .await
 }
 
+/// The newest finished snapshot of a device that bears a tag.
+pub async fn newest(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    tag: &str,
+) -> sqlx::Result<Option<contracts::SnapshotId>> {
+    sqlx::query_scalar(
+        "select id from devices.snapshots where device_id = $1 and $2 = any(tags) and status = 'ready'
+        order by created_at desc, id desc limit 1",
+    )
+    .bind(device)
+    .bind(tag)
+    .fetch_optional(conn)
+    .await
+}
+
 /// Devices after this one that end soon, and of whose end the rule has not warned.
 pub async fn ending(
     conn: &mut PgConnection,

@@ -88,15 +88,22 @@ async fn back_up(
             device: device.id.clone(),
         });
     }
-    // The new one needs room among them, and each that goes is an operation too: what is left of them goes next time.
+    // The new one needs room among them, and each that goes is an operation too: what is left of them goes next time. Where
+    // there is room for one alone, the last one stays until the new one has been taken.
     let keep = rule.keep.min(config.snapshots_per_device - 1);
+    let replaced = match keep {
+        0 => db::newest(tx, &device.id, &tag).await?,
+        _ => None,
+    };
+    let keep = keep.max(1);
     let most = MOST_OPEN - open - 1;
     for old in db::surplus(tx, &device.id, (&tag, keep), most).await? {
         snapshot::api::retire(tx, &device.id, &old, now).await?;
     }
-    let used = snapshot::db::count_locked(tx, device).await?;
+    let (of_device, of_user) = snapshot::db::count_locked(tx, device).await?;
+    let goes = i64::from(replaced.is_some());
     snapshot::room(
-        used,
+        (of_device - goes, of_user - goes),
         (config.snapshots_per_device, config.snapshots_per_user),
     )?;
     let id = SnapshotId::new();
@@ -108,6 +115,9 @@ async fn back_up(
         tags: Some(vec!["backup".to_owned(), tag]),
     };
     snapshot::db::insert(tx, &id, device, (&body, &made_by), now).await?;
+    if let Some(replaced) = &replaced {
+        snapshot::db::replace(tx, &id, replaced).await?;
+    }
     operation::db::insert_about(tx, (&device.id, Some(&id)), Kind::Snapshot, true, now).await?;
     Ok(true)
 }

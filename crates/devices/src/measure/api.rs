@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::db::{self, Point, Reading};
 use super::percent;
 use crate::batch::api::{BatchBody, named};
-use crate::device::{self, Device, ProviderType, Status};
+use crate::device::{self, Device, ProviderType, RuntimeKind, Status};
 use crate::{Devices, Error, error::Result};
 
 /// How many points a history has at most.
@@ -31,6 +31,8 @@ pub struct DeviceMetrics {
     status: Status,
     #[schema(inline)]
     provider_type: ProviderType,
+    /// Whether a stand-in within our own process runs it: then these are figures of a stand-in, too.
+    simulated: bool,
     timestamp: Timestamp,
     /// Percent of its cores.
     cpu_usage: f64,
@@ -226,6 +228,7 @@ impl DeviceMetrics {
             device_id: device.id,
             status: device.status,
             provider_type: device.provider_type,
+            simulated: device.runtime == RuntimeKind::Simulated,
             timestamp: reading.and_then(|reading| reading.taken_at).unwrap_or(now),
             cpu_usage: cpu,
             memory_usage: memory,

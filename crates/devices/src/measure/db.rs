@@ -4,6 +4,7 @@ use contracts::{DeviceId, Timestamp, UserId};
 use sqlx::PgConnection;
 
 use super::Before;
+use super::heartbeat::Heartbeat;
 
 /// A device that this replica is to measure in a slot.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -24,12 +25,19 @@ pub struct Due {
     /// Storage.
     pub storage_mb: i32,
     taken_at: Option<Timestamp>,
+    used_storage_mb: f32,
     counted_cpu: i64,
     counted_rx: i64,
     counted_tx: i64,
 }
 
 impl Due {
+    /// How much storage it uses: as counted now, or as was last known.
+    fn storage(&self, counted: &super::Counted) -> f64 {
+        let known = || f64::from(self.used_storage_mb);
+        counted.storage_mb.unwrap_or_else(known)
+    }
+
     /// What was counted before.
     pub fn before(&self, now: Timestamp) -> Before {
         let span = self.taken_at.map(|at| now.utc() - at.utc());
@@ -58,7 +66,7 @@ pub struct Measured {
 /// What was last measured on a device.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct Reading {
-    /// When.
+    /// When, or when its last heartbeat was heard.
     pub taken_at: Option<Timestamp>,
     /// Percent of its cores.
     pub cpu_usage: f32,
@@ -103,12 +111,12 @@ pub async fn claim(
             insert into devices.readings as r (device_id, slot)
             select d.id, $1 from devices.devices d left join devices.readings o on o.device_id = d.id
             where d.status = 'running' and d.deleted_at is null and (o.slot is null or o.slot < $1)
-                and ((d.runtime = 'docker' and d.node = any($2))
+                and ((d.runtime <> 'simulated' and d.node = any($2))
                     or (d.runtime = 'simulated' and exists (select 1 from devices.hosts h where h.device_id = d.id and h.host = $3)))
             order by d.id limit $4
             on conflict (device_id) do update set slot = excluded.slot where r.slot < excluded.slot
-            returning device_id, taken_at, counted_cpu, counted_rx, counted_tx)
-        select c.device_id, d.user_id, d.runtime, d.node, d.cpu_cores, d.memory_mb, d.storage_mb, c.taken_at, c.counted_cpu,
+            returning device_id, taken_at, storage_mb, counted_cpu, counted_rx, counted_tx)
+        select c.device_id, d.user_id, d.runtime, d.node, d.cpu_cores, d.memory_mb, d.storage_mb, c.taken_at, c.storage_mb as used_storage_mb, c.counted_cpu,
             c.counted_rx, c.counted_tx
         from claimed c join devices.devices d on d.id = c.device_id",
     )
@@ -137,7 +145,7 @@ pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Resu
     let write = sqlx::query_scalar(
         "-- measure::write
         with written as (
-            update devices.readings r set taken_at = m.at, cpu_usage = m.cpu_usage, memory_mb = m.memory_mb, storage_mb = m.storage_mb,
+            update devices.readings r set taken_at = m.at, cpu_usage = m.cpu_usage, memory_mb = m.memory_mb, storage_mb = coalesce(m.storage_mb, r.storage_mb),
                 network_rx = r.network_rx + m.rx, network_tx = r.network_tx + m.tx,
                 counted_cpu = m.counted_cpu, counted_rx = m.counted_rx, counted_tx = m.counted_tx
             from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
@@ -158,6 +166,7 @@ pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Resu
         select count(*) from written",
     );
     let moments = measured.iter().map(|one| one.at.utc());
+    let storage = measured.iter().map(|one| one.counted.storage_mb);
     let before = measured
         .iter()
         .map(|one| one.due.taken_at.map(Timestamp::utc));
@@ -168,12 +177,12 @@ pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Resu
         .bind(before.collect::<Vec<_>>())
         .bind(floats(|one| one.used.cpu_usage))
         .bind(floats(|one| one.counted.memory_mb))
-        .bind(floats(|one| one.counted.storage_mb))
+        .bind(storage.collect::<Vec<_>>())
         .bind(floats(|one| {
             super::percent(one.counted.memory_mb, one.due.memory_mb)
         }))
         .bind(floats(|one| {
-            super::percent(one.counted.storage_mb, one.due.storage_mb)
+            super::percent(one.due.storage(&one.counted), one.due.storage_mb)
         }))
         .bind(counts(|one| one.used.rx))
         .bind(counts(|one| one.used.tx))
@@ -182,6 +191,90 @@ pub async fn write(conn: &mut PgConnection, measured: &[Measured]) -> sqlx::Resu
         .bind(counts(|one| one.counted.tx))
         .fetch_one(conn)
         .await
+}
+
+/// Claims running devices in containers of these nodes whose storage nobody has counted since a moment, the longest ago
+/// first: which, and on which node.
+pub async fn claim_storage(
+    conn: &mut PgConnection,
+    nodes: &[String],
+    now: Timestamp,
+    since: Timestamp,
+    limit: i64,
+) -> sqlx::Result<Vec<(DeviceId, String)>> {
+    sqlx::query_as(
+        "-- measure::claim_storage
+        with due as (
+            select d.id from devices.devices d left join devices.readings o on o.device_id = d.id
+            where d.status = 'running' and d.deleted_at is null and d.runtime = 'docker' and d.node = any($1)
+                and (o.storage_at is null or o.storage_at < $3)
+            order by o.storage_at nulls first, d.id limit $4),
+        claimed as (
+            insert into devices.readings as r (device_id, slot, storage_at)
+            select id, to_timestamp(0), $2 from due order by id
+            on conflict (device_id) do update set storage_at = excluded.storage_at where r.storage_at is null or r.storage_at < $3
+            returning device_id)
+        select c.device_id, d.node from claimed c join devices.devices d on d.id = c.device_id",
+    )
+    .bind(nodes)
+    .bind(now)
+    .bind(since)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Writes how much storage devices use, in megabytes.
+pub async fn write_storage(
+    conn: &mut PgConnection,
+    counted: &[(DeviceId, f64)],
+) -> sqlx::Result<()> {
+    let (ids, used): (Vec<&str>, Vec<f64>) = counted
+        .iter()
+        .map(|(device, used)| (device.as_str(), *used))
+        .unzip();
+    sqlx::query(
+        "-- measure::write_storage
+        update devices.readings r set storage_mb = c.used from unnest($1::text[], $2::float8[]) as c (device_id, used)
+        where r.device_id = c.device_id",
+    )
+    .bind(ids)
+    .bind(used)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes down a heartbeat of a device that is not deleted; `false` where there is none.
+pub async fn hear(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    said: &Heartbeat,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    // The share of the row makes a deletion wait, which forgets the readings: none is left behind.
+    let insert = sqlx::query(
+        "-- measure::hear
+        insert into devices.readings as r (device_id, slot, heartbeat_at, cpu_usage, memory_mb, storage_mb)
+        select d.id, to_timestamp(0), $2, coalesce($3, 0), coalesce($4, $5 * d.memory_mb / 100, 0),
+            coalesce($6, $7 * d.storage_mb / 100, 0)
+        from devices.devices d where d.id = $1 and d.deleted_at is null for share
+        on conflict (device_id) do update set heartbeat_at = greatest(r.heartbeat_at, excluded.heartbeat_at),
+            cpu_usage = case when $3::float8 is null then r.cpu_usage else excluded.cpu_usage end,
+            memory_mb = case when coalesce($4::float8, $5::float8) is null then r.memory_mb else excluded.memory_mb end,
+            storage_mb = case when coalesce($6::float8, $7::float8) is null then r.storage_mb else excluded.storage_mb end",
+    );
+    let done = insert
+        .bind(device)
+        .bind(now)
+        .bind(said.cpu_usage)
+        .bind(said.memory_used)
+        .bind(said.memory_usage)
+        .bind(said.storage_used)
+        .bind(said.storage_usage)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Forgets what was last measured on a device that is gone.
@@ -196,7 +289,7 @@ pub async fn forget(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<
 /// What was last measured on a device.
 pub async fn last(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Option<Reading>> {
     sqlx::query_as(
-        "select taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = $1",
+        "select greatest(taken_at, heartbeat_at) as taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = $1",
     )
     .bind(device)
     .fetch_optional(conn)
@@ -215,7 +308,7 @@ pub async fn last_of(
         reading: Reading,
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "select device_id, taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = any($1)",
+        "select device_id, greatest(taken_at, heartbeat_at) as taken_at, cpu_usage, memory_mb, storage_mb, network_rx, network_tx from devices.readings where device_id = any($1)",
     )
     .bind(ids)
     .fetch_all(conn)
@@ -323,10 +416,10 @@ pub async fn purge(
     Ok(done.rows_affected())
 }
 
-/// What all running devices use together, as last measured: CPU cores in use, memory in MB.
-pub async fn totals(conn: &mut PgConnection) -> sqlx::Result<(f64, f64)> {
+/// What all running devices use together, as last measured: CPU cores in use, memory and storage in MB.
+pub async fn totals(conn: &mut PgConnection) -> sqlx::Result<(f64, f64, f64)> {
     sqlx::query_as(
-        "select coalesce(sum(r.cpu_usage * d.cpu_cores / 100), 0)::float8, coalesce(sum(r.memory_mb), 0)::float8
+        "select coalesce(sum(r.cpu_usage * d.cpu_cores / 100), 0)::float8, coalesce(sum(r.memory_mb), 0)::float8, coalesce(sum(r.storage_mb), 0)::float8
         from devices.readings r join devices.devices d on d.id = r.device_id where d.status = 'running'",
     )
     .fetch_one(conn)

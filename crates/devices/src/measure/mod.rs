@@ -3,17 +3,21 @@
 pub mod api;
 pub mod collect;
 pub mod db;
+pub mod heartbeat;
 pub mod jobs;
+pub mod storage;
 
 /// What a runtime counts of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counted {
     /// Processor time since it last started, in nanoseconds.
     pub cpu: i64,
+    /// Processor cores in use at the moment, where the runtime tells that and counts no time.
+    pub cores: Option<f64>,
     /// Memory in use.
     pub memory_mb: f64,
-    /// Storage in use, as far as the runtime knows.
-    pub storage_mb: f64,
+    /// Storage in use, where the runtime knows it at once.
+    pub storage_mb: Option<f64>,
     /// Bytes that it received since it last started.
     pub rx: i64,
     /// Bytes that it sent since it last started.
@@ -47,9 +51,11 @@ pub struct Used {
 /// What lies between two measurements of a device with so many cores. A counter that is lower than before has begun anew.
 pub fn between(before: &Before, now: &Counted, cores: i32) -> Used {
     let grown = |before: i64, now: i64| if now < before { now } else { now - before };
+    let at_once =
+        (now.cores).map(|used| (used * 100.0 / f64::from(cores.max(1))).clamp(0.0, 100.0));
     let Some(milliseconds) = before.milliseconds else {
         return Used {
-            cpu_usage: 0.0,
+            cpu_usage: at_once.unwrap_or_default(),
             rx: 0,
             tx: 0,
         };
@@ -60,7 +66,7 @@ pub fn between(before: &Before, now: &Counted, cores: i32) -> Used {
         false => 0.0,
     };
     Used {
-        cpu_usage: cpu_usage.clamp(0.0, 100.0),
+        cpu_usage: at_once.unwrap_or(cpu_usage.clamp(0.0, 100.0)),
         rx: grown(before.rx, now.rx).max(0),
         tx: grown(before.tx, now.tx).max(0),
     }
@@ -110,6 +116,16 @@ mod tests {
         ] {
             let used = between(&before, &now, 2);
             assert_eq!((used.cpu_usage, used.rx), expected, "{before:?} {now:?}");
+        }
+        let told = Counted {
+            cores: Some(0.5),
+            ..Counted::default()
+        };
+        for milliseconds in [None, Some(1_000)] {
+            assert_eq!(
+                between(&before(milliseconds, 0, 0), &told, 2).cpu_usage,
+                25.0
+            );
         }
         assert_eq!(
             (percent(512.0, 2_048), percent(9.0, 0), percent(9.0, 3)),

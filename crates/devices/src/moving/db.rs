@@ -142,6 +142,20 @@ pub async fn turn_back(conn: &mut PgConnection, operation: i64, why: &str) -> sq
     Ok(())
 }
 
+/// Whether no move of a device has failed before this one since its node is drained.
+pub async fn is_first_failure(conn: &mut PgConnection, claimed: &Claimed) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "-- moving::is_first_failure
+        select not exists (
+            select 1 from devices.moves m join devices.moves p on p.device_id = m.device_id and p.source = m.source
+                join devices.operations o on o.id = p.operation_id join devices.nodes n on n.name = m.source
+            where m.operation_id = $1 and p.operation_id < $1 and p.queued_at >= n.since and o.state = 'failed')",
+    )
+    .bind(claimed.id)
+    .fetch_one(conn)
+    .await
+}
+
 /// The snapshots that go with a device: those that can be restored, and, with `made_of`, what its container is made of.
 pub async fn snapshots(
     conn: &mut PgConnection,

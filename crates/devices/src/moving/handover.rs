@@ -6,8 +6,8 @@ use platform::events::emit;
 use tracing::info;
 
 use super::db;
-use crate::node::placement::{self, Demand, Refusal};
-use crate::node::{self, Node, down};
+use crate::node::placement::{Demand, Refusal};
+use crate::node::{self, Node, down, reservation};
 use crate::operation::api::tell;
 use crate::operation::db::{Claimed, advance, hand_on};
 use crate::operation::steps::{Interrupted, Step, lock_living};
@@ -80,7 +80,8 @@ pub async fn hand_over(
     emit(&mut tx, &Event::new(before.user_id.clone(), now, body)).await?;
     let selector = node::selector(&before.metadata);
     let demand = Demand::new(before.provider_type, before.size(), selector);
-    if !placement::reserve(&mut tx, (&target.name, before.runtime), &demand).await? {
+    let place = (target.name.as_str(), before.runtime);
+    if !reservation::redeem(&mut tx, claimed, place, &demand).await? {
         tx.rollback().await?;
         ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
         return Err(refused("has no room any more".into()));

@@ -28,6 +28,12 @@ pub async fn look(state: &Devices) -> Result<Tick> {
     for ended in &ended {
         settle(state, ended).await?;
     }
+    for _ in 0..BATCH {
+        let mut conn = state.platform.db.acquire().await?;
+        if !node::reservation::end_one(&mut conn).await? {
+            break;
+        }
+    }
     let nodes = {
         let mut conn = state.platform.db.acquire().await?;
         node::db::all(&mut conn).await?

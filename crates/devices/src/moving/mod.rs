@@ -1,6 +1,7 @@
 //! Taking devices from a node that is drained, with what is on them and their snapshots: each by an operation of its own, a
 //! few at a time. Until the one transaction that gives a device to its new node, it is what it was, where it was.
 
+pub mod back;
 pub mod db;
 mod handover;
 pub mod jobs;

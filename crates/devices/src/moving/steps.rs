@@ -14,7 +14,7 @@ use super::db::{self, Move};
 use super::handover;
 use crate::device::{Device, Status};
 use crate::node::placement::{self, Demand, Refusal};
-use crate::node::{self, Node, down};
+use crate::node::{self, Node, down, reservation};
 use crate::operation::api::change_status;
 use crate::operation::db::{Claimed, advance, finish};
 use crate::operation::steps::{Interrupted, Step, lock_living, run, spec, step};
@@ -91,6 +91,11 @@ async fn give_away(
     let within = Duration::try_from_secs_f64(within).unwrap_or_default();
     let target = choose(state, claimed, &device, of).await?;
     let has_images = device.runtime.has_engine();
+    if has_images && of.ran.is_none() {
+        // Before anything is brought, or stopped in vain.
+        let engine = state.runtimes.engines.of(&device.node)?;
+        engine.bound_layers(&spec(&device, claimed)).await?;
+    }
     if has_images && of.ran.is_none() {
         let going = bring_snapshots(state, claimed, false, &target, within);
         match unless_wanted(state, claimed, going).await? {
@@ -175,6 +180,11 @@ async fn choose(state: &Devices, claimed: &Claimed, device: &Device, of: &Move) 
             && device.runtime.has_engine()
         {
             down::leave_images_behind(&mut tx, &device, before).await?;
+        }
+        let place = (node.name.as_str(), device.runtime);
+        if !reservation::hold(&mut tx, claimed, place, &demand).await? {
+            refuse("has no room any more".into());
+            continue;
         }
         tx.commit().await?;
         return Ok(node.clone());
@@ -326,13 +336,16 @@ async fn go_back(state: &Devices, claimed: &Claimed) -> Step<()> {
     if of.ran == Some(true) {
         change_status(&mut tx, &device, Status::Running, None, now).await?;
     }
-    let body = EventBody::DeviceMoveFailed {
-        device_id: device.id.clone(),
-        name: device.name.clone(),
-        from_node: of.source,
-        reason,
-    };
-    emit(&mut tx, &Event::new(device.user_id.clone(), now, body)).await?;
+    // It is tried again: that is told once, until its node is drained anew.
+    if db::is_first_failure(&mut tx, claimed).await? {
+        let body = EventBody::DeviceMoveFailed {
+            device_id: device.id.clone(),
+            name: device.name.clone(),
+            from_node: of.source,
+            reason,
+        };
+        emit(&mut tx, &Event::new(device.user_id.clone(), now, body)).await?;
+    }
     tx.commit().await?;
     Ok(())
 }

@@ -295,7 +295,13 @@ pub async fn delete_node(
     let mut conn = state.platform.db.acquire().await?;
     if !db::remove(&mut conn, &name, state.platform.clock.now()).await? {
         return Err(match db::exists(&mut conn, &name).await? {
-            true => Error::NodeOccupied { node: name },
+            true => match db::count_sole_copies(&mut conn, &name).await? {
+                0 => Error::NodeOccupied { node: name },
+                snapshots => Error::NodeKeepsCopies {
+                    node: name,
+                    snapshots,
+                },
+            },
             false => Error::NoSuchNode { node: name },
         });
     }

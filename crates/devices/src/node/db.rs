@@ -150,15 +150,25 @@ pub async fn set_state(
 }
 
 /// Removes a node that no living device is on; `false` where one is, where something of one is still to be removed from an
-/// engine that is there, or where there is no such node. Its row stays for those that were on it.
+/// engine that is there, where it alone keeps a snapshot, or where there is no such node. Its row stays for those that were on
+/// it.
 pub async fn remove(conn: &mut PgConnection, name: &str, now: Timestamp) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "update devices.nodes set removed_at = clock_timestamp(), engine_id = null, updated_at = $2
         where name = $1 and removed_at is null and used_devices = 0
-            and (down_since is not null or not exists (select 1 from devices.leftovers where node = $1))",
+            and (down_since is not null or not exists (select 1 from devices.leftovers where node = $1))
+            and not exists (select 1 from devices.sole_copies where node = $1)",
     );
     let done = update.bind(name).bind(now).execute(conn).await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// How many snapshots a node keeps that no other one keeps which is there.
+pub async fn count_sole_copies(conn: &mut PgConnection, name: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select count(*) from devices.sole_copies where node = $1")
+        .bind(name)
+        .fetch_one(conn)
+        .await
 }
 
 /// The engine that a node has from its first contact on: the one that was found at its endpoint, where none was found there

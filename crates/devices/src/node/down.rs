@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use tracing::{error, info};
 
 use super::Node;
+use crate::config::Failover;
 use crate::device::{self, Device, Status, port_set};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
@@ -184,6 +185,58 @@ pub async fn find_again(state: &Devices, node: &Node) -> Result<u64> {
         info!(
             "looking what became of {} devices of node {}",
             done.rows_affected(),
+            node.name
+        );
+        state.operations_due.notify_one();
+    }
+    Ok(done.rows_affected())
+}
+
+/// How long after it was last tried a device is looked at again that waits for a node which keeps something of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Queues the failover of devices whose own node is down and that a node keeps something of which is there: it may have been
+/// away when they were lost, or there was no room for them.
+pub async fn find_elsewhere(state: &Devices, node: &Node) -> Result<u64> {
+    if state.config.failover == Failover::None {
+        return Ok(0);
+    }
+    let now = state.platform.clock.now();
+    let mut tx = state.platform.db.begin().await?;
+    let insert = sqlx::query(
+        "-- nodes::find_elsewhere
+        with found as (
+            select d.id from devices.devices d join devices.nodes n on n.name = d.node
+            where d.lost and d.status = 'error' and d.wanted = 'running' and d.node <> $1
+                and n.down_since is not null and n.removed_at is null
+                and exists (select 1 from devices.nodes k where k.name = $1 and k.down_since is null and k.removed_at is null)
+                and not exists (
+                    select 1 from devices.operations o where o.device_id = d.id
+                        and (o.state in ('queued', 'running') or o.finished_at > clock_timestamp() - $4))
+                and (exists (
+                        select 1 from devices.held_leftovers l join devices.leftovers o on o.node = l.node and o.device_id = l.device_id
+                        where l.node = $1 and l.device_id = d.id and o.claimed_until is null)
+                    or ($5 and exists (
+                        select 1 from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
+                        where c.node = $1 and c.state = 'ready' and s.device_id = d.id and s.taken_at is not null
+                            and s.status in ('ready', 'restoring'))))
+            order by d.id limit $2 for update of d skip locked)
+        insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at)
+        select gen_random_uuid()::text, id, 'repair', 'queued', true, 'queued', $3 from found",
+    );
+    let done = insert
+        .bind(&node.name)
+        .bind(BATCH)
+        .bind(now)
+        .bind(LOOK_AGAIN)
+        .bind(state.config.failover == Failover::Snapshot)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    if done.rows_affected() > 0 {
+        let count = done.rows_affected();
+        info!(
+            "node {} keeps something of {count} devices whose own node is down",
             node.name
         );
         state.operations_due.notify_one();

@@ -140,6 +140,7 @@ async fn greet(state: &Devices, node: &Node) -> Result<()> {
         None => down::remove_leftovers(state, node).await?,
     }
     down::find_again(state, node).await?;
+    down::find_elsewhere(state, node).await?;
     Ok(())
 }
 

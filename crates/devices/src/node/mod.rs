@@ -7,6 +7,7 @@ pub mod db;
 pub mod down;
 pub mod health;
 pub mod placement;
+pub mod reservation;
 pub mod settings;
 
 use std::collections::BTreeMap;

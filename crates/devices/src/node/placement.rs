@@ -223,6 +223,30 @@ pub async fn reserve(
     Ok(done.rows_affected() == 1)
 }
 
+/// Whether a node has room for a device that comes back to what it left there: also where it takes no others.
+pub async fn reserve_again(
+    conn: &mut PgConnection,
+    node: &str,
+    demand: &Demand,
+) -> sqlx::Result<bool> {
+    let select = sqlx::query(
+        "-- placement::reserve_again
+        select from devices.nodes
+        where name = $1 and removed_at is null and down_since is null
+            and (cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
+            and (memory_mb is null or used_memory_mb + $3 <= memory_mb)
+            and (most_devices is null or used_devices < most_devices)
+        for no key update",
+    );
+    let done = select
+        .bind(node)
+        .bind(demand.cpu_millis)
+        .bind(demand.memory_mb)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Whether a node has room for a device on it to become of another size, in the transaction that changes its row. What
 /// shrinks is always granted.
 pub async fn reserve_growth(

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::{Decision, Kind, Wish, db, decide};
 use crate::device::api::lock_visible;
 use crate::device::{self, Device, DeviceReply, DeviceView, Status};
-use crate::{Devices, Error, error::Result, quota};
+use crate::{Devices, Error, error::Result, installation, quota};
 
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -90,7 +90,10 @@ pub async fn find_saga(
 ) -> Result<Json<SagaView>> {
     let mut conn = state.platform.db.acquire().await?;
     let saga = match contracts::id::is_valid(&saga_id) {
-        true => db::saga(&mut conn, &saga_id).await?,
+        true => match db::saga(&mut conn, &saga_id).await? {
+            Some(saga) => Some(saga),
+            None => installation::db::saga(&mut conn, &saga_id).await?,
+        },
         false => None,
     };
     let saga = saga

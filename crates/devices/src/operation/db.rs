@@ -218,6 +218,25 @@ pub async fn advance(conn: &mut PgConnection, claimed: &Claimed, step: &str) -> 
     Ok(done.rows_affected() == 1)
 }
 
+/// The same after something that has a deadline of its own: that of the operation begins anew.
+pub async fn advance_anew(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    step: &str,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set step = $3, begun = true, begun_at = clock_timestamp()
+        where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(step)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Ends an operation; `false` where the worker is no longer the holder.
 pub async fn finish(
     conn: &mut PgConnection,

@@ -16,8 +16,11 @@ const BATCH: i64 = 100;
 /// How many deadlines an operation may wait for a worker before it counts as overdue, too.
 const WAITS: f64 = 10.0;
 
+/// The step of an operation that brings an image from another node, which takes as long as a move may.
+pub const BRINGING: &str = "bring-image";
+
 /// Ends what took longer than its deadline: the device is in error, and a worker that still has it changes nothing any more.
-/// Deletions go on until they succeed, snapshots have a deadline of their own, moves take longer by theirs, and devices of a
+/// Deletions go on until they succeed, snapshots have a deadline of their own, moves and images on their way take longer by theirs, and devices of a
 /// node that is down wait for it.
 pub async fn end(state: &Devices) -> Result<Tick> {
     let deadline = state.config.operation_deadline;
@@ -58,7 +61,7 @@ async fn find(
             join devices.devices d on d.id = o.device_id join devices.nodes n on n.name = d.node
         where o.state in ('queued', 'running') and o.kind not in ('delete', 'forget', 'snapshot') and ($1::text is null or o.device_id = $1)
             and (d.runtime = 'simulated' or n.down_since is null)
-            and coalesce(o.begun_at, o.due_at + $2 * $4) < clock_timestamp() - $2 - case o.kind when 'move' then $5 else '0' end
+            and coalesce(o.begun_at, o.due_at + $2 * $4) < clock_timestamp() - $2 - case when o.kind = 'move' or o.step = $6 then $5 else '0' end
         order by o.device_id limit $3",
     );
     select
@@ -67,6 +70,7 @@ async fn find(
         .bind(BATCH)
         .bind(WAITS - 1.0)
         .bind(moving)
+        .bind(BRINGING)
         .fetch_all(conn)
         .await
 }

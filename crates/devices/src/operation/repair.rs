@@ -10,9 +10,10 @@ use super::api::{change_status, tell};
 use super::db::{self, Claimed};
 use super::steps::{Interrupted, Step, lock_living, run, spec, step};
 use crate::config::Failover;
-use crate::device::{self, Device, Status};
+use crate::device::{self, Device, RuntimeKind, Status};
+use crate::moving::back::{self, Back};
 use crate::node::placement::{self, Demand, Refusal};
-use crate::node::{self, down};
+use crate::node::{self, down, reservation};
 use crate::runtime::{RuntimeError, Seen};
 use crate::{Devices, Error, port, snapshot};
 
@@ -24,15 +25,28 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
             let node = device.node;
             return Err(RuntimeError::Down { node }.into());
         }
+        // What it left behind is newer than any snapshot, and more than nothing.
+        let kept_on = match back::go(state, claimed, &device).await? {
+            Back::Gone => return Ok(()),
+            Back::Stays | Back::Nothing => None,
+            Back::Away(node) => Some(node),
+        };
         let mut made_of = None;
         if state.config.failover == Failover::Snapshot {
             made_of = {
                 let mut conn = state.platform.db.acquire().await?;
                 snapshot::copies::latest(&mut conn, &device.id).await?
             };
-            if made_of.is_none() {
-                return wait_for_node(state, claimed).await;
-            }
+        }
+        if let Some(kept_on) = kept_on.filter(|_| made_of.is_none()) {
+            let why = format!(
+                "what is on the device is kept on node {kept_on} alone, which is not there or full: it waits"
+            );
+            return wait_for_node(state, claimed, &why).await;
+        }
+        if made_of.is_none() && state.config.failover == Failover::Snapshot {
+            let why = "no other node keeps a snapshot of the device: it waits for its node";
+            return wait_for_node(state, claimed, why).await;
         }
         match relocate(state, claimed, &device, made_of.as_ref()).await? {
             Some(stays) => device = stays,
@@ -81,23 +95,24 @@ async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> 
     Ok(())
 }
 
-/// Leaves a device in error of which nothing is kept elsewhere: it is looked at again when its node is back.
-async fn wait_for_node(state: &Devices, claimed: &Claimed) -> Step<()> {
+/// Leaves a device in error of which nothing is kept elsewhere that is there: it is looked at again when its node is back, or
+/// one that keeps something of it.
+async fn wait_for_node(state: &Devices, claimed: &Claimed, why: &str) -> Step<()> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
     let device = lock_living(&mut tx, claimed).await?;
-    let reason = format!(
-        "node {} is down, and no other node keeps a snapshot of the device: it waits for its node",
-        device.node
-    );
+    let reason = format!("node {} is down, and {why}", device.node);
     if !db::finish(&mut tx, claimed, "failed", Some(&reason), now).await? {
         return Err(Interrupted::Lost);
     }
+    let is_told = device.error.as_deref() == Some(&*reason);
     device::db::set_status(&mut tx, &device.id, Status::Error, Some(&reason), now).await?;
     let update = "update devices.devices set lost = true where id = $1";
     let update = sqlx::query(update).bind(&device.id);
     update.execute(&mut *tx).await?;
-    tell(&mut tx, &device, Status::Error, Some(&reason), now).await?;
+    if !is_told {
+        tell(&mut tx, &device, Status::Error, Some(&reason), now).await?;
+    }
     tx.commit().await?;
     Ok(())
 }
@@ -122,7 +137,9 @@ async fn relocate(
     }];
     let nodes = {
         let mut conn = state.platform.db.acquire().await?;
-        node::db::all(&mut conn).await?
+        let mut nodes = node::db::all(&mut conn).await?;
+        reservation::discount(&mut conn, claimed, &mut nodes).await?;
+        nodes
     };
     for _ in 0..nodes.len() {
         let chosen = placement::choose(&nodes, &demand, state.config.placement, &tried);
@@ -148,6 +165,18 @@ async fn relocate(
             }
             // Whoever sees it there before the device has come knows by this what it is.
             snapshot::copies::expect(&mut tx, snapshot, &node.name).await?;
+            let place = (node.name.as_str(), runtime);
+            if !reservation::hold(&mut tx, claimed, place, &demand).await? {
+                tx.rollback().await?;
+                tried.push(refuses("has no room any more".into()));
+                continue;
+            }
+            tx.commit().await?;
+            let mut tx = state.platform.db.begin().await?;
+            let most = state.config.parallel_moves;
+            if !reservation::begin_transfer(&mut tx, claimed, &node.name, most).await? {
+                return Err(Interrupted::Turn);
+            }
             tx.commit().await?;
             let within = state.config.move_deadline;
             let brought = snapshot::copies::bring_to(state, snapshot, &node.name, within).await;
@@ -216,7 +245,13 @@ async fn relocate(
         tell(&mut tx, &before, before.status, None, now).await?;
         let gone = format!("it was kept on node {}, which was down", before.node);
         snapshot::db::lost(&mut tx, &device.id, &gone, now).await?;
-        if !placement::reserve(&mut tx, (&node.name, runtime), &demand).await? {
+        if runtime == RuntimeKind::Docker {
+            snapshot::copies::expect_all(&mut tx, &device.id, &node.name).await?;
+            if let Some(snapshot) = made_of {
+                snapshot::copies::ready(&mut tx, snapshot, &node.name).await?;
+            }
+        }
+        if !reservation::redeem(&mut tx, claimed, (&node.name, runtime), &demand).await? {
             tx.rollback().await?;
             ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
             tried.push(refuses("has no room any more".into()));

@@ -34,6 +34,9 @@ pub enum Interrupted {
     /// Its node is down, and no other one takes it.
     #[error(transparent)]
     Place(Error),
+    /// As many images are on their way to its node as may.
+    #[error("as many images are on their way to the node as may")]
+    Turn,
     /// The database failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),

@@ -21,6 +21,8 @@ use crate::{Devices, Error, metrics, moving, snapshot};
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(300);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// After which time an operation looks again whether it is its turn to bring an image.
+const TURN: Duration = Duration::from_secs(2);
 /// The longest pause before an operation is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -126,6 +128,7 @@ async fn work(state: &Devices, claimed: Claimed) -> Kind {
             | Interrupted::Place(_)
             | Interrupted::Database(_),
         ) => "failed",
+        Err(Interrupted::Turn) => "waits",
     };
     metrics::operation(claimed.kind.as_str(), result, started.elapsed());
     if let Err(interrupted) = outcome
@@ -185,6 +188,7 @@ async fn give_back(
             };
         }
         Interrupted::Runtime(RuntimeError::Leaving) => (Duration::ZERO, false),
+        Interrupted::Turn => (TURN, false),
         // That its engine is not there says nothing about the device.
         Interrupted::Runtime(
             RuntimeError::Unreachable { .. }

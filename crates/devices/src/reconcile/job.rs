@@ -15,6 +15,7 @@ use crate::device::{self, Status};
 use crate::node::{self, Node, down};
 use crate::operation::api::change_status;
 use crate::operation::{Kind, db as operations};
+use crate::snapshot::copies;
 use crate::{Devices, error::Result, metrics, port};
 
 /// Nodes that are looked at together.
@@ -93,8 +94,13 @@ async fn containers(state: &Devices, node: &Node, cancelled: &CancellationToken)
             Difference::Missing { device } => missing(state, node, &device).await?,
         }
     }
-    let mut conn = state.platform.db.acquire().await?;
-    db::forget_orphans(&mut conn, &node.name, &orphans).await?;
+    {
+        let mut conn = state.platform.db.acquire().await?;
+        db::forget_orphans(&mut conn, &node.name, &orphans).await?;
+    }
+    if node.runtime.keeps_snapshots() {
+        copies::verify(state, &node.name, &*engine).await?;
+    }
     Ok(())
 }
 

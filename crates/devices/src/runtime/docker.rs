@@ -440,7 +440,7 @@ impl Docker {
             .iter()
             .any(|image| image.repo_tags.contains(&reference))
         {
-            self.bound_layers(spec).await?;
+            self.refuse_layers(spec).await?;
             let options = CommitContainerOptions {
                 container: Some(name(&spec.id)),
                 repo: Some(REPOSITORY.to_owned()),
@@ -470,7 +470,7 @@ impl Docker {
     }
 
     /// Refuses one layer more than a device may be made of.
-    async fn bound_layers(&self, spec: &Spec) -> Result<(), RuntimeError> {
+    async fn refuse_layers(&self, spec: &Spec) -> Result<(), RuntimeError> {
         let tried = "look at the layers of a container";
         let engine = self.engine().await?;
         let image = self.image(spec);
@@ -547,8 +547,10 @@ impl Docker {
         };
         Ok(Some(Counted {
             cpu: number(cpu),
+            cores: None,
             memory_mb: bytes as f64 / 1_048_576.0,
-            storage_mb: 0.0,
+            // See [`Engine::storage`]: it is too much for each look.
+            storage_mb: None,
             rx: sum(|network| network.rx_bytes),
             tx: sum(|network| network.tx_bytes),
         }))
@@ -916,6 +918,27 @@ impl Engine for Docker {
         within: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(self.import(pieces, within))
+    }
+
+    fn bound_layers<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.refuse_layers(spec))
+    }
+
+    fn storage<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>> {
+        Box::pin(async move {
+            let (tried, name) = ("count the storage of a container", name(id));
+            let engine = self.engine().await?;
+            let options = InspectContainerOptions { size: true };
+            let inspect = engine.inspect_container(&name, Some(options));
+            // One that takes its time for many files is there all the same.
+            let within = SLOW;
+            let seen = tokio::time::timeout(within, inspect).await;
+            match seen.map_err(|_| RuntimeError::Silent { tried, within })? {
+                Ok(seen) => Ok(seen.size_rw),
+                Err(error) if status(&error) == Some(404) => Ok(None),
+                Err(error) => Err(self.refused(tried, error)),
+            }
+        })
     }
 
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {

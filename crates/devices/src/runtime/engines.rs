@@ -16,7 +16,7 @@ use super::kubernetes::Kubernetes;
 use super::presence::Presence;
 use super::recipe::Recipe;
 use super::transfer::{Outlet, Piece};
-use super::{Runtime, RuntimeError};
+use super::{Runtime, RuntimeError, Spec};
 use crate::device::RuntimeKind;
 use crate::node::Node;
 use crate::node::check::Check;
@@ -61,6 +61,10 @@ pub trait Engine: Runtime {
         pieces: BoxStream<'static, Piece>,
         within: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Refuses a device of which no further image can be kept: it is made of too many layers.
+    fn bound_layers<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// How many bytes are stored in a device beyond what it was made of, where the engine can tell; it may take long.
+    fn storage<'a>(&'a self, id: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>>;
     /// What there is to be said of it and its machine.
     fn check<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>>;
 }

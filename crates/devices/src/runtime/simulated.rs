@@ -525,8 +525,9 @@ impl Runtime for Simulated {
             let vitals = listening.get(id).map(|device| device.device.vitals());
             Ok(vitals.map(|vitals| Counted {
                 cpu: i64::try_from(vitals.cpu.as_nanos()).unwrap_or(i64::MAX),
+                cores: None,
                 memory_mb: vitals.memory as f64 / 1_048_576.0,
-                storage_mb: vitals.storage as f64 / 1_048_576.0,
+                storage_mb: Some(vitals.storage as f64 / 1_048_576.0),
                 rx: i64::try_from(vitals.received).unwrap_or(i64::MAX),
                 tx: i64::try_from(vitals.sent).unwrap_or(i64::MAX),
             }))

@@ -1,20 +1,29 @@
 //! Copies of snapshots on other nodes than that of their device, for when that one is gone. One replica at a time makes them;
 //! two that do the same bring the same image twice.
+//!
+//! The node of a device keeps each of its snapshots, unless a row says that one is still to be copied there, as after a
+//! failover. Rows follow what engines say that they keep.
 
 use std::time::Duration;
 
-use contracts::{DeviceId, SnapshotId};
+use chrono::TimeDelta;
+use contracts::{DeviceId, SnapshotId, Timestamp};
 use platform::problem::causes;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::runtime::RuntimeError;
+use crate::runtime::engines::Engine;
 use crate::runtime::transfer::{self, Limits};
 use crate::{Devices, device, metrics};
 
 /// How many snapshots one run deals with.
 const BATCH: i64 = 32;
+/// How long a device has been where it is, and its snapshot is taken, before its node is held to keep it.
+const SETTLED: TimeDelta = TimeDelta::seconds(60);
+/// How long a snapshot that no node keeps is looked for.
+const HOPE: TimeDelta = TimeDelta::minutes(10);
 
 /// Makes the copies that are missing, and removes those that nobody needs any more.
 pub async fn keep(state: &Devices, cancelled: &CancellationToken) -> anyhow::Result<()> {
@@ -129,6 +138,48 @@ pub async fn remove(state: &Devices, snapshot: &SnapshotId, home: &str) -> sqlx:
     Ok(())
 }
 
+/// Looks again at what the engine of a node keeps: a copy that is gone is to be made anew, and so is a snapshot that the node of
+/// its device does not have. What was looked at too early is seen to be there before it is brought.
+///
+/// # Errors
+/// Where the engine or the database does not answer.
+pub async fn verify(state: &Devices, node: &str, engine: &dyn Engine) -> crate::error::Result<()> {
+    let began = state.platform.clock.now();
+    let kept = engine.snapshots().await?;
+    let mut conn = state.platform.db.acquire().await?;
+    let gone = missing(&mut conn, node, &kept).await?;
+    for snapshot in &gone {
+        warn!(
+            "node {node} does not keep its copy of snapshot {snapshot} any more: it is made anew"
+        );
+    }
+    let lacking = lacking_at_home(&mut conn, node, &kept, began - SETTLED).await?;
+    for snapshot in &lacking {
+        warn!(
+            "node {node} does not keep snapshot {snapshot} of its device: it is to be copied there"
+        );
+    }
+    Ok(())
+}
+
+/// Writes that the node that a device has come to keeps its snapshots only where it kept copies of them: the others are to
+/// be copied there. The caller holds the lock of the device.
+pub async fn expect_all(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    node: &str,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query(
+        "-- copies::expect_all
+        insert into devices.snapshot_copies (snapshot_id, node)
+        select id, $2 from devices.snapshots
+        where device_id = $1 and status in ('ready', 'restoring') and taken_at is not null
+        on conflict do nothing",
+    );
+    insert.bind(device).bind(node).execute(conn).await?;
+    Ok(())
+}
+
 /// Forgets copies where the device itself is by now or where there is no node any more, and removes those of snapshots that
 /// are deleted, and those on nodes that are drained once there are enough others, and one at least: after a failover the node
 /// of the device has the snapshot alone that it was made of.
@@ -137,17 +188,28 @@ async fn tidy(state: &Devices) -> anyhow::Result<()> {
         let mut conn = state.platform.db.acquire().await?;
         let delete = sqlx::query(
             "delete from devices.snapshot_copies c using devices.snapshots s, devices.devices d, devices.nodes n
-            where s.id = c.snapshot_id and d.id = s.device_id and n.name = c.node and (c.node = d.node or n.removed_at is not null)",
+            where s.id = c.snapshot_id and d.id = s.device_id and n.name = c.node
+                and ((c.node = d.node and c.state = 'ready') or n.removed_at is not null)",
         );
         delete.execute(&mut *conn).await?;
+        for snapshot in give_up_lost(&mut conn, HOPE).await? {
+            warn!("no node keeps snapshot {snapshot} any more: it is in error");
+        }
         let select = sqlx::query_as(
             "-- copies::unneeded
             select c.snapshot_id, c.node
             from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
                 join devices.devices d on d.id = s.device_id join devices.nodes n on n.name = c.node
-            where n.down_since is null and c.node <> d.node and (s.status in ('deleting', 'error') or (n.state = 'draining' and greatest($1, 1) <= (
-                select count(*) from devices.snapshot_copies o join devices.nodes m on m.name = o.node
-                where o.snapshot_id = s.id and o.state = 'ready' and m.state <> 'draining' and m.down_since is null and m.removed_at is null)))
+                cross join lateral (
+                    select count(*) as others from devices.snapshot_copies o join devices.nodes m on m.name = o.node
+                    where o.snapshot_id = s.id and o.state = 'ready' and o.node <> d.node and m.state <> 'draining'
+                        and m.down_since is null and m.removed_at is null) k
+                cross join lateral (
+                    select h.down_since is null and not exists (
+                        select 1 from devices.snapshot_copies o where o.snapshot_id = s.id and o.node = d.node and o.state = 'copying') as kept
+                    from devices.nodes h where h.name = d.node) h
+            where n.down_since is null and c.node <> d.node and (s.status in ('deleting', 'error')
+                or (n.state = 'draining' and k.others >= $1 and (h.kept or k.others >= 1)))
             order by c.created_at limit $2",
         );
         let select = select.bind(state.config.snapshot_copies - 1).bind(BATCH);
@@ -260,11 +322,78 @@ pub async fn are_on(conn: &mut PgConnection, device: &DeviceId, node: &str) -> s
     select.fetch_one(conn).await
 }
 
-async fn ready(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
+/// Writes that a node keeps a snapshot that it was to get.
+pub async fn ready(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
     let update = "update devices.snapshot_copies set state = 'ready', tried_at = null where snapshot_id = $1 and node = $2";
     let update = sqlx::query(update).bind(snapshot).bind(node);
     update.execute(conn).await?;
     Ok(())
+}
+
+/// Copies that are written down as kept by a node and are not, from now on to be made anew; which.
+async fn missing(
+    conn: &mut PgConnection,
+    node: &str,
+    kept: &[SnapshotId],
+) -> sqlx::Result<Vec<SnapshotId>> {
+    sqlx::query_scalar(
+        "-- copies::missing
+        update devices.snapshot_copies c set state = 'copying', tried_at = null, created_at = clock_timestamp()
+        from devices.snapshots s
+        where c.node = $1 and c.state = 'ready' and c.snapshot_id <> all($2) and s.id = c.snapshot_id and s.status in ('ready', 'restoring')
+        returning c.snapshot_id",
+    )
+    .bind(node)
+    .bind(kept)
+    .fetch_all(conn)
+    .await
+}
+
+/// Snapshots of devices at rest on a node that it does not keep, from now on to be copied there; which. Only those that were
+/// taken, of devices that came, before a moment.
+async fn lacking_at_home(
+    conn: &mut PgConnection,
+    node: &str,
+    kept: &[SnapshotId],
+    before: Timestamp,
+) -> sqlx::Result<Vec<SnapshotId>> {
+    sqlx::query_scalar(
+        "-- copies::lacking_at_home
+        insert into devices.snapshot_copies (snapshot_id, node)
+        select s.id, d.node from devices.snapshots s join devices.devices d on d.id = s.device_id
+        where d.node = $1 and d.runtime = 'docker' and d.deleted_at is null and d.updated_at < $3
+            and s.status = 'ready' and s.taken_at < $3 and s.id <> all($2)
+            and not exists (
+                select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
+        on conflict do nothing returning snapshot_id",
+    )
+    .bind(node)
+    .bind(kept)
+    .bind(before)
+    .fetch_all(conn)
+    .await
+}
+
+/// Puts snapshots in error that the node of their device has not had for so long, and no other one either, whether it is there
+/// or not; which.
+async fn give_up_lost(conn: &mut PgConnection, hope: TimeDelta) -> sqlx::Result<Vec<SnapshotId>> {
+    sqlx::query_scalar(
+        "-- copies::give_up_lost
+        update devices.snapshots s set status = 'error', error = 'no node keeps it any more', taken_at = null, updated_at = clock_timestamp()
+        from devices.devices d
+        where d.id = s.device_id and s.status = 'ready' and exists (
+                select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = d.node and c.state = 'copying'
+                    and c.tried_at is not null and c.created_at < clock_timestamp() - $1)
+            and not exists (
+                select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
+                where c.snapshot_id = s.id and c.state = 'ready' and n.removed_at is null)
+            and not exists (
+                select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
+        returning s.id",
+    )
+    .bind(hope)
+    .fetch_all(conn)
+    .await
 }
 
 async fn tried(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sqlx::Result<()> {
@@ -278,8 +407,9 @@ async fn tried(conn: &mut PgConnection, snapshot: &SnapshotId, node: &str) -> sq
 async fn holders(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "select n.name from devices.snapshots s join devices.devices d on d.id = s.device_id cross join devices.nodes n
-        where s.id = $1 and n.down_since is null and n.removed_at is null and (n.name = d.node or exists (
-            select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = n.name and c.state = 'ready'))
+            left join devices.snapshot_copies c on c.snapshot_id = s.id and c.node = n.name
+        where s.id = $1 and n.down_since is null and n.removed_at is null
+            and coalesce(c.state = 'ready', n.name = d.node)
         order by n.name = d.node desc, n.name",
     )
     .bind(snapshot)

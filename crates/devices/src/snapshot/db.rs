@@ -45,6 +45,31 @@ pub async fn insert(
     Ok(())
 }
 
+/// Writes whose place a snapshot takes once it is taken.
+pub async fn replace(
+    conn: &mut PgConnection,
+    id: &SnapshotId,
+    replaced: &SnapshotId,
+) -> sqlx::Result<()> {
+    let update = sqlx::query("update devices.snapshots set replaces = $2 where id = $1");
+    update.bind(id).bind(replaced).execute(conn).await?;
+    Ok(())
+}
+
+/// The snapshot whose place a snapshot takes, where that was taken and is there.
+pub async fn replaced(
+    conn: &mut PgConnection,
+    id: &SnapshotId,
+) -> sqlx::Result<Option<SnapshotId>> {
+    sqlx::query_scalar(
+        "select r.id from devices.snapshots s join devices.snapshots r on r.id = s.replaces and r.device_id = s.device_id
+        where s.id = $1 and s.status = 'ready' and s.taken_at is not null and r.status <> 'deleting'",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
 /// How many snapshots a device has, and all devices of its owner, with deleted ones that devices are made of. Whoever asks for the same owner at the same time waits
 /// until this transaction ends.
 pub async fn count_locked(conn: &mut PgConnection, device: &Device) -> sqlx::Result<(i64, i64)> {

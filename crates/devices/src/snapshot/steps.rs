@@ -2,12 +2,13 @@
 
 use contracts::SnapshotId;
 
-use super::{Status, after_restore, copies, db};
+use super::{Status, after_restore, api, copies, db};
 use crate::Devices;
 use crate::device::{self, Device, Status as DeviceStatus};
 use crate::operation::Kind;
 use crate::operation::api::change_status;
-use crate::operation::db::{Claimed, advance, finish, insert_about};
+use crate::operation::db::{Claimed, advance, advance_anew, finish, insert_about};
+use crate::operation::overdue;
 use crate::operation::steps::{Interrupted, Step, lock_held, lock_living, run, spec};
 
 /// Keeps what is on the device.
@@ -38,6 +39,9 @@ pub async fn take(state: &Devices, claimed: &Claimed) -> Step<()> {
     let mut tx = state.platform.db.begin().await?;
     lock_living(&mut tx, claimed).await?;
     db::taken(&mut tx, id, size, now).await?;
+    if let Some(replaced) = db::replaced(&mut tx, id).await? {
+        api::retire(&mut tx, &device.id, &replaced, now).await?;
+    }
     settled(finish(&mut tx, claimed, "done", None, now).await?, tx).await
 }
 
@@ -51,7 +55,7 @@ pub async fn restore(state: &Devices, claimed: &Claimed) -> Step<()> {
     let spec = spec(&device, claimed);
     if device.runtime.has_engine() {
         // Another node may keep it alone, where the device was taken from one that is gone.
-        copies::bring_to(state, id, &device.node, state.config.operation_deadline).await?;
+        fetch(state, claimed, id, &device.node).await?;
     }
     runtime.stop(&spec).await?;
     runtime.restore(&spec, id).await?;
@@ -64,6 +68,31 @@ pub async fn restore(state: &Devices, claimed: &Claimed) -> Step<()> {
     db::restored(&mut tx, Some(id), now).await?;
     change_status(&mut tx, &device, DeviceStatus::Stopped, None, now).await?;
     settled(finish(&mut tx, claimed, "done", None, now).await?, tx).await
+}
+
+/// Brings the image of a snapshot to the node of its device where that does not have it. That has a deadline of its own, and
+/// what comes after it begins its own anew.
+async fn fetch(state: &Devices, claimed: &Claimed, id: &SnapshotId, node: &str) -> Step<()> {
+    if state.runtimes.engines.of(node)?.has_image(id).await? {
+        return Ok(());
+    }
+    let mut tx = state.platform.db.begin().await?;
+    lock_living(&mut tx, claimed).await?;
+    if !advance(&mut tx, claimed, overdue::BRINGING).await? {
+        return Err(Interrupted::Lost);
+    }
+    tx.commit().await?;
+
+    copies::bring_to(state, id, node, state.config.move_deadline).await?;
+
+    let mut tx = state.platform.db.begin().await?;
+    lock_living(&mut tx, claimed).await?;
+    if !advance_anew(&mut tx, claimed, "restore-container").await? {
+        return Err(Interrupted::Lost);
+    }
+    copies::ready(&mut tx, id, node).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Writes that the restore is under way; `None` where there is nothing to restore: then the device is what it was.

@@ -136,6 +136,13 @@ impl TestApp {
         self.send(request, from, "POST", path, Value::Null).await
     }
 
+    /// Asks as a service with its credential.
+    pub async fn post_as_service(&self, credential: &str, path: &str, body: Value) -> Answer {
+        let request = Request::builder().header(platform::auth::SERVICE_HEADER, credential);
+        let from: SocketAddr = "203.0.113.9:4711".parse().unwrap();
+        self.send(request, from, "POST", path, body).await
+    }
+
     /// Tells the service what another one did.
     pub async fn hear(&self, event: &contracts::Event) {
         let mut tx = self.platform.db.begin().await.unwrap();

@@ -65,6 +65,10 @@ impl Cluster {
             )
             .route("/api/v1/namespaces/phones/{kind}", get(list).post(create))
             .route(one, get(find).put(replace).patch(merge).delete(delete))
+            .route(
+                "/apis/metrics.k8s.io/v1beta1/namespaces/phones/pods/{name}",
+                get(measured),
+            )
             .layer(from_fn_with_state(cluster.clone(), admission))
             .with_state(cluster.clone());
         // It ends with the process of the test.
@@ -336,6 +340,14 @@ async fn admission(State(cluster): State<Cluster>, request: Request, next: Next)
         return refuse(403, "Forbidden", &message, Vec::new());
     }
     next.run(request).await
+}
+
+/// What a pod uses, where somebody has said so; a cluster without the metrics API answers as for a pod that it has not measured.
+async fn measured(State(cluster): State<Cluster>, Path(name): Path<String>) -> Response {
+    match cluster.object("metrics", &name) {
+        Some(metrics) => axum::Json(metrics).into_response(),
+        None => absent("pods.metrics.k8s.io", &name),
+    }
 }
 
 async fn version() -> Response {

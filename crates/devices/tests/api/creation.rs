@@ -35,7 +35,7 @@ async fn a_device_is_answered_with_its_ports_and_comes_to_run(db: PgPool) {
     assert_eq!(
         device,
         json!({
-            "id": device["id"], "name": "device1", "userId": "alice", "type": "phone", "providerType": "redroid",
+            "id": device["id"], "name": "device1", "userId": "alice", "type": "phone", "providerType": "redroid", "simulated": true,
             "status": "creating", "cpuCores": 2, "memoryMB": 4096, "storageMB": 10240, "resolution": "1080x1920", "dpi": 320,
             "androidVersion": "11", "adbHost": host.to_string(), "adbPort": 5555, "webrtcPort": 8080, "scrcpyPort": 27183,
             "access": { "adb": format!("adb connect {host}:5555"), "webrtc": format!("http://{host}:8080/"), "scrcpy": format!("tcp://{host}:27183") },

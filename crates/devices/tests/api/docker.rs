@@ -184,6 +184,60 @@ async fn a_device_lives_and_dies_in_a_container(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_storage_of_a_container_is_counted_once_for_all_replicas_and_stays_known(db: PgPool) {
+    let Some(engine) = engine() else {
+        return;
+    };
+    let app = TestApp::with(db, |config| {
+        config.runtime = RuntimeChoice::Docker;
+        config.docker_host = engine.endpoint();
+        config.image = testkit::IMAGE.into();
+    })
+    .await;
+    let alice = app.user("alice", &[]).await;
+    let body =
+        serde_json::json!({ "name": "n", "cpuCores": 1, "memoryMB": 512, "storageMB": 1024 });
+    let device = alice.create(body).await;
+    app.run_operations().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large");
+    std::fs::write(&file, vec![1; 8 << 20]).unwrap();
+    let fill = |name: &str| {
+        let (from, to) = (file.display(), format!("cp-{}:/{name}", id(&device)));
+        engine.docker(&["cp", &from.to_string(), &to]).unwrap();
+    };
+    fill("large");
+    let used = async || {
+        let path = format!("/devices/{}/metrics", id(&device));
+        let shown = alice.get(&path).await.expect(StatusCode::OK).body;
+        (
+            shown["storageUsed"].as_f64().unwrap(),
+            shown["storageUsage"].as_f64().unwrap(),
+        )
+    };
+    assert_eq!(used().await, (0.0, 0.0));
+
+    let other = app.another().await;
+    // A replica that has not looked for its nodes yet asks no engine.
+    devices::node::health::tend(&other.devices).await.unwrap();
+    let (one, two) = tokio::join!(
+        devices::measure::storage::step(&app.devices),
+        devices::measure::storage::step(&other.devices)
+    );
+    one.unwrap();
+    two.unwrap();
+
+    let (megabytes, percent) = used().await;
+    assert!((8.0..12.0).contains(&megabytes), "{megabytes}");
+    assert!((0.7..1.3).contains(&percent), "{percent}");
+    // What is measured each few seconds leaves it alone, and so does a further look before it is due.
+    devices::measure::collect::step(&app.devices).await.unwrap();
+    fill("another");
+    devices::measure::storage::step(&app.devices).await.unwrap();
+    assert_eq!(used().await, (megabytes, percent));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn without_an_engine_devices_are_simulated_unless_docker_is_demanded(db: PgPool) {
     let app = TestApp::with(db, |config| {
         config.runtime = RuntimeChoice::Auto;

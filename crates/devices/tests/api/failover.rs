@@ -118,6 +118,186 @@ async fn a_device_whose_node_is_gone_runs_on_what_its_last_copied_snapshot_kept(
     assert_eq!(kept(&second), [""; 0]);
 }
 
+/// Has everything be as if it was long ago.
+async fn age(app: &TestApp) {
+    for statement in [
+        "update devices.devices set updated_at = updated_at - interval '1 hour'",
+        "update devices.snapshots set taken_at = taken_at - interval '1 hour'",
+        "update devices.snapshot_copies set created_at = created_at - interval '1 hour'",
+    ] {
+        sqlx::query(statement)
+            .execute(&app.platform.db)
+            .await
+            .unwrap();
+    }
+}
+
+async fn copies_of(app: &TestApp) -> Vec<(String, String)> {
+    sqlx::query_as("select node, state from devices.snapshot_copies order by node, snapshot_id")
+        .fetch_all(&app.platform.db)
+        .await
+        .unwrap()
+}
+
+async fn reconcile(app: &TestApp) {
+    devices::reconcile::job::run(&app.devices, &CancellationToken::new())
+        .await
+        .unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn rows_of_copies_follow_what_the_engines_keep(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let [device, _] = two_on_a(&app, &alice).await;
+    let taken = snapshot(&app, &alice, &device).await;
+    copy(&app).await;
+    let ready = |node: &str| (node.to_owned(), "ready".to_owned());
+    let copying = |node: &str| (node.to_owned(), "copying".to_owned());
+    let image = format!("cloudphone-snapshot:{taken}");
+    age(&app).await;
+    reconcile(&app).await;
+    assert_eq!(copies_of(&app).await, [ready("b")]);
+
+    // A copy that is gone is made anew.
+    second.docker(&["rmi", &image]).unwrap();
+    reconcile(&app).await;
+    assert_eq!(copies_of(&app).await, [copying("b")]);
+    copy(&app).await;
+    assert_eq!(copies_of(&app).await, [ready("b")]);
+    assert_eq!(kept(&second).len(), 1);
+
+    // And so is what the node of the device has lost; until then nobody takes the other node away.
+    first.docker(&["rmi", &image]).unwrap();
+    age(&app).await;
+    reconcile(&app).await;
+    assert_eq!(copies_of(&app).await, [copying("a"), ready("b")]);
+    let admin = app.user("root", &["admin"]).await;
+    let refused = admin.send("DELETE", "/nodes/b", Value::Null).await;
+    let refused = refused.refused(StatusCode::CONFLICT, "CONFLICT").body;
+    assert!(
+        text(&refused, "message").contains("keeps 1 snapshots"),
+        "{refused}"
+    );
+    copy(&app).await;
+    copy(&app).await;
+    assert_eq!(copies_of(&app).await, [ready("b")]);
+    assert_eq!(kept(&first).len(), 1);
+    let removed = admin.send("DELETE", "/nodes/b", Value::Null).await;
+    removed.expect(StatusCode::OK);
+
+    // What no node keeps is told after a while.
+    copy(&app).await;
+    first.docker(&["rmi", &image]).unwrap();
+    reconcile(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+    age(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "error");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn after_a_failover_the_new_node_gets_the_snapshots_that_only_a_third_one_keeps(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let [device, _] = two_on_a(&app, &alice).await;
+    let (early, late) = (
+        snapshot(&app, &alice, &device).await,
+        snapshot(&app, &alice, &device).await,
+    );
+    copy(&app).await;
+    // The late one alone is on the node that the device comes to; another node keeps the early one.
+    let third =
+        "insert into devices.nodes (name, address, bind, runtime, endpoint, created_at, updated_at)
+        values ('c', '127.0.0.1', '127.0.0.1', 'docker', 'unix:///nowhere', now(), now())";
+    sqlx::query(third).execute(&app.platform.db).await.unwrap();
+    sqlx::query("update devices.snapshot_copies set node = 'c' where snapshot_id = $1")
+        .bind(&early)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    sqlx::query("update devices.nodes set state = 'cordoned' where name = 'c'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+
+    first.freeze();
+    until_node(&app, "a", "down").await;
+    until("the device runs elsewhere", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&device).await == "running"
+    })
+    .await;
+
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "select snapshot_id, node, state from devices.snapshot_copies where node = 'b'",
+    )
+    .fetch_all(&app.platform.db)
+    .await
+    .unwrap();
+    let row = |snapshot: &str, state: &str| (snapshot.to_owned(), "b".into(), state.to_owned());
+    assert!(rows.contains(&row(&early, "copying")), "{rows:?}");
+    assert!(rows.contains(&row(&late, "ready")), "{rows:?}");
+    // The image is there after all, as it would be once it was copied: then the node keeps it as it does all others.
+    copy(&app).await;
+    copy(&app).await;
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from devices.snapshot_copies where node = 'b'")
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_runs_elsewhere_once_the_node_that_keeps_its_snapshot_is_back(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let [device, _] = two_on_a(&app, &alice).await;
+    let name = format!("cp-{}", id(&device));
+    put(&first, &name, "kept");
+    snapshot(&app, &alice, &device).await;
+    copy(&app).await;
+    second.freeze();
+    until_node(&app, "b", "down").await;
+    first.freeze();
+    until_node(&app, "a", "down").await;
+    until("it waits", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        let error = text(&alice.device(&device).await, "error");
+        error.contains("no other node keeps a snapshot of the device")
+    })
+    .await;
+    sqlx::query("update devices.operations set finished_at = finished_at - interval '1 hour'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+
+    second.thaw();
+
+    until("it runs elsewhere", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&device).await == "running"
+    })
+    .await;
+    let moved = alice.device(&device).await;
+    assert_eq!(text(&moved, "adbHost"), beside(&app, 2).to_string());
+    assert!(has(&second, &name, "kept"));
+}
+
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_deleted_snapshot_goes_from_every_node_also_from_one_that_was_away(db: PgPool) {
     let (Some(first), Some(second)) = (engine(), engine()) else {

@@ -106,6 +106,45 @@ async fn a_device_lives_and_dies_in_a_pod(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_pod_is_measured_by_the_metrics_of_its_cluster(db: PgPool) {
+    let cluster = Cluster::start().await;
+    let app = app(db, &cluster).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let name = format!("cp-{}", id(&device));
+    let measured = async || {
+        sqlx::query("update devices.readings set slot = slot - interval '1 hour'")
+            .execute(&app.platform.db)
+            .await
+            .unwrap();
+        app.platform.clock.advance(chrono::TimeDelta::seconds(15));
+        devices::measure::collect::step(&app.devices).await.unwrap();
+        let path = format!("/devices/{}/metrics", id(&device));
+        let shown = alice.get(&path).await.expect(StatusCode::OK).body;
+        (shown["cpuUsage"].clone(), shown["memoryUsed"].clone())
+    };
+
+    // A pod that was not measured yet, or a cluster that measures none.
+    assert_eq!(measured().await, (json!(0.0), json!(0.0)));
+
+    let usage =
+        |cpu: &str, memory: &str| json!({ "name": "c", "usage": { "cpu": cpu, "memory": memory } });
+    let containers = json!([usage("250000000n", "512Mi"), usage("250m", "524288Ki")]);
+    let metrics =
+        json!({ "kind": "PodMetrics", "metadata": {}, "window": "15s", "containers": containers });
+    cluster.put("metrics", &name, metrics);
+    assert_eq!(measured().await, (json!(25.0), json!(1024.0)));
+    assert_eq!(measured().await, (json!(25.0), json!(1024.0)));
+
+    cluster.put(
+        "metrics",
+        &name,
+        json!({ "metadata": {}, "containers": [usage("a lot", "1")] }),
+    );
+    assert_eq!(measured().await, (json!(25.0), json!(1024.0)));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_snapshot_is_refused_and_nothing_is_queued_for_it(db: PgPool) {
     let cluster = Cluster::start().await;
     let app = app(db, &cluster).await;
@@ -115,7 +154,9 @@ async fn a_snapshot_is_refused_and_nothing_is_queued_for_it(db: PgPool) {
     let path = format!("/devices/{}/snapshots", id(&device));
     let taken = alice.post(&path, json!({ "name": "first" })).await;
 
-    taken.refused(StatusCode::CONFLICT, "NOT_SUPPORTED");
+    let refused = taken.refused(StatusCode::CONFLICT, "NOT_SUPPORTED").body;
+    let reason = "runs in kubernetes, which keeps no snapshots";
+    assert!(text(&refused, "message").contains(reason), "{refused}");
     assert_eq!(alice.get(&path).await.body, json!([]));
     let runtime = runtime(&app);
     let spec = spec(&app, &device, i64::MAX).await;

@@ -408,6 +408,56 @@ async fn a_backup_that_shall_keep_fewer_or_that_failed_makes_room_and_goes_on(db
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn where_there_is_room_for_one_backup_the_last_one_stays_until_the_next_one_is_taken(
+    db: PgPool,
+) {
+    let app = TestApp::with(db, |config| config.snapshots_per_device = 1).await;
+    let (admin, alice) = (
+        app.user("root", &["admin"]).await,
+        app.user("alice", &[]).await,
+    );
+    let device = stopped(&alice, json!({})).await;
+    app.run_operations().await;
+    let made = rule(&admin, "backup", json!({ "keep": 1 })).await;
+    let snapshots = async |status: &str| {
+        let path = format!("/devices/{}/snapshots", id(&device));
+        let list = alice.get(&path).await.body;
+        let of = list.as_array().unwrap().iter();
+        let of = of.filter(|snapshot| snapshot["status"] == status);
+        of.map(|snapshot| text(snapshot, "id")).collect::<Vec<_>>()
+    };
+    assert_eq!(execute(&admin, &made).await["affected"], 1);
+    app.run_operations().await;
+    let first = snapshots("ready").await;
+    assert_eq!(first.len(), 1);
+
+    // While the next one is taken the last one is there, and where that fails it stays.
+    assert_eq!(execute(&admin, &made).await["affected"], 1);
+    assert_eq!(snapshots("ready").await, first);
+    sql(&app, "update devices.operations set state = 'failed', finished_at = now() where state = 'queued'").await;
+    sql(
+        &app,
+        "update devices.snapshots set status = 'error' where status = 'creating'",
+    )
+    .await;
+    assert_eq!(snapshots("ready").await, first);
+
+    assert_eq!(execute(&admin, &made).await["affected"], 1);
+    assert_eq!(snapshots("ready").await, first);
+    app.run_operations().await;
+    let last = snapshots("ready").await;
+    assert_eq!(last.len(), 1);
+    assert_ne!(last, first);
+    assert_eq!(snapshots("error").await, [""; 0]);
+    app.run_operations().await;
+    let rows: i64 = sqlx::query_scalar("select count(*) from devices.snapshots")
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_device_that_is_used_again_while_it_is_about_to_be_cleaned_up_stays(db: PgPool) {
     let app = TestApp::new(db).await;
     let (admin, alice) = (

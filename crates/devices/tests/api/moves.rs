@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
+use devices::config::Failover;
+use devices::device::{ProviderType, RuntimeKind};
 use devices::moving::jobs::look;
+use devices::node::Labels;
 use devices::node::health::tend;
+use devices::node::placement::Demand;
+use devices::node::reservation::{begin_transfer, discount, hold};
 use devices::node::settings::parse;
+use devices::operation::db::Claimed;
 use devices::snapshot::jobs::sweep;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -15,6 +21,7 @@ use testkit::Engine;
 use crate::adb::{install, packages};
 use crate::app::{TestApp, User, id, ports, text, until};
 use crate::docker::{engine, greeting, has, kept, put};
+use crate::down::until_node;
 use crate::nodes::{beside, simulated};
 use crate::passage::Passage;
 
@@ -37,6 +44,15 @@ async fn engines(db: PgPool, a: &Engine, b: String) -> TestApp {
     };
     let nodes = json!([node("a", a.endpoint(), 1), node("b", b, 2)]);
     with_nodes(probe, nodes, 2).await
+}
+
+/// The same with nodes that are soon down, and with what becomes of their devices.
+async fn failing(db: PgPool, a: &Engine, b: &Engine, failover: Failover) -> TestApp {
+    let app = engines(db, a, b.endpoint()).await;
+    let mut config = app.config.clone();
+    config.failover = failover;
+    config.node_down_after = Duration::from_millis(500);
+    TestApp::on(&app.platform, config).await
 }
 
 async fn with_nodes(probe: TestApp, nodes: Value, parallel_moves: i64) -> TestApp {
@@ -253,6 +269,188 @@ async fn a_device_that_no_node_takes_goes_on_where_it_is_and_it_is_told_why(db: 
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_move_that_fails_again_and_again_is_told_once(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    alice.running().await;
+    act(&app, "a", "drain").await;
+
+    for _ in 0..3 {
+        settle(&app).await;
+        sql(
+            &app,
+            "update devices.moves set settled_at = settled_at - interval '1 hour'",
+        )
+        .await;
+    }
+
+    assert!(
+        node(&app, "a").await["drain"]["failed"][0]["attempts"]
+            .as_i64()
+            .unwrap()
+            >= 3
+    );
+    assert_eq!(events(&app, "device.move_failed").await.len(), 1);
+    act(&app, "a", "uncordon").await;
+    act(&app, "a", "drain").await;
+    settle(&app).await;
+    assert_eq!(events(&app, "device.move_failed").await.len(), 2);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_of_too_many_layers_is_not_stopped_for_a_move_in_vain(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    for _ in 0..64 {
+        for command in [
+            &["create", "--name", "layers", testkit::IMAGE][..],
+            &["commit", "layers", testkit::IMAGE],
+            &["rm", "layers"],
+        ] {
+            first.docker(command).unwrap();
+        }
+    }
+    let app = engines(db, &first, second.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    assert_eq!(alice.status(&device).await, "running");
+    let before = events(&app, "device.status_changed").await.len();
+
+    drain(&app).await;
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    assert_eq!(events(&app, "device.status_changed").await.len(), before);
+    let failed = node(&app, "a").await["drain"]["failed"].clone();
+    let reason = text(&failed[0], "reason");
+    assert!(reason.contains("layers"), "{failed}");
+    assert_eq!((kept(&first), kept(&second)), (vec![], vec![]));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn room_on_the_other_node_is_promised_before_anything_is_brought(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let passage = Passage::closed(&second);
+    let app = engines(db, &first, passage.endpoint()).await;
+    let alice = app.user("alice", &[]).await;
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 1 where name = 'b'",
+    )
+    .await;
+
+    let (device, _) = held_up(&app, &alice, &first, &passage).await;
+
+    // Its image is on its way, and nobody else gets the one place.
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+    act(&app, "a", "cordon").await;
+    let refused = alice.post("/devices", small()).await;
+    refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
+    act(&app, "a", "drain").await;
+    passage.open();
+    settle(&app.another().await).await;
+    let moved = alice.device(&device).await;
+    assert_eq!(text(&moved, "adbHost"), beside(&app, 2).to_string());
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+    assert_eq!(node(&app, "a").await["used"]["devices"], 0);
+    assert!(is(&app, "select count(*) = 0 from devices.reservations").await);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_last_place_is_promised_once_and_images_come_a_few_at_a_time(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let other = app.another().await;
+    let alice = app.user("alice", &[]).await;
+    let mut claims = Vec::new();
+    for _ in 0..4 {
+        let device = id(&alice.create(small()).await);
+        claims.push(
+            sqlx::query_as::<_, Claimed>(
+                "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+                    lease_until = now() + interval '1 hour'
+                where device_id = $1 returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+            )
+            .bind(device)
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap(),
+        );
+    }
+    act(&app, "b", "uncordon").await;
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 2 where name = 'b'",
+    )
+    .await;
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let place = ("b", RuntimeKind::Simulated);
+
+    // Two places, four that want one, at two replicas at once; who asks again has what he had.
+    let asking = claims.iter().enumerate().map(|(number, claimed)| {
+        let (db, demand) = (&[&app, &other][number % 2].platform.db, &demand);
+        async move {
+            let mut held = Vec::new();
+            for _ in 0..2 {
+                let mut tx = db.begin().await.unwrap();
+                held.push(hold(&mut tx, claimed, place, demand).await.unwrap());
+                tx.commit().await.unwrap();
+            }
+            assert_eq!(held[0], held[1]);
+            held[0]
+        }
+    });
+    let held = futures::future::join_all(asking).await;
+    let mut lucky = claims.iter().zip(&held).filter(|(_, held)| **held);
+    let (Some((one, _)), Some((two, _)), None) = (lucky.next(), lucky.next(), lucky.next()) else {
+        panic!("two of four have a place: {held:?}");
+    };
+    assert_eq!(node(&app, "b").await["used"]["devices"], 2);
+    let mut conn = app.platform.db.acquire().await.unwrap();
+    let mut nodes = devices::node::db::all(&mut conn).await.unwrap();
+    discount(&mut conn, one, &mut nodes).await.unwrap();
+    let left = nodes.iter().find(|node| node.name == "b").unwrap();
+    assert_eq!((left.used_devices, left.used_memory_mb), (1, 512));
+
+    assert!(begin_transfer(&mut conn, one, "b", 1).await.unwrap());
+    assert!(begin_transfer(&mut conn, one, "b", 1).await.unwrap());
+    assert!(!begin_transfer(&mut conn, two, "b", 1).await.unwrap());
+    // Who has died brings nothing any more.
+    sqlx::query(
+        "update devices.operations set lease_until = now() - interval '1 second' where id = $1",
+    )
+    .bind(one.id)
+    .execute(&mut *conn)
+    .await
+    .unwrap();
+    assert!(begin_transfer(&mut conn, two, "b", 1).await.unwrap());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_was_promised_to_a_device_that_is_deleted_on_its_way_is_given_back(db: PgPool) {
+    let app = simulated_nodes(db, 2).await;
+    let alice = app.user("alice", &[]).await;
+    alice.running().await;
+    drain(&app).await;
+    sql(
+        &app,
+        "insert into devices.reservations (operation_id, node, cpu_cores, memory_mb)
+            select id, 'b', 2, 4096 from devices.operations where kind = 'move';
+        update devices.operations set state = 'cancelled', finished_at = now() where kind = 'move'",
+    )
+    .await;
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+
+    assert_eq!(node(&app, "b").await["used"]["devices"], 0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn what_is_asked_of_a_device_comes_before_its_move(db: PgPool) {
     let app = simulated_nodes(db, 2).await;
     let alice = app.user("alice", &[]).await;
@@ -465,6 +663,73 @@ async fn what_a_node_gave_away_stays_there_while_it_is_in_error_and_keeps_no_nod
     for engine in [&first, &second] {
         assert_eq!((containers(engine), kept(engine)), (vec![], vec![]));
     }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_whose_new_node_dies_at_once_goes_back_to_what_it_left_and_never_starts_empty(
+    db: PgPool,
+) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = failing(db, &first, &second, Failover::Restart).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    put(&first, &name, "something");
+    // Whoever would make it on the other node comes too late.
+    sql(
+        &app,
+        "create function devices.late() returns trigger language plpgsql as
+            'begin new.due_at := clock_timestamp() + interval ''1 hour''; return new; end';
+        create trigger late before update on devices.operations for each row
+            when (new.kind = 'move' and old.state = 'running' and new.state = 'queued') execute function devices.late()",
+    )
+    .await;
+    drain(&app).await;
+    app.run_operations().await;
+    let given = alice.device(&device).await;
+    assert_eq!(text(&given, "adbHost"), beside(&app, 2).to_string());
+    assert_eq!(containers(&second), [""; 0]);
+
+    // Both are away: it waits for what has its data.
+    first.freeze();
+    second.freeze();
+    for node in ["a", "b"] {
+        until_node(&app, node, "down").await;
+    }
+    until("it waits", async || {
+        app.run_operations().await;
+        let error = text(&alice.device(&device).await, "error");
+        error.contains("is kept on node a alone")
+    })
+    .await;
+    assert_eq!(alice.status(&device).await, "error");
+    sql(
+        &app,
+        "update devices.operations set finished_at = finished_at - interval '1 hour'",
+    )
+    .await;
+    first.thaw();
+
+    until("it runs where it was", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&device).await == "running"
+    })
+    .await;
+    let back = alice.device(&device).await;
+    assert_eq!(text(&back, "adbHost"), beside(&app, 1).to_string());
+    let said = greeting(beside(&app, 1), ports(&back).adb).await;
+    assert_eq!(said, "port 5555");
+    assert!(has(&first, &name, "something"));
+
+    second.thaw();
+    act(&app, "a", "uncordon").await;
+    settle(&app).await;
+    assert_eq!((containers(&second), kept(&second)), (vec![], vec![]));
+    assert!(has(&first, &name, "something"));
 }
 
 async fn is(app: &TestApp, question: &'static str) -> bool {

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use tracing::warn;
 
-use super::api_key::{KeyIdentity, Wanted, wanted};
+use super::api_key::{KeyIdentity, Wanted, besides, wanted};
 use super::vouch::Vouched;
 use super::{Auth, AuthError, Claims, IDENTITY_HEADER, Identity, SERVICE_HEADER};
 use crate::Problem;
@@ -218,12 +218,17 @@ impl Auth {
 fn hold_to_scopes(identity: &KeyIdentity, parts: &Parts) -> Result<(), Problem> {
     let route = parts.extensions.get::<MatchedPath>();
     let path = route.map_or(parts.uri.path(), MatchedPath::as_str);
-    match wanted(&parts.method, path) {
-        Wanted::Scope(scope) if identity.scopes.permit(scope) => Ok(()),
-        Wanted::Scope(scope) => Err(Problem::forbidden(format!(
+    let Wanted::Scope(scope) = wanted(&parts.method, path) else {
+        return Err(Problem::forbidden(SIGN_IN));
+    };
+    let mut scopes = [Some(scope), besides(&parts.method, path)]
+        .into_iter()
+        .flatten();
+    match scopes.find(|scope| !identity.scopes.permit(*scope)) {
+        None => Ok(()),
+        Some(scope) => Err(Problem::forbidden(format!(
             "the API key does not have the scope {scope}"
         ))),
-        Wanted::SignIn => Err(Problem::forbidden(SIGN_IN)),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod check;
 mod endpoint;
+mod metrics;
 pub mod objects;
 mod seen;
 mod steps;
@@ -236,9 +237,9 @@ impl Runtime for Kubernetes {
 
     fn measure<'a>(
         &'a self,
-        _: &'a DeviceId,
+        id: &'a DeviceId,
     ) -> BoxFuture<'a, Result<Option<Counted>, RuntimeError>> {
-        unsupported("measure a device")
+        Box::pin(self.count(id))
     }
 
     fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotId>, RuntimeError>> {
@@ -292,6 +293,15 @@ impl Engine for Kubernetes {
         _: Duration,
     ) -> BoxFuture<'a, Result<(), RuntimeError>> {
         unsupported("take the image of a snapshot")
+    }
+
+    fn bound_layers<'a>(&'a self, _: &'a Spec) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unsupported("keep a snapshot")
+    }
+
+    fn storage<'a>(&'a self, _: &'a DeviceId) -> BoxFuture<'a, Result<Option<i64>, RuntimeError>> {
+        // What is stored lies on a volume, of which the API server knows no more than its size.
+        Box::pin(async { Ok(None) })
     }
 
     fn check<'a>(&'a self, _: &'a Node) -> BoxFuture<'a, Result<Vec<Check>, RuntimeError>> {

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-pub use scope::{Scope, Scopes, Wanted, is_decided, is_scope, known, wanted};
+pub use scope::{Scope, Scopes, Wanted, besides, is_decided, is_scope, known, wanted};
 pub use secret::{ApiKeySecret, KeyHash, hash};
 
 use super::AuthError;

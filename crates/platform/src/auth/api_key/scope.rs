@@ -146,6 +146,15 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
     }
 }
 
+/// What a route wants of a key besides that, where it gives away what belongs to another resource.
+pub fn besides(method: &Method, path: &str) -> Option<Scope> {
+    let installs = ["/devices/{id}/install", "/devices/batch/install"].contains(&path);
+    (installs && method == Method::POST).then_some(Scope {
+        resource: "apps",
+        action: "read",
+    })
+}
+
 /// Whether it was decided what keys may do on a route.
 pub fn is_decided(path: &str) -> bool {
     grant(path).is_some()
@@ -197,6 +206,20 @@ mod tests {
             (Method::GET, "/unheard-of", "sign in"),
         ] {
             assert_eq!(told(method.clone(), path), scope, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn to_install_an_app_wants_to_see_it_and_nothing_else_does() {
+        for (method, path, scope) in [
+            (Method::POST, "/devices/{id}/install", Some("apps:read")),
+            (Method::POST, "/devices/batch/install", Some("apps:read")),
+            (Method::GET, "/devices/batch/installs/{batch_id}", None),
+            (Method::POST, "/devices/{id}/uninstall", None),
+            (Method::POST, "/apps/install", None),
+        ] {
+            let besides = besides(&method, path).map(|scope| scope.to_string());
+            assert_eq!(besides.as_deref(), scope, "{method} {path}");
         }
     }
 

@@ -1,0 +1,328 @@
+//! Apps that are installed from a queue, whichever replica works and whichever dies.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use coordination::{Announcement, Membership, Registry};
+use http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::adb::packages;
+use crate::app::{TestApp, User, id, ports, text, until};
+
+/// A stand-in for the service of apps, which has every app but `none`.
+struct AppStore {
+    shelf: Arc<Shelf>,
+    _member: Membership,
+    _serving: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    /// Whether packages begin and do not come.
+    stuck: AtomicBool,
+    given: AtomicUsize,
+}
+
+impl AppStore {
+    async fn open(app: &TestApp) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let shelf = Arc::new(Shelf::default());
+        let routes = Router::new().route("/internal/apps/{app}/package", get(package));
+        let routes = routes.with_state(shelf.clone());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        let (redis, keys) = (app.platform.redis.clone(), app.platform.keys.clone());
+        let announcement = Announcement {
+            service: "apps".into(),
+            address,
+            host: "host".into(),
+            zone: None,
+            pid: 1,
+            version: "0.1.0".into(),
+            started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            replica: "r0".into(),
+        };
+        let member = Registry::new(redis, keys).join(announcement).await;
+        Self {
+            shelf,
+            _member: member.unwrap(),
+            _serving: serving,
+        }
+    }
+
+    fn given(&self) -> usize {
+        self.shelf.given.load(Ordering::SeqCst)
+    }
+}
+
+async fn package(State(shelf): State<Arc<Shelf>>, Path(app): Path<String>) -> Response {
+    if app == "none" {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    shelf.given.fetch_add(1, Ordering::SeqCst);
+    let content = b"PK\x03\x04 an app";
+    let headers = [
+        ("x-cloudphone-package", "com.example.app".to_owned()),
+        ("content-length", content.len().to_string()),
+    ];
+    if shelf.stuck.load(Ordering::SeqCst) {
+        let never = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+        return (headers, axum::body::Body::from_stream(never)).into_response();
+    }
+    (headers, content.as_slice()).into_response()
+}
+
+async fn install(user: &User, ids: &[&Value]) -> Value {
+    let ids: Vec<&Value> = ids.iter().map(|device| &device["id"]).collect();
+    let ask = json!({ "appId": "game", "ids": ids });
+    let answer = user.post("/devices/batch/install", ask).await;
+    answer.expect(StatusCode::OK).body
+}
+
+async fn batch(user: &User, report: &Value) -> Value {
+    let path = format!("/devices/batch/installs/{}", text(report, "batchId"));
+    user.get(&path).await.expect(StatusCode::OK).body
+}
+
+async fn count(app: &TestApp, device: &Value) -> usize {
+    let address = app.config.node_address;
+    packages(address, ports(device).adb).await.len()
+}
+
+/// Makes due what waits.
+async fn hurry(app: &TestApp) {
+    sqlx::query(
+        "update devices.installations set due_at = clock_timestamp() where state = 'queued'",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_batch_is_answered_at_once_and_done_by_all_replicas_each_device_once(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (store, other) = (AppStore::open(&app).await, app.another().await);
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let mut mine = Vec::new();
+    for _ in 0..4 {
+        mine.push(alice.running().await);
+    }
+    let (stopped, foreign) = (alice.running().await, bob.running().await);
+    alice.act(&stopped, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+
+    let all = [&mine[3], &stopped, &mine[0], &foreign, &mine[1], &mine[2]];
+    let report = install(&alice, &all).await;
+
+    assert_eq!(
+        (&report["total"], &report["succeeded"], &report["failed"]),
+        (&json!(6), &json!(4), &json!(2)),
+        "{report}"
+    );
+    for (result, device) in report["results"].as_array().unwrap().iter().zip(all) {
+        assert_eq!(result["deviceId"], device["id"]);
+    }
+    assert!(text(&report["results"][1], "error").contains("does not run"));
+    assert!(text(&report["results"][3], "error").contains("not found"));
+    let waiting = batch(&alice, &report).await;
+    assert_eq!(
+        (&waiting["total"], &waiting["done"]),
+        (&json!(4), &json!(0))
+    );
+    // Of the package nothing was read yet.
+    let asked = store.given();
+    for device in &mine {
+        assert_eq!(count(&app, device).await, 0);
+    }
+
+    let (one, two) = tokio::join!(
+        app.devices.run_installations(),
+        other.devices.run_installations()
+    );
+
+    assert_eq!(one.unwrap() + two.unwrap(), 4);
+    assert_eq!(store.given() - asked, 4);
+    for device in &mine {
+        assert_eq!(count(&app, device).await, 1);
+    }
+    let over = batch(&alice, &report).await;
+    assert_eq!((&over["done"], &over["failed"]), (&json!(4), &json!(0)));
+    for result in over["results"].as_array().unwrap() {
+        assert_eq!(result["status"], "installed", "{over}");
+        let saga = format!("/devices/saga/{}", text(result, "sagaId"));
+        let saga = alice.get(&saga).await.expect(StatusCode::OK).body;
+        assert_eq!(
+            (&saga["status"], &saga["error"]),
+            (&json!("completed"), &Value::Null)
+        );
+    }
+    let path = format!("/devices/batch/installs/{}", text(&report, "batchId"));
+    bob.get(&path)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    // Each step of four was told once, in order.
+    let events = app.events().await;
+    let told: Vec<_> = events
+        .iter()
+        .filter(|event| event["data"]["batchId"] == report["batchId"])
+        .map(|event| event["data"]["done"].clone())
+        .collect();
+    assert_eq!(told, [1, 2, 3, 4].map(|done| json!(done)));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn where_a_worker_dies_another_goes_on_and_a_late_one_changes_nothing(db: PgPool) {
+    let app = TestApp::with(db.clone(), |config| {
+        config.operation_lease = Duration::from_millis(600);
+    })
+    .await;
+    let (store, other) = (AppStore::open(&app).await, app.elsewhere(db).await);
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let path = format!("/devices/{}/install", id(&device));
+    let queued = alice.post(&path, json!({ "appId": "game" })).await;
+    let queued = queued.expect(StatusCode::OK).body;
+    assert_eq!(queued["status"], "pending");
+
+    store.shelf.stuck.store(true, Ordering::SeqCst);
+    let asked = store.given();
+    let dying = app.devices.run_installations();
+    tokio::select! {
+        done = dying => panic!("a package that does not come was installed: {done:?}"),
+        () = until("the package has begun", async || store.given() > asked) => {}
+    }
+    assert_eq!(
+        batch(&alice, &queued).await["results"][0]["status"],
+        "installing"
+    );
+    store.shelf.stuck.store(false, Ordering::SeqCst);
+
+    until("another replica goes on", async || {
+        other.devices.run_installations().await.unwrap() == 1
+    })
+    .await;
+
+    assert_eq!(
+        batch(&alice, &queued).await["results"][0]["status"],
+        "installed"
+    );
+    assert_eq!(count(&app, &device).await, 1);
+    // What the dead one held is no longer its own.
+    let late = devices::installation::db::Claimed {
+        id: sqlx::query_scalar("select id from devices.installations")
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap(),
+        device_id: id(&device),
+        app_id: "game".parse().unwrap(),
+        user_id: "alice".parse().unwrap(),
+        sees_all: false,
+        fencing_token: 1,
+        attempts: 1,
+        is_last: false,
+    };
+    let now = app.platform.clock.now();
+    let mut tx = app.platform.db.begin().await.unwrap();
+    let ended = devices::installation::db::finish(&mut tx, &late, Some("late"), now).await;
+    assert!(!ended.unwrap());
+    let requeued =
+        devices::installation::db::requeue(&mut tx, &late, (Duration::ZERO, true), "late");
+    assert!(!requeued.await.unwrap());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_away_is_waited_for_and_what_is_refused_is_not(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let (device, gone) = (alice.running().await, alice.running().await);
+
+    // Nobody can tell yet whether there is such an app.
+    let report = install(&alice, &[&device, &gone]).await;
+    assert_eq!(report["succeeded"], 2, "{report}");
+    alice.delete(&gone).await.expect(StatusCode::OK);
+    app.devices.run_installations().await.unwrap();
+    let waiting = batch(&alice, &report).await;
+    let statuses = waiting["results"].as_array().unwrap().iter();
+    let statuses: Vec<_> = statuses.map(|result| text(result, "status")).collect();
+    assert_eq!(statuses, ["pending", "failed"], "{waiting}");
+
+    let store = AppStore::open(&app).await;
+    // It restarts meanwhile: the app comes when it runs again.
+    alice.act(&device, "restart").await.expect(StatusCode::OK);
+    hurry(&app).await;
+    assert_eq!(app.devices.run_installations().await.unwrap(), 0);
+    app.run_operations().await;
+    assert_eq!(app.devices.run_installations().await.unwrap(), 1);
+    assert_eq!(count(&app, &device).await, 1);
+    let over = batch(&alice, &report).await;
+    assert_eq!((&over["done"], &over["failed"]), (&json!(2), &json!(1)));
+
+    let path = format!("/devices/{}/install", id(&device));
+    let none = alice.post(&path, json!({ "appId": "none" })).await;
+    none.refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    // Its owner forbids it after it was queued: that is final, and the device is what it was.
+    let queued = alice.post(&path, json!({ "appId": "game" })).await.body;
+    alice
+        .act(&device, "adb/disable")
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(app.devices.run_installations().await.unwrap(), 1);
+    let refused = batch(&alice, &queued).await["results"][0].clone();
+    assert_eq!(refused["status"], "failed");
+    assert!(
+        text(&refused, "error").contains("ADB is disabled"),
+        "{refused}"
+    );
+    assert_eq!(alice.status(&device).await, "running");
+    drop(store);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn so_much_waits_for_a_device_and_no_more(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let path = format!("/devices/{}/install", id(&device));
+    let asking = (0..12).map(|_| alice.post(&path, json!({ "appId": "game" })));
+
+    let answers = futures::future::join_all(asking).await;
+
+    let taken = answers
+        .iter()
+        .filter(|answer| answer.status == StatusCode::OK);
+    assert_eq!(taken.count(), 8);
+    for answer in answers {
+        if answer.status != StatusCode::OK {
+            answer.refused(StatusCode::CONFLICT, "DEVICE_BUSY");
+        }
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_key_that_installs_an_app_needs_to_see_apps_too(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let owner = platform::testing::account(&app.platform, &[]).await;
+    for path in ["/devices/none/install", "/devices/batch/install"] {
+        let half = platform::testing::api_key(&app.platform, &owner, &["devices:write"]).await;
+        let refused = app.post_with_key(&half.1, path).await;
+        let refused = refused.refused(StatusCode::FORBIDDEN, "FORBIDDEN").body;
+        assert!(text(&refused, "message").contains("apps:read"), "{refused}");
+
+        let scopes = ["devices:write", "apps:read"];
+        let whole = platform::testing::api_key(&app.platform, &owner, &scopes).await;
+        let passed = app.post_with_key(&whole.1, path).await;
+        assert_eq!(passed.status, StatusCode::BAD_REQUEST, "{}", passed.body);
+    }
+}
