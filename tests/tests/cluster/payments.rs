@@ -122,6 +122,74 @@ async fn two_hundred_deliveries_of_one_event_pay_once() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn twenty_deliveries_each_for_a_thousand_orders_are_a_thousand_payments() -> anyhow::Result<()>
+{
+    const ORDERS: usize = 1_000;
+    const DELIVERIES: usize = 20;
+    let cluster = Cluster::start(3).await?;
+    let addresses = all_instances(&cluster, "billing", 3).await;
+    let orders: Vec<String> = futures::stream::iter(0..ORDERS)
+        .map(|number| place_order(&cluster, if number % 2 == 0 { "even" } else { "odd" }))
+        .buffer_unordered(16)
+        .map(|order| text(&order.expect("an order is placed"), "id"))
+        .collect()
+        .await;
+
+    // A stride that shares no factor with their number passes all of them, in no order.
+    let turns = (0..ORDERS * DELIVERIES).map(|turn| turn * 7_919 % (ORDERS * DELIVERIES));
+    let first: usize = futures::stream::iter(turns)
+        .map(|turn| {
+            let (order, address) = (&orders[turn % ORDERS], &addresses[turn % addresses.len()]);
+            async move {
+                eventually(PATIENCE, "a notice is answered", async || {
+                    let event = format!("event-of-{order}");
+                    let reply = notice(address, order, Some(&event)).await?;
+                    anyhow::ensure!(reply.status.is_success(), "{reply:?}");
+                    Ok(usize::from(reply.body["duplicate"] == false))
+                })
+                .await
+            }
+        })
+        .buffer_unordered(32)
+        .fold(0, async |sum, first| sum + first)
+        .await;
+
+    assert_eq!(first, ORDERS);
+    let db = cluster.database().await?;
+    for (what, count) in [
+        (
+            "orders",
+            "select count(*) from billing.orders where state = 'PAID'",
+        ),
+        (
+            "payments",
+            "select count(*) from billing.payments where applied",
+        ),
+        (
+            "movements",
+            "select count(*) from billing.transactions where type = 'payment'",
+        ),
+        (
+            "events",
+            "select count(*) from platform.outbox where kind = 'order.paid'",
+        ),
+    ] {
+        let found: i64 = sqlx::query_scalar(count).fetch_one(&db).await?;
+        assert_eq!(found, i64::try_from(ORDERS)?, "{what}");
+    }
+    let deliveries: i64 =
+        sqlx::query_scalar("select sum(deliveries)::bigint from billing.webhook_events")
+            .fetch_one(&db)
+            .await?;
+    // An answer that was lost is asked for again.
+    assert!(
+        deliveries >= i64::try_from(ORDERS * DELIVERIES)?,
+        "{deliveries}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_redis_that_lost_everything_pays_nothing_twice() -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await?;
     let addresses = all_instances(&cluster, "billing", 3).await;

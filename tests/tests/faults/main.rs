@@ -9,6 +9,7 @@ mod clock;
 mod engines;
 mod kills;
 mod load;
+mod money;
 mod postgres;
 mod redis;
 mod redis_cluster;
