@@ -23,7 +23,7 @@ pub async fn settle(
     now: Timestamp,
 ) -> Result<(Outcome, Option<Order>)> {
     if let Some(known) = find_known(conn, delivery, told).await? {
-        return settle_known(conn, told, &known.id, now).await;
+        return settle_known(conn, delivery, told, &known.id, now).await;
     }
     // What was not made through us counts once it is done.
     if told.stands != Stands::Succeeded {
@@ -37,7 +37,7 @@ pub async fn settle(
     };
     // Looked for again under the lock: the same refund, told by another event, may have just been booked.
     if let Some(known) = find_known(conn, delivery, told).await? {
-        return settle_known(conn, told, &known.id, now).await;
+        return settle_known(conn, delivery, told, &known.id, now).await;
     }
     let applied = payment::db::applied(conn, &order.id).await?;
     let Some(paid) = applied.filter(|applied| applied.id == payment.id) else {
@@ -59,6 +59,7 @@ async fn find_known(
 /// Settles a refund of ours, or one that was booked before.
 async fn settle_known(
     conn: &mut PgConnection,
+    delivery: Delivery<'_>,
     told: &RefundTold,
     id: &str,
     now: Timestamp,
@@ -66,7 +67,7 @@ async fn settle_known(
     refund::settle(conn, id, &told.standing(), now).await?;
     let refund = refund::db::find(conn, id).await?;
     let refund = refund.ok_or(sqlx::Error::RowNotFound)?;
-    let order = order::db::find(conn, refund.order_id.as_str()).await?;
+    let order = order::db::lock(conn, &refund.order_id).await?;
     let contradicts = match told.stands {
         Stands::Processing => false,
         Stands::Succeeded => refund.state != RefundState::Succeeded,
@@ -76,7 +77,21 @@ async fn settle_known(
         // Money has gone another way than the ledger says: somebody has to look.
         return Ok((Outcome::Held, order));
     }
-    Ok((Outcome::RefundSettled, order))
+    let is_total = told.is_total && told.stands == Stands::Succeeded;
+    let Some(order) = order.clone().filter(|_| is_total) else {
+        return Ok((Outcome::RefundSettled, order));
+    };
+    let applied = payment::db::applied(conn, &order.id).await?;
+    let Some(paid) = applied.filter(|applied| applied.id == refund.payment_id) else {
+        return Ok((Outcome::RefundSettled, Some(order)));
+    };
+    // The total may tell of another one, made in the console, whose own notice came too early or not at all.
+    let rest = RefundTold {
+        refund_no: None,
+        reference: None,
+        ..told.clone()
+    };
+    book(conn, delivery, &rest, order, paid, now).await
 }
 
 async fn find_payment(conn: &mut PgConnection, told: &RefundTold) -> Result<Option<Payment>> {

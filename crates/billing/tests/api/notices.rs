@@ -671,6 +671,67 @@ async fn a_refund_of_ours_is_settled_by_the_notice_that_comes_before_the_cron(db
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_total_counts_refunds_of_ours_and_of_the_console_once_each_in_any_order(db: PgPool) {
+    for (case, ours_first) in [("a", false), ("b", true)] {
+        let app = app(db.clone()).await;
+        let (alice, admin) = (app.user("alice").await, app.admin().await);
+        let sender = app.anybody();
+        let (order, payment) = begun(&alice, Provider::Alipay).await;
+        let transaction = format!("t{case}");
+        let send = |event: String, fen, refund: Option<String>| {
+            let told = Told {
+                event: &event,
+                payment_no: payment["paymentNo"].as_str().unwrap(),
+                transaction: &transaction,
+                fen,
+                refund: refund.as_deref(),
+            };
+            let (sent, sender) = (Provider::Alipay.sent(&told), sender.clone());
+            async move { assert!(Provider::Alipay.is_content(&sent.to(&sender).await)) }
+        };
+        let number = payment["paymentNo"].as_str().unwrap();
+        let page = format!("/payments/sandbox/{number}");
+        sender.form(&page, "outcome=paid").await.is(200);
+        send(format!("p{case}"), 9_900, None).await;
+        let id = payment["id"].as_str().unwrap();
+        let asked = json!({ "amount": 20 });
+        admin
+            .post(&format!("/payments/{id}/refund"), asked)
+            .await
+            .is(200);
+        let open = "select refund_no from billing.refunds where payment_id = $1";
+        let number: String = sqlx::query_scalar(open)
+            .bind(id)
+            .fetch_one(&db)
+            .await
+            .unwrap();
+
+        // The provider has made 10 in its console and the 20 that we asked for, and tells the total so far each time.
+        let (console, ours) = (Some(format!("c{case}")), Some(number));
+        if ours_first {
+            send(format!("o{case}"), 2_000, ours).await;
+            send(format!("c{case}"), 3_000, console).await;
+        } else {
+            send(format!("c{case}"), 1_000, console).await;
+            let held =
+                app.count("select count(*) from billing.webhook_events where outcome = 'held'");
+            assert_eq!(held.await, 1);
+            send(format!("o{case}"), 3_000, ours).await;
+        }
+        let due = "update billing.webhook_events set retry_at = now() - interval '1 second' where retry_at is not null";
+        sqlx::query(due).execute(&db).await.unwrap();
+        app.run_job("retry-kept-notices").await;
+
+        let shown = alice.get(&format!("/orders/{order}")).await.is(200);
+        assert_eq!(shown["refundAmount"], 30, "{case}: {shown}");
+        let held = app.count("select count(*) from billing.webhook_events where outcome = 'held'");
+        assert_eq!(held.await, 0, "{case}");
+    }
+    let booked = "select sum(amount)::bigint from billing.postings where account_id = 'refunds'";
+    assert_eq!(app(db).await.count(booked).await, -6_000);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn any_signed_body_has_an_outcome_and_none_is_a_fault_of_ours(db: PgPool) {
     let app = app(db).await;
     let sender = app.anybody();
