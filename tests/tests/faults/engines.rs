@@ -57,6 +57,7 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
         .env("DEVICE_PORT_QUARANTINE_SECONDS", 0.5)
         .env("DEVICE_RECONCILE_SCHEDULE", "*/5 * * * * *")
         .env("NODE_DOWN_AFTER_SECONDS", 4)
+        .env("NODE_PARALLEL_MOVES", 4)
         .start()
         .await?;
     let seed: u64 = match std::env::var("FAULTS_SEED") {
@@ -130,6 +131,48 @@ async fn engines_database_and_redis_agree_whoever_is_killed() -> anyhow::Result<
     })
     .await;
     agree(&cluster, &engines, &admin, &db).await;
+
+    // A node that is drained while replicas die: all that it had is on the other one.
+    let done = CancellationToken::new();
+    let drained = async {
+        let drained = drain(&cluster, &admin, "b").await;
+        done.cancel();
+        drained
+    };
+    let (drained, killed) = tokio::join!(drained, kill_often(&cluster, seed, &done));
+    drained?;
+    eprintln!("{} replicas were killed during the drain", killed?);
+    agree(&cluster, &engines, &admin, &db).await;
+    for command in [
+        &["ps", "-aq"][..],
+        &["images", "-q", "--filter", "label=cloudphone.device"],
+    ] {
+        let left = engines["b"].docker(command)?;
+        ensure!(left.trim().is_empty(), "left on node b: {left}");
+    }
+    Ok(())
+}
+
+/// Has a node give its devices away, and waits until it has none.
+async fn drain(cluster: &Cluster, admin: &Client, node: &str) -> anyhow::Result<()> {
+    eventually(STUBBORN, "a drain is accepted", async || {
+        let url = cluster.url(GATEWAY, &format!("/api/nodes/{node}/drain"));
+        let reply = admin
+            .post(url)
+            .json(&json!({}))
+            .timeout(ANSWER)
+            .send()
+            .await?;
+        ensure!(reply.status() == 200, "{}", reply.status());
+        Ok(())
+    })
+    .await;
+    eventually(STUBBORN, "a node has given its devices away", async || {
+        let node = get(admin, cluster, &format!("/api/nodes/{node}")).await?;
+        ensure!(node["drain"]["left"] == 0, "{}", node["drain"]);
+        Ok(())
+    })
+    .await;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Asking for apps to be installed, and how that goes.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use contracts::{AppId, DeviceId, TaskId, Timestamp};
 use garde::Validate;
@@ -7,7 +9,7 @@ use platform::CurrentUser;
 use platform::http::{Json, Path};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::db::{self, Progress};
 use crate::access::{Fault, Viewer};
@@ -17,6 +19,9 @@ use crate::batch::{Outcome, Report, told};
 use crate::device::Status;
 use crate::device::api::lock_visible;
 use crate::{Devices, Error, error::Result};
+
+/// How long a request waits for the service of apps to say whether there is such an app.
+const CHECK: Duration = Duration::from_secs(3);
 
 /// Which app is installed.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -167,10 +172,11 @@ pub async fn find_installations(
 
 /// Refuses an app that there is not for the caller. Where nobody can tell, the worker finds out.
 async fn check_app(state: &Devices, user: &CurrentUser, app: &AppId) -> Result<()> {
-    match state.packages.fetch(&Viewer::from(user), app).await {
-        Err(problem) if problem.status().is_client_error() => Err(problem.into()),
+    let viewer = Viewer::from(user);
+    match timeout(CHECK, state.packages.fetch(&viewer, app)).await {
+        Ok(Err(problem)) if problem.status().is_client_error() => Err(problem.into()),
         // Of a package that is there nothing is read.
-        Ok(_) | Err(_) => Ok(()),
+        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
     }
 }
 
