@@ -407,9 +407,13 @@ mod tests {
             "/billing/orders",
             "/billing/orders/{id}/confirm",
             "/billing/orders/{id}/refund",
+            "/coupons",
+            "/coupons/claim",
             "/devices",
             "/devices/batch/create",
             "/devices/{id}/snapshots",
+            "/invoices",
+            "/invoices/{id}/pay",
             "/media/tasks",
             "/notifications",
             "/notifications/send",
@@ -422,6 +426,7 @@ mod tests {
             "/snapshots/device/{id}",
             "/templates/{id}/batch-create",
             "/templates/{id}/create-device",
+            "/usage/record",
         ];
         assert_eq!(keyed, expected.map(|path| ("POST", path)));
     }
