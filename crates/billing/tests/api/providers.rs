@@ -41,6 +41,10 @@ struct StandIn {
 }
 
 impl StandIn {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the stand-in of a provider ends with its test"
+    )]
     async fn new(answers: impl FnMut(&Call) -> (u16, Value) + Send + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stand_in = Self {
