@@ -80,5 +80,6 @@ comment on table billing.sandbox_notices is
     'What the provider of the sandbox will tell, some of it twice, late or in the wrong order; removed once it was answered.';
 
 create index payments_transaction_idx on billing.payments (transaction_id) where transaction_id is not null;
-create index refunds_reference_idx on billing.refunds (provider, provider_reference)
+-- One that somebody made in the console of a provider is known by the provider's name of it, and booked once.
+create unique index refunds_reference_key on billing.refunds (provider, provider_reference)
     where destination = 'source' and provider_reference is not null;

@@ -29,7 +29,7 @@ use std::time::Duration;
 use coordination::cron::Job;
 use coordination::{Keys, RateLimiter};
 use platform::Platform;
-use platform::lifecycle::Tasks;
+use platform::lifecycle::{Tasks, Tick};
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -38,6 +38,8 @@ pub use routes::{openapi, router};
 pub use stats::census::Census;
 pub use usage::{Meter, price::UnitPrice};
 
+/// How often a replica counts what waits.
+const GAUGES: Duration = Duration::from_secs(30);
 /// How often a replica looks for notices that the provider of the sandbox has to deliver.
 const NOTICES: Duration = Duration::from_millis(300);
 
@@ -65,8 +67,8 @@ impl Billing {
         })
     }
 
-    /// Starts what every replica does for itself: hearing how long devices ran, and of users and devices; and in the
-    /// sandbox delivering what its payment provider has to tell. All other periodic work is cluster-wide.
+    /// Starts what every replica does for itself: hearing how long devices ran, and of users and devices; counting
+    /// what waits; and in the sandbox delivering what its payment provider has to tell. All other periodic work is cluster-wide.
     ///
     /// # Errors
     /// Where a store does not answer at start.
@@ -78,9 +80,23 @@ impl Billing {
                 async move { provider::sandbox::deliver_due(&state, &client).await }
             });
         }
+        let state = self.clone();
+        tasks.every("billing-gauges", GAUGES, move || {
+            let state = state.clone();
+            async move { state.show_waiting().await }
+        });
         let price = self.config.device_minute_price;
         platform::events::spawn_consumer(&self.platform, tasks, Meter { price }).await?;
         platform::events::spawn_consumer(&self.platform, tasks, Census).await
+    }
+
+    /// Shows the same on every replica, whichever of them ran a job last.
+    async fn show_waiting(&self) -> anyhow::Result<Tick> {
+        let mut conn = self.platform.db.acquire().await?;
+        let unapplied = webhook::db::unapplied(&mut conn).await?;
+        let (payments, refunds) = payment::db::in_flight(&mut conn).await?;
+        metrics::waiting(unapplied, payments, refunds);
+        Ok(Tick::Idle)
     }
 
     /// The jobs that run once a slot in the whole cluster. None needs the guard of its run: an order is expired or

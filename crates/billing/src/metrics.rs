@@ -25,11 +25,10 @@ pub fn webhook(result: &'static str) {
     counter!("cloudphone_webhooks_total", "result" => result).increment(1);
 }
 
-/// Shows what must stay 0, and how many notices wait for somebody to look at them.
-pub fn invariants(imbalances: usize, paid_twice: i64, unapplied: i64) {
+/// Shows what must stay 0.
+pub fn invariants(imbalances: usize, paid_twice: i64) {
     gauge!("ledger_imbalance").set(imbalances as f64);
     counter!("orders_paid_twice_total").absolute(paid_twice.unsigned_abs());
-    gauge!("webhook_events_unapplied").set(unapplied as f64);
 }
 
 /// Counts refunds that ended.
@@ -43,8 +42,9 @@ pub fn refund(state: RefundState) {
     counter!("cloudphone_refunds_total", "result" => result).increment(1);
 }
 
-/// Shows how many payments and refunds their providers have not ended.
-pub fn in_flight(payments: i64, refunds: i64) {
+/// Shows how many notices wait for somebody to look at them, and how many payments and refunds for their providers.
+pub fn waiting(unapplied: i64, payments: i64, refunds: i64) {
+    gauge!("webhook_events_unapplied").set(unapplied as f64);
     gauge!("cloudphone_payments_in_flight").set(payments as f64);
     gauge!("cloudphone_refunds_in_flight").set(refunds as f64);
 }

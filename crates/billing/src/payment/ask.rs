@@ -19,14 +19,10 @@ const BATCH: i64 = 100;
 /// How long after its time a payment may still be carried out at its provider.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
 
-/// The cron: payments, refunds, and how many of each are under way.
+/// The cron: payments, then refunds.
 pub async fn run(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
     ask_due(state, cancelled).await?;
-    refund::carry_out::carry_on(state, cancelled).await?;
-    let mut conn = state.platform.db.acquire().await?;
-    let (payments, refunds) = db::in_flight(&mut conn).await?;
-    crate::metrics::in_flight(payments, refunds);
-    Ok(())
+    refund::carry_out::carry_on(state, cancelled).await
 }
 
 /// Asks about every payment whose time has come.
@@ -39,7 +35,14 @@ async fn ask_due(state: &Billing, cancelled: &CancellationToken) -> anyhow::Resu
         if cancelled.is_cancelled() {
             break;
         }
-        ask(state, &payment).await?;
+        // One that fails is due again later; it holds up no other.
+        if let Err(error) = ask(state, &payment).await {
+            let number = &payment.payment_no;
+            warn!(
+                payment.no = number,
+                "payment {number} could not be asked about: {error}"
+            );
+        }
     }
     Ok(())
 }

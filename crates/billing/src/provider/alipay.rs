@@ -184,9 +184,9 @@ impl Provider for Alipay {
                 "refund_reason": refund.reason.chars().take(100).collect::<String>(),
             });
             match self.call("alipay.trade.refund", content).await? {
-                Said::Done(said) if said["fund_change"] == "Y" => Ok(RefundStanding::Succeeded {
-                    reference: said["trade_no"].as_str().map(str::to_owned),
-                }),
+                Said::Done(said) if said["fund_change"] == "Y" => {
+                    Ok(RefundStanding::Succeeded { reference: None })
+                }
                 // No money moved by this call: an earlier one moved it, or it is on its way.
                 Said::Done(_) => Ok(RefundStanding::Processing { reference: None }),
                 Said::NoTrade => Err(Failure::Refused("the trade is not there".to_owned())),
@@ -208,9 +208,7 @@ impl Provider for Alipay {
                 .await?
             {
                 Said::Done(said) if said["refund_status"] == "REFUND_SUCCESS" => {
-                    Ok(RefundStanding::Succeeded {
-                        reference: said["trade_no"].as_str().map(str::to_owned),
-                    })
+                    Ok(RefundStanding::Succeeded { reference: None })
                 }
                 Said::Done(_) | Said::NoTrade => Ok(RefundStanding::Missing),
             }

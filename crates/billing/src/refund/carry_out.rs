@@ -99,7 +99,10 @@ pub async fn carry_on(state: &Billing, cancelled: &CancellationToken) -> anyhow:
         if cancelled.is_cancelled() {
             break;
         }
-        carry_out(state, &id).await?;
+        // One that fails is due again later; it holds up no other.
+        if let Err(error) = carry_out(state, &id).await {
+            warn!(refund.id = id, "a refund goes on later: {error}");
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use platform::problem::ProblemBody;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json as Jsonb;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::api::count;
 use super::db::{self, Delivery, KeptHeaders};
@@ -199,7 +199,14 @@ pub async fn retry_due(state: &Billing, cancelled: &CancellationToken) -> anyhow
             if cancelled.is_cancelled() {
                 return Ok(());
             }
-            try_again(state, kept).await?;
+            // One that fails is due again later; it holds up no other.
+            if let Err(error) = try_again(state, kept).await {
+                let id = &kept.event_id;
+                warn!(
+                    webhook.id = id,
+                    "notice {id} of {} could not be tried again: {error}", kept.provider
+                );
+            }
         }
         if due.is_empty() {
             return Ok(());

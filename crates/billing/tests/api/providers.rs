@@ -185,7 +185,7 @@ fn stripe(status: &'static str, paid: &'static str) -> impl FnMut(&Call) -> (u16
             let number = call.field("metadata[refund_no]").unwrap_or_default();
             return (
                 200,
-                json!({ "id": "re_1", "object": "refund", "status": "pending", "metadata": { "refund_no": number } }),
+                json!({ "id": format!("re_{number}"), "object": "refund", "status": "pending", "metadata": { "refund_no": number } }),
             );
         }
         (200, session(&number, status, paid))
@@ -442,7 +442,8 @@ async fn a_refund_to_its_source_is_booked_when_the_provider_has_made_it(db: PgPo
     provider
         .answer_with(|call| {
             assert!(call.method == Method::GET, "{call:?}");
-            (200, json!({ "id": "re_1", "status": "succeeded" }))
+            let id = call.path.rsplit('/').next();
+            (200, json!({ "id": id, "status": "succeeded" }))
         })
         .await;
     ask(&app).await;
