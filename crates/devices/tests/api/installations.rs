@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use coordination::{Announcement, Membership, Registry};
 use http::StatusCode;
+use platform::http::Path;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;

@@ -302,14 +302,12 @@ async fn a_device_of_too_many_layers_is_not_stopped_for_a_move_in_vain(db: PgPoo
     let (Some(first), Some(second)) = (engine(), engine()) else {
         return;
     };
-    for _ in 0..64 {
-        for command in [
-            &["create", "--name", "layers", testkit::IMAGE][..],
-            &["commit", "layers", testkit::IMAGE],
-            &["rm", "layers"],
-        ] {
-            first.docker(command).unwrap();
-        }
+    for number in 0..64 {
+        let create = ["create", "--name", "layers", testkit::IMAGE];
+        first.docker(&create).unwrap();
+        put(&first, "layers", &format!("layer-{number}"));
+        first.docker(&["commit", "layers", testkit::IMAGE]).unwrap();
+        first.docker(&["rm", "layers"]).unwrap();
     }
     let app = engines(db, &first, second.endpoint()).await;
     let alice = app.user("alice", &[]).await;
