@@ -36,7 +36,8 @@ pub struct Config {
     /// `PAYMENT_ASK_SCHEDULE`: when providers are asked about payments and refunds that they have not ended. Default
     /// `* * * * *`.
     pub ask_schedule: String,
-    /// `PAYMENT_REFUND_APPROVAL_ABOVE`: refunds of more yuan to where the money came from wait for a second admin. By
+    /// `PAYMENT_REFUND_APPROVAL_ABOVE`: refunds by which more yuan of a payment go back to where it came from wait
+    /// for a second admin. By
     /// default none does.
     pub refund_approval_above: Option<Money>,
     /// The providers that are called.

@@ -6,6 +6,7 @@ use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
+use tokio::time::Instant;
 use tracing::info;
 
 /// Every migration of the system, in the order of time. Replicas may start at once: the migrator holds an advisory lock.
@@ -16,11 +17,14 @@ const STATEMENT_TIMEOUT: &str = "6s";
 /// How long a transaction may idle: its client is gone or stuck, and its row locks stand in others' way.
 const IDLE_TRANSACTION_TIMEOUT: &str = "15s";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server may recover before a replica that starts gives up, and how often it is asked meanwhile.
+const RECOVERY: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Opens a pool of `least` to `most` connections.
 ///
 /// # Errors
-/// Where the URL cannot be read or the server does not answer within 3 s; the text names the server, never the password.
+/// Where the URL cannot be read, the server does not answer within 3 s, or recovers for more than a minute; the text names the server, never the password.
 pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgPool> {
     let options: PgConnectOptions = url.parse().map_err(|_| {
         anyhow::anyhow!(
@@ -36,9 +40,22 @@ pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgP
         ),
     ]);
     // Asked once by itself, since a pool only tells that its time was over.
-    let first = tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
+    let ends = Instant::now() + RECOVERY;
+    let first = loop {
+        let asked = PgConnection::connect_with(&options);
+        match tokio::time::timeout(ACQUIRE_TIMEOUT, asked).await {
+            Ok(Err(error)) if is_recovering(&error) && Instant::now() < ends => {
+                info!("PostgreSQL at {place} is starting up; waiting for it");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            first => break first,
+        }
+    };
     match first {
         Ok(Ok(connection)) => _ = connection.close().await,
+        Ok(Err(error)) if is_recovering(&error) => {
+            anyhow::bail!("PostgreSQL at {place} has been starting up for {RECOVERY:?}: {error}")
+        }
         Ok(Err(sqlx::Error::Database(refusal))) => {
             let reason = refusal.message().to_owned();
             anyhow::bail!(
@@ -58,6 +75,12 @@ pub async fn connect(url: &str, (least, most): (u32, u32)) -> anyhow::Result<PgP
         .connect_with(options)
         .await
         .with_context(|| silent(&place))
+}
+
+/// Whether the server is there and takes nobody yet (`cannot_connect_now`), as after a crash.
+fn is_recovering(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "57P03")
 }
 
 /// Whether a connection lives and is in no transaction. One whose `begin` was dropped before the server answered comes

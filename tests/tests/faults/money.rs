@@ -170,7 +170,8 @@ async fn kill_often(replica: &Replica, mut random: StdRng) -> anyhow::Result<()>
         // The moment of a fault, not a wait for anything.
         sleep(Duration::from_millis(random.random_range(300..2_500))).await;
         replica.kill9();
-        replica.restart().await?;
+        // One that finds no PostgreSQL ends, and whoever watches over it starts it again.
+        until("the replica is back", async || replica.restart().await).await;
     }
     Ok(())
 }

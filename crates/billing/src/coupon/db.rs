@@ -125,11 +125,12 @@ pub async fn stats(
     .await
 }
 
-/// Whether a provider has been asked for the money of a locked order and has not answered.
+/// Whether a provider has been asked for the money of a locked order and may still bring it.
 pub async fn is_being_paid(conn: &mut PgConnection, order: &OrderId) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "-- coupon::is_being_paid
-        select exists (select 1 from billing.payments where order_id = $1 and status in ('pending', 'processing'))",
+        select exists (select 1 from billing.payments
+            where order_id = $1 and (status in ('pending', 'processing') or provider_open))",
     )
     .bind(order)
     .fetch_one(conn)

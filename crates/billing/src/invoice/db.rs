@@ -118,6 +118,45 @@ pub async fn consumption(
     Ok(lines.into_iter().enumerate().map(item).collect())
 }
 
+/// Whether what a payment paid for falls into a period.
+pub async fn is_billed(
+    conn: &mut PgConnection,
+    payment: &str,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "-- invoice::is_billed
+        select exists (
+            select 1 from billing.payments p join billing.transactions t on t.order_id = p.order_id
+            where p.id = $1 and t.payment_id = p.id and t.type in ('consume', 'payment')
+                and t.created_at between $2 and $3
+        )",
+    )
+    .bind(payment)
+    .bind(from)
+    .bind(to)
+    .fetch_one(conn)
+    .await
+}
+
+/// The invoice that a payment has paid goes back with it.
+pub async fn refund_paid_by(
+    conn: &mut PgConnection,
+    payment: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- invoice::refund_paid_by
+        update billing.invoices set status = 'refunded', updated_at = $2
+        where payment_id = $1 and status = 'paid'",
+    )
+    .bind(payment)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// The invoice generated for a user and period.
 pub async fn find_generated(
     conn: &mut PgConnection,

@@ -17,7 +17,7 @@ use super::{Invoice, InvoiceReply, Status, db};
 use crate::balance::{self, Movement};
 use crate::ledger::Details;
 use crate::payment::{self, Method, PaymentStatus};
-use crate::{Billing, Error, Result, rules};
+use crate::{Billing, Error, Result, order, rules};
 
 /// How an invoice is paid.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -26,7 +26,7 @@ pub struct PayInvoice {
     /// Only `balance`, which is the default, unless a payment is named.
     #[garde(skip)]
     pub payment_method: Option<Method>,
-    /// A successful payment of the same user and amount that has paid no invoice.
+    /// A successful payment of the same user and amount, of what the invoice is about, that has paid no invoice.
     #[garde(custom(rules::reference))]
     pub payment_id: Option<String>,
 }
@@ -45,6 +45,12 @@ pub async fn pay_invoice(
         Turn::First(turn) => turn,
         Turn::Replay(response) => return Ok(response),
     };
+    // Under the order's lock nobody refunds the payment meanwhile; it comes before the invoice's, as in a refund.
+    if let Some(payment) = &body.payment_id
+        && let Some(payment) = payment::db::find(&mut tx, payment).await?
+    {
+        order::db::lock(&mut tx, &payment.order_id).await?;
+    }
     let invoice = db::lock(&mut tx, id.as_str()).await?;
     let invoice = invoice
         .filter(|invoice| super::api::visible(invoice, &user))
@@ -107,6 +113,13 @@ async fn by_payment(
             got: found.amount,
             due: invoice.total,
         });
+    }
+    // Every payment has paid an order: it pays the invoice on which that stands, and no other.
+    let span = (invoice.period_start, invoice.period_end);
+    if !db::is_billed(conn, payment, span).await? {
+        return Err(Error::PaymentUnusable(
+            "the payment has paid for what is not on this invoice",
+        ));
     }
     let paid = db::mark_paid(conn, &invoice.id, (None, Some(payment)), now).await;
     paid.map_err(|error| {

@@ -112,13 +112,14 @@ async fn carry_out(
     }
 }
 
-/// Nobody needs it any more, or its time is over.
+/// Nobody needs it any more, or its time is over. After an attempt that failed, with a card that was declined, its payer
+/// may make another one on the same page.
 fn is_over(payment: &Payment, now: Timestamp) -> bool {
-    let open = matches!(
+    let may_go_on = matches!(
         payment.status,
-        PaymentStatus::Pending | PaymentStatus::Processing
+        PaymentStatus::Pending | PaymentStatus::Processing | PaymentStatus::Failed
     );
-    !open || now > payment.expires_at + GRACE
+    !may_go_on || now > payment.expires_at + GRACE
 }
 
 async fn end(

@@ -92,7 +92,8 @@ async fn refund(
     if paid.provider.is_some() {
         let limit = state.config.refund_approval_above;
         let begins = match limit {
-            Some(limit) if amount > limit => RefundState::Requested,
+            // What went back before counts: a second admin is not got round by small steps.
+            Some(limit) if order.refund_amount + amount > limit => RefundState::Requested,
             _ => RefundState::Pending,
         };
         let refund = to_source(&mut tx, &order, &paid, wanted, begins, now).await?;

@@ -44,6 +44,8 @@ pub async fn carry_out(state: &Billing, id: &str) -> Result<()> {
     };
     let answer = match known {
         Ok(RefundStanding::Missing) => provider.refund(refund, &paid).await,
+        // That we may not ask says nothing of what an earlier attempt has done.
+        Err(Failure::Refused(reason)) => Err(Failure::Unclear(reason)),
         known => known,
     };
     let standing = match answer {

@@ -17,7 +17,7 @@ use crate::ledger::{self, Account, Details, Entry};
 use crate::order::{self, Order, OrderState};
 use crate::payment::{self, Payment};
 use crate::provider::RefundStanding;
-use crate::{Result, metrics};
+use crate::{Result, invoice, metrics};
 
 /// Where a refund goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, utoipa::ToSchema)]
@@ -234,7 +234,11 @@ async fn count_in(
     now: Timestamp,
 ) -> sqlx::Result<Order> {
     payment::db::add_refund(conn, &paid.id, amount, now).await?;
-    order::db::add_refund(conn, &order.id, amount, now).await
+    let order = order::db::add_refund(conn, &order.id, amount, now).await?;
+    if order.state == OrderState::Refunded {
+        invoice::db::refund_paid_by(conn, &paid.id, now).await?;
+    }
+    Ok(order)
 }
 
 /// The way of the money in the ledger: what was earned goes back to the world outside.

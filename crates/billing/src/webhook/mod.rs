@@ -125,11 +125,22 @@ pub fn decide(notice: &Notice, facts: &Facts, now: Timestamp) -> Outcome {
     match notice.told() {
         Told::Failed | Told::Cancelled if payable => Outcome::Failed,
         Told::Failed | Told::Cancelled => Outcome::Ignored,
+        // What was asked for when it was begun, of an order whose price has changed since.
+        Told::Paid if is_its_own_amount(notice, facts) => Outcome::Refunded,
         Told::Paid if facts.order.agrees(notice.amount).is_err() => Outcome::AmountMismatch,
         Told::Paid if is_told_already(notice, facts) => Outcome::Duplicate,
         Told::Paid if payable => Outcome::Paid,
         Told::Paid => Outcome::Refunded,
     }
+}
+
+/// Whether the amount is no longer the order's, but that of the open payment which the notice names.
+fn is_its_own_amount(notice: &Notice, facts: &Facts) -> bool {
+    facts.named.as_ref().is_some_and(|named| {
+        named.status.is_open_or_failed()
+            && named.amount != facts.order.final_amount
+            && notice.amount == Some(named.amount)
+    })
 }
 
 /// Whether the payment of the notice is one that we know of by another way: paid or given back under its number, or
@@ -223,6 +234,19 @@ mod tests {
         assert_eq!(facts.order.final_amount, Money::yuan(99));
         assert_eq!(decide(&right, &facts, now), Outcome::Paid);
         assert_eq!(decide(&wrong, &facts, now), Outcome::AmountMismatch);
+    }
+
+    #[test]
+    fn what_was_begun_at_the_price_of_then_is_given_back_and_not_lost() {
+        let (mut facts, now) = facts(OrderState::Pending);
+        let named = Payment::of(&facts.order, Method::Stripe, now);
+        facts.order.final_amount = Money::yuan(89);
+        facts.named = Some(named);
+        let then = notice(r#"{"paymentNo":"p","status":"paid","amount":99}"#);
+        let other = notice(r#"{"paymentNo":"p","status":"paid","amount":98}"#);
+
+        assert_eq!(decide(&then, &facts, now), Outcome::Refunded);
+        assert_eq!(decide(&other, &facts, now), Outcome::AmountMismatch);
     }
 
     #[test]

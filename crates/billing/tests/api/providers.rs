@@ -516,6 +516,28 @@ async fn a_refund_whose_answer_was_lost_is_found_and_not_made_again(db: PgPool) 
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_refused_question_does_not_make_a_refund_that_was_made_fail(db: PgPool) {
+    let provider = StandIn::new(stripe("open", "unpaid")).await;
+    let app = with_stripe(db, &provider).await;
+    let (_, _, id) = paid(&app, &provider).await;
+    provider.answer_with(|_| (500, json!({}))).await;
+    app.admin()
+        .await
+        .post(&format!("/payments/{id}/refund"), json!({}))
+        .await
+        .is(200);
+
+    provider
+        .answer_with(|_| (401, json!({ "error": { "message": "Invalid API Key" } })))
+        .await;
+    ask(&app).await;
+
+    let open = "select count(*) from billing.refunds where state = 'pending'";
+    assert_eq!(app.count(open).await, 1);
+    assert_eq!(provider.count(Method::POST, "/v1/refunds").await, 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_refund_that_the_provider_refuses_can_be_asked_for_again(db: PgPool) {
     let provider = StandIn::new(stripe("open", "unpaid")).await;
     let app = with_stripe(db, &provider).await;

@@ -42,10 +42,15 @@ pub async fn clear(state: &Devices, cancelled: &CancellationToken) -> anyhow::Re
     Ok(())
 }
 
+/// A move stays as long as its node keeps what it left there: the row says whose that is, and that it may be all there is.
 async fn operations(conn: &mut PgConnection, before: Timestamp) -> sqlx::Result<u64> {
     let delete = sqlx::query(
         "delete from devices.operations where id in (
-            select id from devices.operations where finished_at < $1 and state in ('done', 'failed', 'cancelled')
+            select o.id from devices.operations o where finished_at < $1 and state in ('done', 'failed', 'cancelled')
+                and not exists (
+                    select 1 from devices.moves m
+                        join devices.leftovers l on l.node = m.source and l.device_id = m.device_id
+                    where m.operation_id = o.id)
             order by finished_at limit $2 for update skip locked)",
     );
     let done = delete.bind(before).bind(BATCH).execute(conn).await?;

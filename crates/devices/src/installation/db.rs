@@ -125,7 +125,7 @@ pub async fn claim(
                         select 1 from devices.installations o where o.device_id = i.device_id
                             and (o.state = 'running' or (o.state = 'queued' and o.id < i.id))))
                 or (i.state = 'running' and i.lease_until < clock_timestamp())
-            order by i.id limit $3 for update of i skip locked)
+            order by i.due_at, i.id limit $3 for update of i skip locked)
         returning id, device_id, app_id, user_id, sees_all, fencing_token, attempts,
             created_at < clock_timestamp() - $2 as is_last",
     )

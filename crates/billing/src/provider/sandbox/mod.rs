@@ -6,6 +6,8 @@ pub mod api;
 mod db;
 mod notices;
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use chrono::TimeDelta;
 use contracts::Service;
 use futures::FutureExt;
@@ -29,6 +31,15 @@ impl Sandbox {
     }
 }
 
+/// Where this machine reaches a service: all its replicas share the address.
+fn here(platform: &Platform, service: Service) -> SocketAddr {
+    let mut address = platform.settings.address(service);
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
 /// A store that fails is a provider that does not answer.
 fn unclear(error: sqlx::Error) -> Failure {
     Failure::Unclear(error.to_string())
@@ -43,9 +54,9 @@ impl Provider for Sandbox {
         async move {
             let mut conn = self.0.db.acquire().await.map_err(unclear)?;
             db::open(&mut conn, payment).await.map_err(unclear)?;
-            let gateway = self.0.settings.address(Service::Gateway).port();
+            let gateway = here(&self.0, Service::Gateway);
             let number = &payment.payment_no;
-            let page = format!("http://127.0.0.1:{gateway}/api/payments/sandbox/{number}");
+            let page = format!("http://{gateway}/api/payments/sandbox/{number}");
             Ok(Begun {
                 reference: None,
                 qr_code: Some(page.clone()),

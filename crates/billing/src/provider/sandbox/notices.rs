@@ -63,9 +63,9 @@ pub async fn deliver_due(state: &Billing, client: &reqwest::Client) -> anyhow::R
 
 /// Whether a notice was taken, or refused for good.
 async fn deliver(state: &Billing, client: &reqwest::Client, notice: &db::Due) -> bool {
-    let port = state.platform.settings.address(Service::Billing).port();
+    let billing = super::here(&state.platform, Service::Billing);
     let mut request = client
-        .post(format!("http://127.0.0.1:{port}/webhooks/payment"))
+        .post(format!("http://{billing}/webhooks/payment"))
         .header(http::header::CONTENT_TYPE, "application/json");
     // Without a key the sandbox believes this machine.
     if let Some(key) = state.config.webhook_keys.first() {
