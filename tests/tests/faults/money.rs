@@ -123,7 +123,7 @@ async fn money_is_conserved_while_replicas_and_postgres_die() -> anyhow::Result<
 
 /// What a client was told is what the store has, to the fen.
 async fn assert_told(db: &PgPool, told: &Told) -> anyhow::Result<()> {
-    let user: String = sqlx::query_scalar("select id from users.users where username = $1")
+    let user: String = sqlx::query_scalar("select id from users.accounts where username = $1")
         .bind(&told.user)
         .fetch_one(db)
         .await?;
