@@ -303,6 +303,12 @@ mod tests {
                 for (status, response) in operation["responses"].as_object().unwrap() {
                     let said = response["description"].as_str().unwrap_or_default();
                     assert!(!said.is_empty(), "{method} {path} {status} says nothing");
+                    // Alipay and WeChat Pay are refused in words of their own.
+                    let notice = ["alipay", "wechat", "wechatpay"];
+                    let is_theirs = path.contains("/webhooks/") || path.contains("/notify/");
+                    if is_theirs && notice.iter().any(|name| path.ends_with(name)) {
+                        continue;
+                    }
                     if status.starts_with(['4', '5']) {
                         let content = &response["content"];
                         let is_problem = content["application/problem+json"].is_object();
@@ -398,6 +404,7 @@ mod tests {
             .collect();
         // Every handler that takes `Idempotent`: the front door repeats no other request that changes something.
         let expected = [
+            "/admin/payments/{id}/refund",
             "/auth/register",
             "/balance/adjust",
             "/balance/consume",
@@ -421,6 +428,7 @@ mod tests {
             "/orders/{id}/confirm",
             "/orders/{id}/refund",
             "/payments",
+            "/payments/{id}/refund",
             "/quotas/deduct",
             "/quotas/restore",
             "/snapshots/device/{id}",
