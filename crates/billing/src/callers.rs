@@ -1,11 +1,16 @@
 //! Who may move money, and which family of paths was called.
 
+use std::time::Duration;
+
 use axum::extract::FromRequestParts;
 use contracts::UserId;
+use coordination::rate_limit::Limit;
 use http::StatusCode;
 use http::request::Parts;
 use platform::auth::Auth;
-use platform::{Caller, Problem};
+use platform::{Caller, CurrentUser, Problem};
+
+use crate::Billing;
 
 /// How a caller writes the status of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,18 @@ pub fn key_owner(caller: &Caller) -> String {
         Caller::Service(service) => format!("service:{service}"),
         Caller::Sandbox => "sandbox".to_owned(),
     }
+}
+
+/// Ten of a kind in five minutes a user, over all replicas; without Redis the limit steps aside.
+///
+/// # Errors
+/// 429 where there were ten.
+pub async fn limit(state: &Billing, user: &CurrentUser, kind: &'static str) -> Result<(), Problem> {
+    if !state.platform.settings.rate_limits {
+        return Ok(());
+    }
+    let limit = Limit::per(10, Duration::from_secs(300)).tier(kind);
+    platform::http::limit(&state.limiter, user.id.as_str(), limit).await
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Family {

@@ -17,6 +17,7 @@ mod plan;
 mod provider;
 mod refund;
 mod routes;
+mod rsa;
 mod rules;
 mod stats;
 mod times;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::campaign::{self, Campaign};
 use super::db::{self, CouponStats, NewCoupon};
 use super::{Coupon, Kind, Status, check_value, pay_nothing, refuse_second};
-use crate::{Billing, Error, Result, order, payment, rules};
+use crate::{Billing, Error, Result, callers, order, payment, rules};
 
 /// A coupon for a user, or a code for many: `userId` or `maxUses`.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -153,6 +153,8 @@ pub async fn claim_coupon(
     user: CurrentUser,
     Idempotent { body, key }: Idempotent<ClaimCoupon>,
 ) -> Result<Response> {
+    // Codes are not to be guessed.
+    callers::limit(&state, &user, "coupons").await?;
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, &format!("user:{}", user.id)).await? {
         Turn::First(turn) => turn,

@@ -1,7 +1,7 @@
 //! Payments as admins see them.
 
 use axum::extract::State;
-use contracts::{Money, OrderId, Timestamp, UserId};
+use contracts::{Money, OrderId, UserId};
 use garde::Validate;
 use platform::Admin;
 use platform::http::{Json, Page, PageQuery, Path, Query};
@@ -60,9 +60,11 @@ pub struct AdminPayment {
 #[serde(rename_all = "camelCase")]
 pub struct PaymentStatistics {
     pub total_payments: i64,
+    /// What came in.
     pub total_amount: Money,
     /// What came in and was not given back.
     pub net_amount: Money,
+    /// What was given back; what is on its way back is not.
     pub refunded_amount: Money,
     /// Whose provider may still bring money.
     pub in_flight: i64,
@@ -180,16 +182,4 @@ pub async fn show_providers(State(state): State<Billing>, _: Admin) -> Json<Vec<
         }
     };
     Json(Method::OUTSIDE.into_iter().map(shown).collect())
-}
-
-impl PaymentQuery {
-    /// The first moment.
-    pub fn from(&self) -> Option<Timestamp> {
-        self.start_date.map(Bound::start)
-    }
-
-    /// The last moment.
-    pub fn to(&self) -> Option<Timestamp> {
-        self.end_date.map(Bound::end)
-    }
 }

@@ -1,11 +1,8 @@
 //! The routes of payments.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use contracts::{Money, OrderId, UserId};
-use coordination::rate_limit::Limit;
 use garde::Validate;
 use http::StatusCode;
 use platform::http::{Json, Page, PageQuery, Path, Query};
@@ -15,7 +12,7 @@ use platform::{CurrentUser, Problem};
 use serde::Deserialize;
 
 use super::{Funding, Method, Paying, Payment, begin, db, pay};
-use crate::{Billing, Error, Result, order, rules};
+use crate::{Billing, Error, Result, callers, order, rules};
 
 /// Bytes of a stored reply, which is a payment.
 const MOST_REPLY: usize = 64 * 1024;
@@ -51,7 +48,7 @@ pub async fn create_payment(
     user: CurrentUser,
     Idempotent { body, key }: Idempotent<CreatePayment>,
 ) -> Result<Response> {
-    limit(&state, &user).await?;
+    callers::limit(&state, &user, "payments").await?;
     let mut tx = state.platform.db.begin().await?;
     let turn = match key.claim(&mut tx, &format!("user:{}", user.id)).await? {
         Turn::First(turn) => turn,
@@ -123,15 +120,6 @@ async fn resume(state: &Billing, response: Response) -> Result<Response> {
         _ => bytes.into_response(),
     };
     Ok(Response::from_parts(parts, body.into_body()))
-}
-
-/// Ten payments in five minutes a user, over all replicas; without Redis the limit steps aside.
-async fn limit(state: &Billing, user: &CurrentUser) -> Result<()> {
-    if !state.platform.settings.rate_limits {
-        return Ok(());
-    }
-    let payments = Limit::per(10, Duration::from_secs(300)).tier("payments");
-    Ok(platform::http::limit(&state.limiter, user.id.as_str(), payments).await?)
 }
 
 /// Lists the caller's payments, or everybody's to an admin.

@@ -3,6 +3,7 @@
 
 use chrono::TimeDelta;
 use contracts::Timestamp;
+use futures::{StreamExt, future, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -16,13 +17,16 @@ use crate::{Billing, Result, refund, webhook};
 
 /// How many one run of the cron asks about.
 const BATCH: i64 = 100;
+/// How many are asked about at once.
+pub const AT_ONCE: usize = 8;
 /// How long after its time a payment may still be carried out at its provider.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
 
-/// The cron: payments, then refunds.
+/// The cron: payments, and refunds beside them.
 pub async fn run(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
-    ask_due(state, cancelled).await?;
-    refund::carry_out::carry_on(state, cancelled).await
+    let refunds = refund::carry_out::carry_on(state, cancelled);
+    future::try_join(ask_due(state, cancelled), refunds).await?;
+    Ok(())
 }
 
 /// Asks about every payment whose time has come.
@@ -31,20 +35,21 @@ async fn ask_due(state: &Billing, cancelled: &CancellationToken) -> anyhow::Resu
     let now = state.platform.clock.shared(&mut conn).await?;
     let due = db::take_open(&mut conn, now, BATCH).await?;
     drop(conn);
-    for payment in due {
-        if cancelled.is_cancelled() {
-            break;
-        }
-        // One that fails is due again later; it holds up no other.
-        if let Err(error) = ask(state, &payment).await {
-            let number = &payment.payment_no;
-            warn!(
-                payment.no = number,
-                "payment {number} could not be asked about: {error}"
-            );
-        }
-    }
+    let asking = stream::iter(due)
+        .for_each_concurrent(AT_ONCE, |payment| ask_or_later(state.clone(), payment));
+    cancelled.run_until_cancelled(asking).await;
     Ok(())
+}
+
+/// One that fails, or whose provider is silent, is due again later; it holds up no other.
+async fn ask_or_later(state: Billing, payment: Payment) {
+    if let Err(error) = ask(&state, &payment).await {
+        let number = &payment.payment_no;
+        warn!(
+            payment.no = number,
+            "payment {number} could not be asked about: {error}"
+        );
+    }
 }
 
 /// Asks about one payment and carries out what its provider says, as if it had told it by itself.

@@ -34,7 +34,7 @@ pub async fn begin(state: &Billing, provider: &dyn Provider, payment: &Payment) 
         }
         Err(Failure::Refused(reason)) => {
             db::end(&mut tx, &payment.id, PaymentStatus::Failed, &reason, now).await?;
-            db::close(&mut tx, &payment.id).await?;
+            // It is asked about all the same: an attempt before this one may have begun it.
             tx.commit().await?;
             Err(Error::ProviderRefused { provider, reason })
         }

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use super::admin::{PaymentQuery, PaymentStatistics, PaymentSum};
 use super::{Payment, PaymentStatus};
 use crate::provider::Begun;
+use crate::times::Bound;
 
 macro_rules! columns {
     () => {
@@ -326,8 +327,8 @@ macro_rules! bound {
             .bind($query.method)
             .bind(&$query.user_id)
             .bind(&$query.order_id)
-            .bind($query.from())
-            .bind($query.to())
+            .bind($query.start_date.map(Bound::start))
+            .bind($query.end_date.map(Bound::end))
     };
 }
 
@@ -376,14 +377,17 @@ pub async fn statistics(
     let by_method: Vec<PaymentSum> = bound!(by_method, query).fetch_all(&mut *conn).await?;
     let sums = sqlx::query_as(concat!(
         "select coalesce(sum(amount) filter (where paid_at is not null), 0)::bigint,
-            coalesce(sum(refund_amount), 0)::bigint, count(*) filter (where provider_open)",
+            coalesce(sum(case when status = 'refunded' and not applied then refund_amount else (
+                select sum(r.amount) from billing.refunds r where r.payment_id = payments.id and r.state = 'succeeded')
+            end), 0)::bigint,
+            count(*) filter (where provider_open)",
         matching!()
     ));
     let (came, refunded, in_flight): (Money, Money, i64) =
         bound!(sums, query).fetch_one(&mut *conn).await?;
     Ok(PaymentStatistics {
         total_payments: by_status.iter().map(|sum| sum.count).sum(),
-        total_amount: by_status.iter().map(|sum| sum.amount).sum(),
+        total_amount: came,
         net_amount: came - refunded,
         refunded_amount: refunded,
         in_flight,

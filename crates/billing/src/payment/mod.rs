@@ -61,10 +61,9 @@ impl Method {
         }
     }
 
-    /// The method of a name, its own or its provider's, unless it pays from the balance.
+    /// The method of a name, unless it pays from the balance.
     pub fn from_outside(name: &str) -> Option<Self> {
         let mut methods = Self::OUTSIDE.into_iter();
-        let name = if name == "wechatpay" { "wechat" } else { name };
         methods.find(|method| method.name() == name)
     }
 

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::calls::{self, Answer};
 use super::settings::AlipaySettings;
-use super::{Begun, Failure, Provider, RefundStanding, Standing, subject};
+use super::{Begun, Failure, Provider, RefundStanding, Standing, sign, subject};
 use crate::payment::Payment;
 use crate::refund::Refund;
-use crate::webhook::rsa::VerifyingKey;
+use crate::rsa::VerifyingKey;
 use crate::webhook::settings::AlipayKeys;
 
 /// Alipay reckons in the time of Beijing.
@@ -70,7 +70,7 @@ impl Alipay {
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
-        form.insert("sign", self.settings.key.sign(&signed.join("&"))?);
+        form.insert("sign", sign(&self.settings.key, &signed.join("&"))?);
         let request = self.http.post(self.settings.url.clone()).form(&form);
         let answer = calls::call(request).await?;
         if !answer.status.is_success() {

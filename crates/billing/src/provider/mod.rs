@@ -5,7 +5,6 @@
 
 mod alipay;
 mod calls;
-mod keys;
 pub mod sandbox;
 mod settings;
 mod stripe;
@@ -22,6 +21,7 @@ pub use self::settings::Settings;
 use crate::Config;
 use crate::payment::{Method, Payment};
 use crate::refund::Refund;
+use crate::rsa::SigningKey;
 
 /// Somebody who collects money for us and gives it back.
 pub trait Provider: Send + Sync {
@@ -160,4 +160,9 @@ impl Providers {
 /// What a payer reads. The same for each attempt to begin a payment, as keys of idempotency want it.
 fn subject(payment: &Payment) -> String {
     format!("Cloud phone {}", payment.payment_no)
+}
+
+fn sign(key: &SigningKey, text: &str) -> Result<String, Failure> {
+    let signature = key.sign(text);
+    signature.ok_or_else(|| Failure::Unclear("could not sign".to_owned()))
 }

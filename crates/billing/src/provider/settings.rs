@@ -4,7 +4,7 @@ use platform::Env;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::keys::SigningKey;
+use crate::rsa::SigningKey;
 
 /// The providers that are called. One without its key is not.
 #[derive(Clone, Debug, Default)]

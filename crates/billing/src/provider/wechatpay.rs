@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::calls::{self, Answer};
 use super::settings::WechatPaySettings;
-use super::{Begun, Failure, Provider, RefundStanding, Standing, subject};
+use super::{Begun, Failure, Provider, RefundStanding, Standing, sign, subject};
 use crate::payment::Payment;
 use crate::refund::Refund;
+use crate::rsa::VerifyingKey;
 use crate::webhook;
-use crate::webhook::rsa::VerifyingKey;
 use crate::webhook::settings::WechatPayKeys;
 
 pub struct WechatPay {
@@ -55,7 +55,7 @@ impl WechatPay {
         let timestamp = self.clock.now().utc().timestamp();
         let nonce = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
         let signed = format!("{method}\n{path}\n{timestamp}\n{nonce}\n{body}\n");
-        let signature = self.settings.key.sign(&signed)?;
+        let signature = sign(&self.settings.key, &signed)?;
         let credential = format!(
             "WECHATPAY2-SHA256-RSA2048 mchid=\"{}\",nonce_str=\"{nonce}\",signature=\"{signature}\",timestamp=\"{timestamp}\",serial_no=\"{}\"",
             self.settings.merchant, self.settings.serial

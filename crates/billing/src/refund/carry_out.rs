@@ -1,10 +1,12 @@
 //! Refunds to their source, carried out at their provider: at once after they were asked for, and by the cron until the
 //! provider has said how they ended.
 
+use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{RefundState, db, settle};
+use crate::payment::ask::AT_ONCE;
 use crate::provider::{Failure, RefundStanding};
 use crate::{Billing, Result, order, payment};
 
@@ -97,14 +99,15 @@ pub async fn carry_on(state: &Billing, cancelled: &CancellationToken) -> anyhow:
             due.len()
         );
     }
-    for id in due {
-        if cancelled.is_cancelled() {
-            break;
-        }
-        // One that fails is due again later; it holds up no other.
-        if let Err(error) = carry_out(state, &id).await {
-            warn!(refund.id = id, "a refund goes on later: {error}");
-        }
-    }
+    let carrying =
+        stream::iter(due).for_each_concurrent(AT_ONCE, |id| carry_out_or_later(state.clone(), id));
+    cancelled.run_until_cancelled(carrying).await;
     Ok(())
+}
+
+/// One that fails, or whose provider is silent, is due again later; it holds up no other.
+async fn carry_out_or_later(state: Billing, id: String) {
+    if let Err(error) = carry_out(&state, &id).await {
+        warn!(refund.id = id, "a refund goes on later: {error}");
+    }
 }

@@ -210,9 +210,11 @@ pub async fn user_growth(
         "-- stats::user_growth\n",
         days!(),
         "select day::date as date,
-            (select count(*) from billing.known_users where registered_at >= begins and registered_at < ends) as new_users,
-            (select count(*) from billing.known_users where registered_at < ends) as total_users
-        from days order by day"
+            count(u.user_id) as new_users,
+            (select count(*) from billing.known_users where registered_at < (select min(begins) from days))
+                + sum(count(u.user_id)) over (order by day)::bigint as total_users
+        from days left join billing.known_users u on u.registered_at >= begins and u.registered_at < ends
+        group by day order by day"
     );
     by_day(&state, &query, sql).await
 }

@@ -7,8 +7,8 @@ use contracts::Money;
 use super::Outcome;
 use super::message::{Message, RefundTold, Said, Stands};
 use super::notice::{Notice, Status};
-use super::rsa::VerifyingKey;
 use super::settings::AlipayKeys;
+use crate::rsa::VerifyingKey;
 use crate::rules::is_reference;
 use crate::{Error, Result};
 

@@ -2,10 +2,12 @@
 
 use contracts::Money;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Outcome;
 use super::notice::Notice;
 use crate::provider::RefundStanding;
+use crate::rules::is_reference;
 
 /// A believed notice of a provider.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +79,18 @@ impl RefundTold {
             Stands::Failed => RefundStanding::Failed("the provider gave it up".to_owned()),
         }
     }
+}
+
+/// A name in a provider's JSON.
+pub fn reference(value: &Value) -> Option<String> {
+    let text = value.as_str().filter(|text| is_reference(text));
+    text.map(str::to_owned)
+}
+
+/// An amount in a provider's JSON, in fen.
+pub fn amount(fen: &Value) -> Option<Money> {
+    let fen = Money(fen.as_i64()?);
+    (Money(1)..=Money::MAX_INPUT).contains(&fen).then_some(fen)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ pub mod message;
 pub mod notice;
 pub mod providers;
 pub mod refund_told;
-pub mod rsa;
 pub mod settings;
 pub mod settle;
 pub mod signature;

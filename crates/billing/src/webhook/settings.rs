@@ -3,7 +3,7 @@
 use platform::Env;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::rsa::VerifyingKey;
+use crate::rsa::VerifyingKey;
 
 /// The providers whose notices are taken. One without keys is answered with 404.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! Notices of Stripe: HMAC-SHA256 over `t.body`. After <https://docs.stripe.com/webhooks#verify-manually>.
 
-use contracts::{Money, Timestamp};
+use contracts::Timestamp;
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,11 +8,10 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::Outcome;
-use super::message::{Message, RefundTold, Said, Stands};
+use super::message::{Message, RefundTold, Said, Stands, amount, reference};
 use super::notice::{Notice, Status};
 use super::settings::StripeKeys;
 use super::signature::TOLERANCE;
-use crate::rules::is_reference;
 use crate::{Error, Result};
 
 /// The header that holds the time and the signatures.
@@ -205,28 +204,16 @@ fn is_yuan(currency: &Value) -> bool {
     currency.eq_ignore_ascii_case("cny")
 }
 
-fn amount(fen: &Value) -> Option<Money> {
-    let fen = fen.as_i64()?;
-    (1..=Money::MAX_INPUT.fen())
-        .contains(&fen)
-        .then_some(Money(fen))
-}
-
-fn reference(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .filter(|text| is_reference(text))
-        .map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use contracts::Money;
+
     use super::*;
     use crate::webhook::message::tests::check_bounds;
 
-    /// Secret and body of the tests of Stripe's library for Python (`tests/test_webhook.py`); the code by Python's `hmac`.
+    /// In the shape of Stripe's events; the code by Python's `hmac`, for no signed event is published.
     const SECRET: &str = "whsec_test_secret";
     const BODY: &[u8] = b"{\n  \"id\": \"evt_test_webhook\",\n  \"object\": \"event\"\n}";
     const TIME: i64 = 1_492_774_577;

@@ -3,19 +3,18 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contracts::{Money, Timestamp};
+use contracts::Timestamp;
 use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::Outcome;
-use super::message::{Message, RefundTold, Said, Stands};
+use super::message::{Message, RefundTold, Said, Stands, amount, reference};
 use super::notice::{Notice, Status};
-use super::rsa::VerifyingKey;
 use super::settings::WechatPayKeys;
 use super::signature::TOLERANCE;
-use crate::rules::is_reference;
+use crate::rsa::VerifyingKey;
 use crate::{Error, Result};
 
 /// The headers that hold time, nonce, signature, and which key it is by.
@@ -144,23 +143,11 @@ fn open(keys: &[SecretString], resource: &Value) -> Option<Value> {
     })
 }
 
-fn amount(fen: &Value) -> Option<Money> {
-    let fen = fen.as_i64()?;
-    (1..=Money::MAX_INPUT.fen())
-        .contains(&fen)
-        .then_some(Money(fen))
-}
-
-fn reference(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .filter(|text| is_reference(text))
-        .map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use contracts::Money;
 
     use super::*;
     use crate::webhook::message::tests::check_bounds;

@@ -430,6 +430,11 @@ async fn a_refund_to_its_source_is_booked_when_the_provider_has_made_it(db: PgPo
         alice.get(&format!("/orders/{order}")).await.is(200)["status"],
         "REFUNDING"
     );
+    let shown = admin.get("/admin/payments/statistics").await.is(200);
+    assert_eq!(
+        json!([shown["totalAmount"], shown["refundedAmount"]]),
+        json!([99, 0])
+    );
     let open = admin.get("/admin/payments/refunds/pending").await.is(200);
     assert_eq!(open["total"], 2);
     assert_eq!(open["data"][0]["state"], "processing");
@@ -470,6 +475,15 @@ async fn a_refund_to_its_source_is_booked_when_the_provider_has_made_it(db: PgPo
         json!([])
     );
     assert_eq!(admin.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let shown = admin.get("/admin/payments/statistics").await.is(200);
+    assert_eq!(
+        json!([
+            shown["totalAmount"],
+            shown["refundedAmount"],
+            shown["netAmount"]
+        ]),
+        json!([99, 99, 0])
+    );
     let shown = admin.get(&format!("/admin/payments/{id}")).await.is(200);
     assert_eq!(shown["status"], "refunded");
     assert_eq!(shown["refunds"].as_array().unwrap().len(), 2);

@@ -137,8 +137,15 @@ pub async fn find(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option
 }
 
 /// A device in whatever state, locked until the transaction ends.
+///
+/// It is locked first and read then: a statement that waited for the lock while the device changed its node would join the
+/// new row with the node of before, and find no device.
 pub async fn lock(conn: &mut PgConnection, id: &DeviceId) -> sqlx::Result<Option<Device>> {
-    sqlx::query_as(select_device!("where d.id = $1 for update of d"))
+    sqlx::query("select from devices.devices where id = $1 for update")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query_as(select_device!("where d.id = $1"))
         .bind(id)
         .fetch_optional(conn)
         .await

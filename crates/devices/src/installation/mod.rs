@@ -30,9 +30,10 @@ pub fn judge(error: &Error) -> Next {
                 source: AdbError::WantsKey,
                 ..
             } => Next::Fail,
-            Fault::NotRunning { .. } | Fault::NoRoom { .. } | Fault::DeviceBusy { .. } => {
-                Next::Wait
-            }
+            Fault::NotRunning { .. }
+            | Fault::NoRoom { .. }
+            | Fault::DeviceBusy { .. }
+            | Fault::Unreachable { .. } => Next::Wait,
             _ => Next::Retry,
         },
         Error::Refused(problem) if problem.status().is_client_error() => Next::Fail,

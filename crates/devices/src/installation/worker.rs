@@ -23,6 +23,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const WITHIN: Duration = Duration::from_secs(600);
 /// How long an installation waits for its device to run, and is tried, before it has failed.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long an installation waits for what is away, which counts as no attempt.
+const WAIT: Duration = Duration::from_secs(3);
 /// The longest pause before an installation is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -131,7 +133,10 @@ async fn end(state: &Devices, claimed: &Claimed, installed: Result<String>) -> s
                 };
             let told = error.problem().message().to_owned();
             if may_retry {
-                let pause = backoff(claimed.attempts);
+                let pause = match next {
+                    Next::Wait => WAIT,
+                    Next::Retry | Next::Fail => backoff(claimed.attempts),
+                };
                 debug!(device.id = %device, "an installation on device {device} failed, next try in {pause:.1?}: {}", causes(&error));
                 let mut conn = state.platform.db.acquire().await?;
                 let counts = next == Next::Retry;

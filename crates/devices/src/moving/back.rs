@@ -13,6 +13,7 @@ use crate::node::{self, down};
 use crate::operation::api::tell;
 use crate::operation::db::{Claimed, advance, hand_on};
 use crate::operation::steps::{Interrupted, Step, lock_living};
+use crate::snapshot::copies;
 use crate::{Devices, Error, port};
 
 /// What became of a device that shall go back.
@@ -96,6 +97,7 @@ pub async fn go(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Bac
         }
         set => set?,
     };
+    copies::expect_all(&mut tx, &before.id, &source.name).await?;
     tell(&mut tx, &before, before.status, None, now).await?;
     let body = EventBody::DeviceMoved {
         device_id: before.id.clone(),
@@ -122,14 +124,17 @@ pub async fn go(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Bac
     Ok(Back::Gone)
 }
 
-/// The node that a device was last given away by, as long as it keeps all that it had of it.
+/// The node that a device was last given away by, as long as it keeps all that it had of it and the device has not run where
+/// it went: what it has done since is there alone.
 async fn keeper(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar(
         "-- moving::keeper
         select m.source from devices.moves m
             join devices.devices d on d.id = m.device_id and d.node = m.target
             join devices.leftovers l on l.node = m.source and l.device_id = m.device_id and l.claimed_until is null
+            join devices.operations o on o.id = m.operation_id and o.state <> 'done'
         where m.device_id = $1 and m.handed_over_at is not null
+            and (d.last_started_at is null or d.last_started_at <= m.handed_over_at)
             and m.operation_id = (select max(operation_id) from devices.moves where device_id = $1)",
     )
     .bind(device)

@@ -215,7 +215,11 @@ pub async fn find_elsewhere(state: &Devices, node: &Node) -> Result<u64> {
                         and (o.state in ('queued', 'running') or o.finished_at > clock_timestamp() - $4))
                 and (exists (
                         select 1 from devices.held_leftovers l join devices.leftovers o on o.node = l.node and o.device_id = l.device_id
-                        where l.node = $1 and l.device_id = d.id and o.claimed_until is null)
+                        where l.node = $1 and l.device_id = d.id and o.claimed_until is null
+                            and exists (
+                                select 1 from devices.moves m join devices.operations g on g.id = m.operation_id and g.state <> 'done'
+                                where m.device_id = d.id and m.source = $1
+                                    and (d.last_started_at is null or d.last_started_at <= m.handed_over_at)))
                     or ($5 and exists (
                         select 1 from devices.snapshot_copies c join devices.snapshots s on s.id = c.snapshot_id
                         where c.node = $1 and c.state = 'ready' and s.device_id = d.id and s.taken_at is not null

@@ -730,6 +730,55 @@ async fn a_device_whose_new_node_dies_at_once_goes_back_to_what_it_left_and_neve
     assert!(has(&first, &name, "something"));
 }
 
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_that_has_run_on_its_new_node_does_not_go_back_to_what_it_left(db: PgPool) {
+    let (Some(first), Some(second)) = (engine(), engine()) else {
+        return;
+    };
+    let app = failing(db, &first, &second, Failover::Snapshot).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.create(small()).await;
+    app.run_operations().await;
+    let name = format!("cp-{}", id(&device));
+    drain(&app).await;
+    app.run_operations().await;
+    assert_eq!(alice.status(&device).await, "running");
+    put(&second, &name, "newer");
+    // Nobody has removed what it left when both go, and the one that it left comes back first.
+    first.freeze();
+    second.freeze();
+    for node in ["a", "b"] {
+        until_node(&app, node, "down").await;
+    }
+    first.thaw();
+    until("node a is there again", async || {
+        tend(&app.devices).await.unwrap();
+        node(&app, "a").await["status"] != "down"
+    })
+    .await;
+    sql(
+        &app,
+        "update devices.operations set finished_at = finished_at - interval '1 hour'",
+    )
+    .await;
+
+    for _ in 0..3 {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+    }
+
+    let waits = alice.device(&device).await;
+    assert_eq!(text(&waits, "adbHost"), beside(&app, 2).to_string());
+    second.thaw();
+    until("it runs where it was", async || {
+        tend(&app.devices).await.unwrap();
+        app.run_operations().await;
+        alice.status(&device).await == "running"
+    })
+    .await;
+    assert!(has(&second, &name, "newer"));
+}
+
 async fn is(app: &TestApp, question: &'static str) -> bool {
     let asked = sqlx::query_scalar(question);
     asked.fetch_one(&app.platform.db).await.unwrap()

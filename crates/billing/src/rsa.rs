@@ -1,15 +1,49 @@
-//! Public keys of providers, by which their RSA signatures (PKCS #1 v1.5 with SHA-256) are checked.
+//! RSA keys: ours, by which calls to providers are signed, and theirs, by which what they say is checked. PKCS #1 v1.5
+//! with SHA-256, which Alipay calls RSA2.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use ring::rand::SystemRandom;
+use ring::signature::{
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, SliceReader};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
-/// A public key.
+/// A private key of ours.
+#[derive(Clone)]
+pub struct SigningKey(Arc<RsaKeyPair>);
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey")
+    }
+}
+
+impl SigningKey {
+    /// Reads PEM, or the bare base64 that Alipay's tools write; PKCS #8 or PKCS #1.
+    pub fn read(text: &str) -> Option<Self> {
+        let der = der(text)?;
+        let key = RsaKeyPair::from_pkcs8(&der).or_else(|_| RsaKeyPair::from_der(&der));
+        Some(Self(Arc::new(key.ok()?)))
+    }
+
+    /// Signs a text, in base64; `None` where the system gives no random numbers.
+    pub fn sign(&self, text: &str) -> Option<String> {
+        let mut signature = vec![0; self.0.public().modulus_len()];
+        let random = SystemRandom::new();
+        self.0
+            .sign(&RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut signature)
+            .ok()?;
+        Some(STANDARD.encode(signature))
+    }
+}
+
+/// A public key of a provider.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VerifyingKey(Vec<u8>);
 
@@ -22,12 +56,7 @@ impl fmt::Debug for VerifyingKey {
 impl VerifyingKey {
     /// Reads a public key or a certificate, in PEM or the bare base64 that Alipay shows.
     pub fn read(text: &str) -> Option<Self> {
-        let bare: String = text
-            .lines()
-            .filter(|line| !line.starts_with("-----"))
-            .flat_map(|line| line.chars().filter(|character| !character.is_whitespace()))
-            .collect();
-        let der = STANDARD.decode(bare).ok()?;
+        let der = der(text)?;
         let key = SubjectPublicKeyInfoOwned::from_der(&der).or_else(|_| {
             Certificate::from_der(&der)
                 .map(|found| found.tbs_certificate().subject_public_key_info().clone())
@@ -47,6 +76,16 @@ impl VerifyingKey {
             .verify(message, &signature)
             .is_ok()
     }
+}
+
+/// What PEM, or base64 without its frame, holds.
+fn der(text: &str) -> Option<Vec<u8>> {
+    let bare: String = text
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .flat_map(|line| line.chars().filter(|character| !character.is_whitespace()))
+        .collect();
+    STANDARD.decode(bare).ok()
 }
 
 #[cfg(test)]
