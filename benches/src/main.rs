@@ -5,6 +5,7 @@ mod devices;
 mod front_door;
 mod load;
 mod locks;
+mod payments;
 mod peers;
 mod port_leases;
 mod process;
@@ -114,6 +115,21 @@ enum Bench {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         lists: u32,
     },
+    /// Payments by signed notices over HTTP with one and three replicas, beside the same statements in pgbench and a handler
+    /// of Express and pg.
+    ///
+    /// Needs pgbench (Debian: postgresql), Node, `npm ci` in benches/peers, and the gateway: cargo build --release -p gateway
+    Payments {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How many payments a turn makes.
+        #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+        payments: u32,
+        /// The numbers of clients.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
+        clients: Vec<u16>,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -176,6 +192,21 @@ fn main() -> anyhow::Result<ExitCode> {
                     lists: usize::try_from(lists)?,
                 };
                 devices::run(&plan).await
+            }
+            Bench::Payments {
+                rounds,
+                payments,
+                clients,
+            } => {
+                let plan = payments::Plan {
+                    rounds,
+                    payments: usize::try_from(payments)?,
+                    clients: clients
+                        .into_iter()
+                        .map(|count| usize::from(count).max(1))
+                        .collect(),
+                };
+                payments::run(&plan).await
             }
             Bench::Supervise { .. } => Ok(Vec::new()),
         }

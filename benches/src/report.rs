@@ -56,7 +56,7 @@ pub fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "{:<28} {:<34} {:>16}  {:>17}  {:>6}",
+        "{:<44} {:<34} {:>16}  {:>17}  {:>6}",
         "CONDITION", "RIVAL", "MEDIAN", "MIN–MAX", "RATIO"
     )?;
     for figure in figures {
@@ -66,7 +66,7 @@ pub fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
         let span = format!("{least:.digits$}–{most:.digits$}");
         writeln!(
             out,
-            "{:<28} {:<34} {median:>16}  {span:>17}  {:>6.2}",
+            "{:<44} {:<34} {median:>16}  {span:>17}  {:>6.2}",
             figure.condition,
             figure.rival,
             ratio(figure)

@@ -184,7 +184,7 @@ impl Error {
             Self::NodeKeepsCopies { snapshots, .. } => Problem::conflict(
                 "CONFLICT",
                 format!(
-                    "the node keeps {snapshots} snapshots that no other node keeps which is there; drain it and wait until others do"
+                    "the node keeps {snapshots} snapshots that no other node keeps which is there; drain it and wait until others do, or give them up with a node that is down by ?force=true"
                 ),
             ),
             Self::NoRoom { refusals } => {

@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use platform::lifecycle::Tasks;
 use platform::problem::causes;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::db::{self, Claimed};
@@ -53,7 +54,11 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
             };
             pause = match claimed {
                 Ok(claimed) => {
-                    at_work.extend(claimed.into_iter().map(|claimed| work(&state, claimed)));
+                    at_work.extend(
+                        claimed
+                            .into_iter()
+                            .map(|claimed| work(&state, claimed, &stopping)),
+                    );
                     POLL
                 }
                 Err(error) => {
@@ -64,6 +69,7 @@ pub fn spawn(state: Devices, tasks: &Tasks) {
             };
         }
         // A package may be long: what is under way is left to another replica at once, which begins anew.
+        while at_work.next().await.is_some() {}
         Ok(())
     });
 }
@@ -77,7 +83,10 @@ pub async fn run_due(state: &Devices) -> sqlx::Result<usize> {
             return Ok(count);
         }
         count += claimed.len();
-        let at_work = claimed.into_iter().map(|claimed| work(state, claimed));
+        let stopping = CancellationToken::new();
+        let at_work = claimed
+            .into_iter()
+            .map(|claimed| work(state, claimed, &stopping));
         futures::future::join_all(at_work).await;
     }
 }
@@ -97,9 +106,18 @@ async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
     db::claim(&mut conn, times, i64::try_from(room).unwrap_or(i64::MAX)).await
 }
 
-/// Works on one installation for as long as its lease can be kept.
-async fn work(state: &Devices, claimed: Claimed) {
+/// Works on one installation for as long as its lease can be kept and this replica stays.
+async fn work(state: &Devices, claimed: Claimed, stopping: &CancellationToken) {
     let device = &claimed.device_id;
+    if claimed.attempts > state.config.operation_attempts {
+        // Each that was tried and failed is counted before this: here workers died, and it may have been their end.
+        let reason = "the replicas that worked on it ended, one after another";
+        warn!(device.id = %device, "an installation on device {device} failed for good: {reason}");
+        if let Err(error) = finish(state, &claimed, Some(reason)).await {
+            warn!(device.id = %device, "an installation on device {device} was left: {}", causes(&error));
+        }
+        return;
+    }
     let viewer = Viewer {
         id: claimed.user_id.clone(),
         is_admin: claimed.sees_all,
@@ -109,6 +127,10 @@ async fn work(state: &Devices, claimed: Claimed) {
         installed = install::install(state, &viewer, device, &claimed.app_id, until) => installed,
         // Whoever has it now installs it anew: that the device may have it twice does no harm.
         () = keep(state, &claimed) => return,
+        () = stopping.cancelled() => {
+            hand_back(state, &claimed).await;
+            return;
+        }
     };
     metrics::command("install", if installed.is_ok() { "done" } else { "failed" });
     if let Err(error) = end(state, &claimed, installed).await {
@@ -147,12 +169,30 @@ async fn end(state: &Devices, claimed: &Claimed, installed: Result<String>) -> s
             Some(told)
         }
     };
+    finish(state, claimed, failed.as_deref()).await
+}
+
+/// Ends an installation, well or with an error.
+async fn finish(state: &Devices, claimed: &Claimed, error: Option<&str>) -> sqlx::Result<()> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
-    if db::finish(&mut tx, claimed, failed.as_deref(), now).await? {
+    if db::finish(&mut tx, claimed, error, now).await? {
         tx.commit().await?;
     }
     Ok(())
+}
+
+/// Leaves an installation to another replica at once; where that cannot be written, at the end of its lease.
+async fn hand_back(state: &Devices, claimed: &Claimed) {
+    let device = &claimed.device_id;
+    let handed = async {
+        let mut conn = state.platform.db.acquire().await?;
+        let told = "its replica was shut down";
+        db::requeue(&mut conn, claimed, (Duration::ZERO, false), told).await
+    };
+    if let Err(error) = handed.await {
+        warn!(device.id = %device, "an installation on device {device} was left: {}", causes(&error));
+    }
 }
 
 /// Renews the lease; ends when it is lost.

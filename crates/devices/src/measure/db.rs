@@ -234,9 +234,13 @@ pub async fn write_storage(
         .map(|(device, used)| (device.as_str(), *used))
         .unzip();
     sqlx::query(
+        // In the order in which measurements are written, so that the two wait for each other and never both.
         "-- measure::write_storage
-        update devices.readings r set storage_mb = c.used from unnest($1::text[], $2::float8[]) as c (device_id, used)
-        where r.device_id = c.device_id",
+        with locked as (
+            select device_id from devices.readings where device_id = any($1) order by device_id for update)
+        update devices.readings r set storage_mb = c.used
+        from locked join unnest($1::text[], $2::float8[]) as c (device_id, used) using (device_id)
+        where r.device_id = locked.device_id",
     )
     .bind(ids)
     .bind(used)

@@ -285,15 +285,27 @@ pub async fn drain_node(
     change_state(shared, path, State::Draining, body.reason).await
 }
 
+/// How a node is removed.
+#[derive(Clone, Copy, Debug, Deserialize, Validate, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Removal {
+    /// Whether a node that is down is removed though it alone keeps snapshots, which are given up with it.
+    #[serde(default)]
+    #[garde(skip)]
+    force: bool,
+}
+
 /// Removes a node that no device is on.
-#[utoipa::path(delete, path = "/nodes/{id}", tag = "nodes", params(("id" = String, Path, description = "The name of the node")), responses((status = 200, body = Removed), (status = 403), (status = 404), (status = 409, description = "Devices are on it")))]
+#[utoipa::path(delete, path = "/nodes/{id}", tag = "nodes", params(("id" = String, Path, description = "The name of the node"), Removal), responses((status = 200, body = Removed), (status = 403), (status = 404), (status = 409, description = "Devices are on it, or it alone keeps snapshots")))]
 pub async fn delete_node(
     Shared(state): Shared<Devices>,
     _: Admin,
     Path(name): Path<String>,
+    Query(removal): Query<Removal>,
 ) -> Result<Json<Removed>> {
     let mut conn = state.platform.db.acquire().await?;
-    if !db::remove(&mut conn, &name, state.platform.clock.now()).await? {
+    let now = state.platform.clock.now();
+    if !db::remove(&mut conn, &name, removal.force, now).await? {
         return Err(match db::exists(&mut conn, &name).await? {
             true => match db::count_sole_copies(&mut conn, &name).await? {
                 0 => Error::NodeOccupied { node: name },

@@ -150,16 +150,22 @@ pub async fn set_state(
 }
 
 /// Removes a node that no living device is on; `false` where one is, where something of one is still to be removed from an
-/// engine that is there, where it alone keeps a snapshot, or where there is no such node. Its row stays for those that were on
-/// it.
-pub async fn remove(conn: &mut PgConnection, name: &str, now: Timestamp) -> sqlx::Result<bool> {
+/// engine that is there, where it alone keeps a snapshot (unless it is down and those are to be given up), or where there is no
+/// such node. Its row stays for those that were on it.
+pub async fn remove(
+    conn: &mut PgConnection,
+    name: &str,
+    gives_up: bool,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
     let update = sqlx::query(
         "update devices.nodes set removed_at = clock_timestamp(), engine_id = null, updated_at = $2
         where name = $1 and removed_at is null and used_devices = 0
             and (down_since is not null or not exists (select 1 from devices.leftovers where node = $1))
-            and not exists (select 1 from devices.sole_copies where node = $1)",
+            and (($3 and down_since is not null) or not exists (select 1 from devices.sole_copies where node = $1))",
     );
-    let done = update.bind(name).bind(now).execute(conn).await?;
+    let update = update.bind(name).bind(now).bind(gives_up);
+    let done = update.execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 

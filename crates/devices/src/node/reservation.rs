@@ -16,9 +16,17 @@ pub async fn hold(
     (node, runtime): (&str, RuntimeKind),
     demand: &Demand,
 ) -> sqlx::Result<bool> {
-    if is_held(conn, claimed, node).await? {
+    if is_held(conn, claimed, node, demand).await? {
         return is_open(conn, (node, runtime)).await;
     }
+    // At the end of the transaction both nodes are counted anew: whoever goes the other way locks them in the same order.
+    let lock = sqlx::query(
+        "-- reservation::lock_nodes
+        select from devices.nodes
+        where name = $1 or name = (select node from devices.reservations where operation_id = $2)
+        order by name for no key update",
+    );
+    lock.bind(node).bind(claimed.id).execute(&mut *conn).await?;
     if !reserve(conn, (node, runtime), demand).await? {
         return Ok(false);
     }
@@ -35,14 +43,14 @@ pub async fn hold(
 }
 
 /// Gives the device of an operation the room on a node in the transaction that brings it there: what it was promised, or what
-/// there is; `false` where there is none, or the node takes no devices any more.
+/// there is, where it has become larger since; `false` where there is none, or the node takes no devices any more.
 pub async fn redeem(
     conn: &mut PgConnection,
     claimed: &Claimed,
     (node, runtime): (&str, RuntimeKind),
     demand: &Demand,
 ) -> sqlx::Result<bool> {
-    let held = is_held(conn, claimed, node).await?;
+    let held = is_held(conn, claimed, node, demand).await?;
     let delete = sqlx::query("delete from devices.reservations where operation_id = $1");
     delete.bind(claimed.id).execute(&mut *conn).await?;
     // What is counted at the end of the transaction is the device in the place of its reservation.
@@ -71,7 +79,8 @@ pub async fn discount(
     Ok(())
 }
 
-/// Begins to bring images to a node for a failover, unless as many workers do so already as may: the room is held.
+/// Begins to bring images to a node for a failover, unless as many workers do so already as may, or the operation is no longer
+/// the caller's: the room is held.
 pub async fn begin_transfer(
     conn: &mut PgConnection,
     claimed: &Claimed,
@@ -83,7 +92,9 @@ pub async fn begin_transfer(
     let update = sqlx::query(
         "-- reservation::begin_transfer
         update devices.reservations set transfer_token = $2
-        where operation_id = $1 and $4 > (
+        where operation_id = $1
+            and exists (select from devices.operations where id = $1 and fencing_token = $2 and state = 'running')
+            and $4 > (
             select count(*) from devices.reservations r join devices.operations o
                 on o.id = r.operation_id and o.fencing_token = r.transfer_token
             where r.node = $3 and r.operation_id <> $1 and o.state = 'running' and o.lease_until > clock_timestamp())",
@@ -105,10 +116,21 @@ pub async fn end_one(conn: &mut PgConnection) -> sqlx::Result<bool> {
     Ok(delete.execute(conn).await?.rows_affected() == 1)
 }
 
-async fn is_held(conn: &mut PgConnection, claimed: &Claimed, node: &str) -> sqlx::Result<bool> {
-    let select =
-        "select exists (select 1 from devices.reservations where operation_id = $1 and node = $2)";
-    let select = sqlx::query_scalar(select).bind(claimed.id).bind(node);
+/// Whether room for a device of at least this size is promised.
+async fn is_held(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    node: &str,
+    demand: &Demand,
+) -> sqlx::Result<bool> {
+    let select = sqlx::query_scalar(
+        "-- reservation::is_held
+        select exists (
+            select 1 from devices.reservations
+            where operation_id = $1 and node = $2 and cpu_cores * 1000::bigint >= $3 and memory_mb >= $4)",
+    );
+    let select = select.bind(claimed.id).bind(node);
+    let select = select.bind(demand.cpu_millis).bind(demand.memory_mb);
     select.fetch_one(conn).await
 }
 

@@ -145,12 +145,15 @@ pub async fn claim(
                 and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move')
             group by d.node),
         due as (
-            select q.id, d.node, k.boots
+            select q.id, d.node, k.boots, k.boots or k.comes as is_long
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
                 cross join lateral (select d.runtime = 'docker' and n.down_since is null
-                    and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots) k
+                    and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots,
+                    -- Its images are brought to another node, which takes as long.
+                    d.runtime = 'docker' and n.down_since is not null and q.kind = 'repair' as comes) k
             where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or ($5 and n.down_since is not null and q.kind = 'repair' and d.wanted = 'running'))
                 and q.kind = any($6)
+                and (not k.comes or $7 > 0)
                 and (not k.boots or ($7 > 0 and coalesce((select b.count from booting b where b.node = d.node), 0) < $4))
                 and ((q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
                     select 1 from devices.operations o
@@ -158,13 +161,13 @@ pub async fn claim(
                 or (q.state = 'running' and q.lease_until < clock_timestamp()))
             order by q.id limit $3 for update of q skip locked),
         ranked as (
-            select id, node, boots, row_number() over (partition by node, boots order by id) as place,
-                row_number() over (partition by boots order by id) as nth from due)
+            select id, node, boots, is_long, row_number() over (partition by node, boots order by id) as place,
+                row_number() over (partition by is_long order by id) as nth from due)
         update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
             lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
         where id in (
             select r.id from ranked r left join booting b on b.node = r.node
-            where not r.boots or (r.place + coalesce(b.count, 0) <= $4 and r.nth <= $7))
+            where (not r.boots or r.place + coalesce(b.count, 0) <= $4) and (not r.is_long or r.nth <= $7))
         returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     );
     let claimed = claim
@@ -213,6 +216,27 @@ pub async fn advance(conn: &mut PgConnection, claimed: &Claimed, step: &str) -> 
         .bind(claimed.id)
         .bind(claimed.fencing_token)
         .bind(step)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The same, unless this is done at a further attempt while what has a deadline of its own goes on.
+pub async fn advance_unless(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    step: &str,
+    goes_on: &str,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "update devices.operations set step = case when step = $4 then step else $3 end, begun = true
+        where id = $1 and fencing_token = $2 and state = 'running'",
+    );
+    let done = update
+        .bind(claimed.id)
+        .bind(claimed.fencing_token)
+        .bind(step)
+        .bind(goes_on)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::api::{change_status, tell};
 use super::db::{self, Claimed};
+use super::overdue;
 use super::steps::{Interrupted, Step, lock_living, run, spec, step};
 use crate::config::Failover;
 use crate::device::{self, Device, RuntimeKind, Status};
@@ -163,6 +164,9 @@ async fn relocate(
                 tried.push(refuses(down::NOT_REMOVED.into()));
                 continue;
             }
+            if !db::advance(&mut tx, claimed, overdue::BRINGING).await? {
+                return Err(Interrupted::Lost);
+            }
             // Whoever sees it there before the device has come knows by this what it is.
             snapshot::copies::expect(&mut tx, snapshot, &node.name).await?;
             let place = (node.name.as_str(), runtime);
@@ -173,6 +177,7 @@ async fn relocate(
             }
             tx.commit().await?;
             let mut tx = state.platform.db.begin().await?;
+            lock_living(&mut tx, claimed).await?;
             let most = state.config.parallel_moves;
             if !reservation::begin_transfer(&mut tx, claimed, &node.name, most).await? {
                 return Err(Interrupted::Turn);
@@ -251,6 +256,9 @@ async fn relocate(
                 snapshot::copies::ready(&mut tx, snapshot, &node.name).await?;
             }
         }
+        // It may have become larger while its images were brought.
+        let selector = node::selector(&before.metadata);
+        let demand = Demand::new(before.provider_type, before.size(), selector);
         if !reservation::redeem(&mut tx, claimed, (&node.name, runtime), &demand).await? {
             tx.rollback().await?;
             ports.hand_back(leased).await.map_err(Interrupted::Ports)?;

@@ -375,7 +375,7 @@ async fn lacking_at_home(
 }
 
 /// Puts snapshots in error that the node of their device has not had for so long, and no other one either, whether it is there
-/// or not; which.
+/// or not; which. A copy that was missed of late is looked for first.
 async fn give_up_lost(conn: &mut PgConnection, hope: TimeDelta) -> sqlx::Result<Vec<SnapshotId>> {
     sqlx::query_scalar(
         "-- copies::give_up_lost
@@ -386,7 +386,9 @@ async fn give_up_lost(conn: &mut PgConnection, hope: TimeDelta) -> sqlx::Result<
                     and c.tried_at is not null and c.created_at < clock_timestamp() - $1)
             and not exists (
                 select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
-                where c.snapshot_id = s.id and c.state = 'ready' and n.removed_at is null)
+                where c.snapshot_id = s.id and n.removed_at is null and (c.state = 'ready'
+                    -- One that is only doubted, and can still be found.
+                    or (n.down_since is null and (c.tried_at is null or c.created_at >= clock_timestamp() - $1))))
             and not exists (
                 select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
         returning s.id",

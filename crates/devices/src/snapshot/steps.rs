@@ -7,7 +7,7 @@ use crate::Devices;
 use crate::device::{self, Device, Status as DeviceStatus};
 use crate::operation::Kind;
 use crate::operation::api::change_status;
-use crate::operation::db::{Claimed, advance, advance_anew, finish, insert_about};
+use crate::operation::db::{Claimed, advance, advance_anew, advance_unless, finish, insert_about};
 use crate::operation::overdue;
 use crate::operation::steps::{Interrupted, Step, lock_held, lock_living, run, spec};
 
@@ -113,7 +113,8 @@ async fn begin(state: &Devices, claimed: &Claimed, id: &SnapshotId) -> Step<Opti
         settled(finish(&mut tx, claimed, "failed", reason, now).await?, tx).await?;
         return Ok(None);
     }
-    if !advance(&mut tx, claimed, "restore-container").await? {
+    // The image may be on its way, by a worker that died.
+    if !advance_unless(&mut tx, claimed, "restore-container", overdue::BRINGING).await? {
         return Err(Interrupted::Lost);
     }
     db::restoring(&mut tx, id, now).await?;

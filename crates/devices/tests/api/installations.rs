@@ -244,6 +244,34 @@ async fn where_a_worker_dies_another_goes_on_and_a_late_one_changes_nothing(db: 
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_installation_on_which_one_worker_after_another_died_has_failed(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let store = AppStore::open(&app).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let path = format!("/devices/{}/install", id(&device));
+    let queued = alice.post(&path, json!({ "appId": "game" })).await;
+    let queued = queued.expect(StatusCode::OK).body;
+    let asked = store.given();
+    sqlx::query(
+        "update devices.installations set state = 'running', attempts = $1, fencing_token = nextval('devices.fencing_tokens'),
+            lease_until = now() - interval '1 second'",
+    )
+    .bind(app.config.operation_attempts)
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    assert_eq!(app.devices.run_installations().await.unwrap(), 1);
+
+    let result = &batch(&alice, &queued).await["results"][0];
+    assert_eq!(result["status"], "failed");
+    let error = text(result, "error");
+    assert!(error.contains("ended, one after another"), "{error}");
+    assert_eq!(store.given(), asked);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn what_is_away_is_waited_for_and_what_is_refused_is_not(db: PgPool) {
     let app = TestApp::new(db).await;
     let alice = app.user("alice", &[]).await;

@@ -9,7 +9,7 @@ use devices::moving::jobs::look;
 use devices::node::Labels;
 use devices::node::health::tend;
 use devices::node::placement::Demand;
-use devices::node::reservation::{begin_transfer, discount, hold};
+use devices::node::reservation::{begin_transfer, discount, hold, redeem};
 use devices::node::settings::parse;
 use devices::operation::db::Claimed;
 use devices::snapshot::jobs::sweep;
@@ -425,6 +425,46 @@ async fn the_last_place_is_promised_once_and_images_come_a_few_at_a_time(db: PgP
     .await
     .unwrap();
     assert!(begin_transfer(&mut conn, two, "b", 1).await.unwrap());
+    // Nor does a worker who wakes when another one has the operation.
+    let late = Claimed {
+        fencing_token: 1,
+        ..two.clone()
+    };
+    assert!(!begin_transfer(&mut conn, &late, "b", 9).await.unwrap());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_large(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    let device = id(&alice.create(small()).await);
+    let claimed: Claimed = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        where device_id = $1 returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+    )
+    .bind(&device)
+    .fetch_one(&app.platform.db)
+    .await
+    .unwrap();
+    act(&app, "b", "uncordon").await;
+    sql(
+        &app,
+        "update devices.nodes set memory_mb = 2048 where name = 'b'",
+    )
+    .await;
+    let size = |memory_mb| Demand::new(ProviderType::Simulated, (1, memory_mb), Labels::new());
+    let place = ("b", RuntimeKind::Simulated);
+    let mut tx = app.platform.db.begin().await.unwrap();
+    assert!(hold(&mut tx, &claimed, place, &size(512)).await.unwrap());
+    tx.commit().await.unwrap();
+
+    for (memory_mb, fits) in [(4096, false), (1024, true), (512, true)] {
+        let mut tx = app.platform.db.begin().await.unwrap();
+        let redeemed = redeem(&mut tx, &claimed, place, &size(memory_mb)).await;
+        assert_eq!(redeemed.unwrap(), fits, "{memory_mb}");
+        tx.rollback().await.unwrap();
+    }
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
