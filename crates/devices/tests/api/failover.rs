@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{TestApp, User, id, ports, text, until};
 use crate::docker::{engine, greeting, has, kept, put};
 use crate::down::{app, small, until_node};
+use crate::moves::simulated_nodes;
 use crate::nodes::beside;
 
 /// Makes copies of all snapshots.
@@ -336,4 +337,57 @@ async fn a_deleted_snapshot_goes_from_every_node_also_from_one_that_was_away(db:
         .await
         .unwrap();
     assert_eq!(rows, 0);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_that_is_down_for_good_is_removed_with_the_only_copies_when_an_admin_says_so(
+    db: PgPool,
+) {
+    let app = simulated_nodes(db, 1).await;
+    let (alice, admin) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let device = alice.running().await;
+    let taken = snapshot(&app, &alice, &device).await;
+    // Its own node does not have it.
+    sqlx::query(
+        "insert into devices.snapshot_copies (snapshot_id, node, state, tried_at, created_at)
+        values ($1, 'a', 'copying', now(), now() - interval '1 day'), ($1, 'b', 'ready', null, now())",
+    )
+    .bind(&taken)
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+
+    // While it is there, its copy can be copied.
+    let refused = admin
+        .send("DELETE", "/nodes/b?force=true", Value::Null)
+        .await;
+    refused.expect(StatusCode::CONFLICT);
+    sqlx::query(
+        "update devices.nodes set down_since = now(), down_reason = 'burnt' where name = 'b'",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+    let refused = admin
+        .send("DELETE", "/nodes/b", Value::Null)
+        .await
+        .expect(StatusCode::CONFLICT);
+    let why = refused.body.to_string();
+    assert!(
+        why.contains("1 snapshots") && why.contains("?force=true"),
+        "{why}"
+    );
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    let removed = admin
+        .send("DELETE", "/nodes/b?force=true", Value::Null)
+        .await;
+    removed.expect(StatusCode::OK);
+    copy(&app).await;
+
+    assert_eq!(status_of(&alice, &taken).await, "error");
 }

@@ -26,7 +26,7 @@ use crate::nodes::{beside, simulated};
 use crate::passage::Passage;
 
 /// A replica with nodes for simulated devices, `a`, which takes all of them, and `b`, which is closed.
-async fn simulated_nodes(db: PgPool, parallel_moves: i64) -> TestApp {
+pub async fn simulated_nodes(db: PgPool, parallel_moves: i64) -> TestApp {
     let probe = TestApp::new(db).await;
     let nodes = json!([
         simulated("a", beside(&probe, 1), json!({})),
