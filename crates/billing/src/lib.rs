@@ -8,6 +8,7 @@ mod callers;
 mod config;
 mod coupon;
 mod error;
+mod export;
 mod invoice;
 mod ledger;
 mod metrics;
@@ -31,6 +32,7 @@ use coordination::cron::Job;
 use coordination::{Keys, RateLimiter};
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
+use tokio::sync::Semaphore;
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -51,6 +53,7 @@ pub struct Billing {
     config: Arc<Config>,
     limiter: RateLimiter,
     providers: Providers,
+    exports: Arc<Semaphore>,
 }
 
 impl Billing {
@@ -62,6 +65,7 @@ impl Billing {
         let keys: Keys = platform.keys.clone();
         Ok(Self {
             providers: Providers::new(platform, &config)?,
+            exports: Arc::new(Semaphore::new(export::AT_ONCE)),
             platform: platform.clone(),
             config: Arc::new(config),
             limiter: RateLimiter::new(platform.redis.clone(), keys),

@@ -5,7 +5,8 @@ use utoipa_axum::routes;
 
 use crate::provider::sandbox;
 use crate::{
-    Billing, balance, coupon, invoice, ledger, order, payment, plan, refund, stats, usage, webhook,
+    Billing, balance, coupon, export, invoice, ledger, order, payment, plan, refund, stats, usage,
+    webhook,
 };
 
 /// The routes of billing. Plans and orders stand under `/billing` too.
@@ -43,6 +44,7 @@ fn routes() -> OpenApiRouter<Billing> {
             order::admin::note_order,
             order::admin::put_order_note
         )))
+        .routes(routes!(export::api::export_table))
         .routes(twice(routes!(order::api::cancel_order)))
         .routes(twice(routes!(order::api::cancel_orders)))
         .routes(twice(routes!(order::api::confirm_order)))

@@ -236,8 +236,8 @@ pub async fn complete_due(
     .await
 }
 
-/// Adds to what is or will be refunded of a locked order; below zero takes a refund back that failed. All of it makes
-/// the order refunded, once none of that is on its way.
+/// Adds to what is or will be refunded of a locked order; below zero takes a refund back that failed, and the order is what it
+/// was before. All of it makes the order refunded, once none of that is on its way.
 pub async fn add_refund(
     conn: &mut PgConnection,
     id: &OrderId,
@@ -249,8 +249,11 @@ pub async fn add_refund(
         update billing.orders o
         set refund_amount = refund_amount + $2, updated_at = $3,
             refunded_at = case when refund_amount + $2 = 0 then null when $2 < 0 then refunded_at else $3 end,
+            refunding_from = case when state in ('PAID', 'COMPLETED') then state else refunding_from end,
             state = case
-                when refund_amount + $2 < final_amount then case when state = 'REFUNDING' then 'PAID' else state end
+                when refund_amount + $2 < final_amount then
+                    -- A replica of before knew no refunds on their way, and called the order refunded too early.
+                    case when state in ('REFUNDING', 'REFUNDED') then coalesce(refunding_from, 'PAID') else state end
                 when exists (select from billing.refunds r where r.order_id = o.id
                     and r.state in ('requested', 'pending', 'processing')) then 'REFUNDING'
                 else 'REFUNDED' end

@@ -5,6 +5,7 @@ mod app;
 mod balance;
 mod charges;
 mod coupons;
+mod exports;
 mod figures;
 mod invoices;
 mod jobs;

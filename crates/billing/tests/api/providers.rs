@@ -589,6 +589,32 @@ async fn a_refund_that_the_provider_refuses_can_be_asked_for_again(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_completed_order_whose_refund_fails_is_completed_and_not_completed_again(db: PgPool) {
+    let provider = StandIn::new(stripe("open", "unpaid")).await;
+    let app = with_stripe(db, &provider).await;
+    let (alice, order, id) = paid(&app, &provider).await;
+    let admin = app.admin().await;
+    sqlx::query("update billing.orders set paid_at = paid_at - interval '1 year'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    app.run_job("complete-orders").await;
+    provider
+        .answer_with(|_| (400, json!({ "error": { "message": "charge is disputed" } })))
+        .await;
+
+    let refund = format!("/admin/payments/{id}/refund");
+    admin.post(&refund, json!({})).await.is(200);
+    app.run_job("complete-orders").await;
+
+    let refunds = &admin.get(&format!("/admin/payments/{id}")).await.is(200)["refunds"];
+    assert_eq!(refunds[0]["state"], "failed");
+    let shown = alice.get(&format!("/orders/{order}")).await.is(200);
+    assert_eq!(shown["status"], "COMPLETED");
+    assert_eq!(app.events("order.completed").await, 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn never_more_than_was_paid_is_on_its_way_back(db: PgPool) {
     let provider = StandIn::new(stripe("open", "unpaid")).await;
     let replicas = [

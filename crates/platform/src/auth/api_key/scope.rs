@@ -65,6 +65,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/usage", Grant::All("usage")),
     ("/billing/usage", Grant::All("usage")),
     ("/billing/admin/usage", Grant::All("usage")),
+    ("/billing/exports", Grant::Read("exports")),
     ("/coupons", Grant::All("coupons")),
     ("/invoices", Grant::All("invoices")),
     ("/metering", Grant::All("usage")),

@@ -1,0 +1,144 @@
+//! What stands in each export. Times are UTC, amounts yuan with two decimals.
+
+use contracts::{Timestamp, UserId};
+
+use super::Table;
+
+/// Which rows are wanted.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose; everybody's where nobody is named.
+    pub user: Option<UserId>,
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
+}
+
+/// The statement that writes a table, oldest rows first. `COPY` takes no parameters: what is put in here is made of types
+/// whose texts hold no quotes.
+pub fn copy(table: Table, wanted: &Wanted) -> String {
+    let (columns, source, time) = match table {
+        Table::Transactions => (
+            TRANSACTIONS,
+            "billing.transactions where balance_after is not null",
+            "created_at",
+        ),
+        Table::Orders => (ORDERS, "billing.orders where true", "created_at"),
+        Table::Payments => (PAYMENTS, "billing.payments where true", "created_at"),
+        Table::Invoices => (INVOICES, "billing.invoices where true", "created_at"),
+        Table::Usage => (USAGE, "billing.usage where true", "began_at"),
+    };
+    let columns: Vec<_> = columns.iter().map(Column::sql).collect();
+    let mut select = format!("select {} from {source}", columns.join(", "));
+    if let Some(user) = &wanted.user {
+        select.push_str(&format!(" and user_id = '{user}'"));
+    }
+    if let Some(from) = wanted.from {
+        select.push_str(&format!(" and {time} >= '{from}'"));
+    }
+    if let Some(to) = wanted.to {
+        select.push_str(&format!(" and {time} <= '{to}'"));
+    }
+    format!("copy ({select} order by {time}, seq) to stdout (format csv, header)")
+}
+
+/// A column of a table and of its export alike.
+enum Column {
+    /// What we wrote ourselves.
+    Plain(&'static str),
+    /// What somebody else may have chosen: a spreadsheet is not to take it for a formula.
+    Text(&'static str),
+    Time(&'static str),
+    Money(&'static str),
+}
+
+impl Column {
+    fn sql(&self) -> String {
+        match self {
+            Self::Plain(name) => (*name).to_owned(),
+            Self::Text(name) => {
+                format!(
+                    r"case when {name} ~ '^[=+@\t\r-]' then '''' || {name} else {name} end as {name}"
+                )
+            }
+            Self::Time(name) => format!(
+                r#"to_char({name} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as {name}"#
+            ),
+            Self::Money(name) => format!("round({name} / 100.0, 2) as {name}"),
+        }
+    }
+}
+
+use Column::{Money, Plain, Text, Time};
+
+const TRANSACTIONS: &[Column] = &[
+    Text("id"),
+    Time("created_at"),
+    Text("user_id"),
+    Plain("type"),
+    Money("amount"),
+    Money("balance_before"),
+    Money("balance_after"),
+    Text("description"),
+    Text("order_id"),
+    Text("payment_id"),
+    Text("device_id"),
+];
+const ORDERS: &[Column] = &[
+    Text("id"),
+    Plain("order_no"),
+    Time("created_at"),
+    Text("user_id"),
+    Text("plan_id"),
+    Text("plan_name"),
+    Plain("state"),
+    Money("amount"),
+    Money("discount_amount"),
+    Money("final_amount"),
+    Money("refund_amount"),
+    Plain("currency"),
+    Text("payment_method"),
+    Text("transaction_id"),
+    Time("paid_at"),
+];
+const PAYMENTS: &[Column] = &[
+    Text("id"),
+    Plain("payment_no"),
+    Time("created_at"),
+    Text("order_id"),
+    Text("user_id"),
+    Plain("method"),
+    Plain("status"),
+    Money("amount"),
+    Money("refund_amount"),
+    Plain("currency"),
+    Text("transaction_id"),
+    Time("paid_at"),
+];
+const INVOICES: &[Column] = &[
+    Text("id"),
+    Plain("invoice_number"),
+    Time("created_at"),
+    Text("user_id"),
+    Plain("type"),
+    Plain("status"),
+    Money("subtotal"),
+    Money("tax"),
+    Money("discount"),
+    Money("total"),
+    Plain("currency"),
+    Time("period_start"),
+    Time("period_end"),
+    Time("due_date"),
+    Time("paid_at"),
+];
+const USAGE: &[Column] = &[
+    Text("id"),
+    Time("began_at"),
+    Time("ended_at"),
+    Text("user_id"),
+    Text("device_id"),
+    Plain("resource_type"),
+    Plain("quantity"),
+    Plain("unit_price"),
+    Money("total_cost"),
+];
