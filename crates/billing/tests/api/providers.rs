@@ -201,7 +201,7 @@ async fn begin(user: &Client, order: &str, method: &str) -> Value {
 async fn ask(app: &TestApp) {
     for table in ["payments", "refunds"] {
         let sql = format!(
-            "update billing.{table} set ask_at = now() - interval '1 second' where ask_at is not null"
+            "update billing.{table} set ask_at = now() - interval '1 day' where ask_at is not null"
         );
         sqlx::query(sqlx::AssertSqlSafe(sql))
             .execute(&app.platform.db)
