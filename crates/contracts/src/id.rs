@@ -107,6 +107,8 @@ ids! {
     TransactionId,
     /// A message to one user.
     NotificationId,
+    /// Words for notifications.
+    TemplateId,
     /// A media task.
     TaskId,
     /// Credits set aside for a media task.

@@ -16,6 +16,12 @@ pub enum Error {
         /// The bound, in bytes of JSON.
         limit: usize,
     },
+    /// No such template, or no such version of it.
+    #[error("template not found")]
+    TemplateNotFound,
+    /// The code is taken in that language.
+    #[error("a template with this code and language exists")]
+    TemplateExists,
     /// The database failed.
     #[error("the database refused")]
     Database(#[from] sqlx::Error),
@@ -38,6 +44,8 @@ impl IntoResponse for Error {
         let problem = match &self {
             Self::NotFound(_) => Problem::not_found("notification"),
             Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
+            Self::TemplateNotFound => Problem::not_found("template"),
+            Self::TemplateExists => Problem::conflict("CONFLICT", self.to_string()),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

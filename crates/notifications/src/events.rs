@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tracing::debug;
 
-use crate::notification::{Channel, Draft, Kind, Priority, Push, db};
+use crate::notification::{Channel, Draft, Kind, MAX_MESSAGE, Priority, Push, db};
 use crate::socket::Sockets;
-use crate::{Notifications, metrics};
+use crate::{Notifications, metrics, template};
 
 /// Starts handling.
 ///
@@ -53,7 +53,8 @@ impl Consumer for Teller {
     ];
 
     async fn apply(&self, tx: &mut PgConnection, event: &Event) -> anyhow::Result<()> {
-        if let Some(draft) = draft(event) {
+        if let Some(mut draft) = draft(event) {
+            template::dress(tx, &mut draft, template::LANGUAGE).await?;
             db::insert(tx, draft, self.sockets.platform.clock.now()).await?;
         }
         Ok(())
@@ -290,9 +291,8 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
     Some(words)
 }
 
-/// A message has at most 1000 characters.
 fn shorten(text: String) -> String {
-    text.chars().take(1000).collect()
+    text.chars().take(MAX_MESSAGE).collect()
 }
 
 /// The facts of an event, without what is absent.

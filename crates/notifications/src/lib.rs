@@ -9,6 +9,7 @@ mod metrics;
 mod notification;
 mod routes;
 mod socket;
+mod template;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

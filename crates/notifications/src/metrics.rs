@@ -7,6 +7,11 @@ pub fn notification_sent() {
     counter!("cloudphone_notifications_sent_total").increment(1);
 }
 
+/// Counts a template that could not be filled in, so that a notification has the built-in words.
+pub fn template_failed(event: &'static str) {
+    counter!("cloudphone_notification_template_failures_total", "event" => event).increment(1);
+}
+
 /// Counts a socket that was cut before its client wanted to leave.
 pub fn socket_cut(reason: &'static str) {
     counter!("cloudphone_sockets_cut_total", "reason" => reason).increment(1);

@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 use crate::Notifications;
 use crate::notification::api;
 use crate::socket::{PLAIN_PATH, plain, stream};
+use crate::template::api as template;
 
 /// All routes of the service.
 pub fn router(state: Notifications) -> OpenApiRouter {
@@ -35,4 +36,23 @@ fn documented() -> OpenApiRouter<Notifications> {
             api::read_notification,
             api::read_notification_by_post
         ))
+        .merge(templates())
+}
+
+fn templates() -> OpenApiRouter<Notifications> {
+    OpenApiRouter::new()
+        .routes(routes!(template::list_templates, template::create_template))
+        .routes(routes!(template::render_template))
+        .routes(routes!(template::preview_template))
+        .routes(routes!(template::validate_template))
+        .routes(routes!(template::find_template_by_code))
+        .routes(routes!(
+            template::find_template,
+            template::patch_template,
+            template::put_template,
+            template::delete_template
+        ))
+        .routes(routes!(template::toggle_template))
+        .routes(routes!(template::list_template_versions))
+        .routes(routes!(template::find_template_version))
 }

@@ -132,6 +132,13 @@ pub struct Done {
     message: &'static str,
 }
 
+impl Done {
+    /// Says so.
+    pub fn new(message: &'static str) -> Self {
+        Self { message }
+    }
+}
+
 /// How many were changed.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Updated {
@@ -212,12 +219,7 @@ async fn send(
 }
 
 fn draft(body: SendNotification) -> Result<Draft> {
-    let too_large = |data: &Map<String, Value>| {
-        serde_json::to_vec(data).is_ok_and(|json| json.len() > MAX_DATA)
-    };
-    if body.data.as_ref().is_some_and(too_large) {
-        return Err(Error::DataTooLarge { limit: MAX_DATA });
-    }
+    check_data(body.data.as_ref())?;
     Ok(Draft {
         user_id: body.user_id,
         kind: body.kind.unwrap_or_default(),
@@ -231,6 +233,20 @@ fn draft(body: SendNotification) -> Result<Draft> {
         event_id: None,
         expires_at: body.expires_at,
     })
+}
+
+/// Whether data is as small as sockets carry it.
+///
+/// # Errors
+/// 400 where it is not.
+pub fn check_data(data: Option<&Map<String, Value>>) -> Result<()> {
+    let too_large = |data: &Map<String, Value>| {
+        serde_json::to_vec(data).is_ok_and(|json| json.len() > MAX_DATA)
+    };
+    match data.is_some_and(too_large) {
+        true => Err(Error::DataTooLarge { limit: MAX_DATA }),
+        false => Ok(()),
+    }
 }
 
 /// Lists the caller's notifications, newest first. With an `Upgrade` header it is the plain WebSocket instead.
@@ -380,9 +396,7 @@ pub async fn delete_notification(
     }
     tx.commit().await?;
     state.hub.announce(&owner);
-    Ok(Json(Done {
-        message: "Notification deleted",
-    }))
+    Ok(Json(Done::new("Notification deleted")))
 }
 
 /// Marks one as read.

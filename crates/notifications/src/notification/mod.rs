@@ -10,6 +10,10 @@ use sqlx::types::Json;
 
 /// The most bytes of JSON that a notification's data may have; it goes to every socket of the user.
 pub const MAX_DATA: usize = 16 * 1024;
+/// The most characters of a heading.
+pub const MAX_TITLE: usize = 200;
+/// The most characters of a text.
+pub const MAX_MESSAGE: usize = 1000;
 
 /// What a notification is about.
 #[derive(

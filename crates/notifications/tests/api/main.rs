@@ -12,3 +12,4 @@ mod plain;
 mod sending;
 mod socketio;
 mod stream;
+mod templates;

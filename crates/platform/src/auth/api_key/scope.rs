@@ -74,6 +74,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/reports", Grant::Read("stats")),
     ("/admin/ledger", Grant::All("ledger")),
     ("/notifications", Grant::All("notifications")),
+    ("/notification-templates", Grant::All("notifications")),
     // A stream lives on for hours by the session that opened it.
     ("/notifications/stream", Grant::Nothing),
     ("/gateway", Grant::All("gateway")),
