@@ -16,6 +16,9 @@ pub enum Error {
         /// The bound, in bytes of JSON.
         limit: usize,
     },
+    /// The user wants no notifications of the type.
+    #[error("the user has switched off notifications of this type; only urgent ones come")]
+    NotWanted,
     /// No such template, or no such version of it.
     #[error("template not found")]
     TemplateNotFound,
@@ -45,7 +48,9 @@ impl IntoResponse for Error {
             Self::NotFound(_) => Problem::not_found("notification"),
             Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
             Self::TemplateNotFound => Problem::not_found("template"),
-            Self::TemplateExists => Problem::conflict("CONFLICT", self.to_string()),
+            Self::NotWanted | Self::TemplateExists => {
+                Problem::conflict("CONFLICT", self.to_string())
+            }
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

@@ -7,6 +7,7 @@ mod events;
 mod hub;
 mod metrics;
 mod notification;
+mod preference;
 mod routes;
 mod socket;
 mod template;

@@ -7,6 +7,7 @@ use utoipa_axum::routes;
 
 use crate::Notifications;
 use crate::notification::api;
+use crate::preference::api as preference;
 use crate::socket::{PLAIN_PATH, plain, stream};
 use crate::template::api as template;
 
@@ -36,7 +37,17 @@ fn documented() -> OpenApiRouter<Notifications> {
             api::read_notification,
             api::read_notification_by_post
         ))
+        .merge(preferences())
         .merge(templates())
+}
+
+fn preferences() -> OpenApiRouter<Notifications> {
+    OpenApiRouter::new()
+        .routes(routes!(preference::find_preferences))
+        .routes(routes!(preference::list_types))
+        .routes(routes!(preference::put_preferences))
+        .routes(routes!(preference::reset_preferences))
+        .routes(routes!(preference::put_preference))
 }
 
 fn templates() -> OpenApiRouter<Notifications> {

@@ -1,6 +1,6 @@
 //! SQL of notifications. Whatever changes a user's notifications locks the user's inbox row first.
 
-use contracts::{NotificationId, Timestamp, UserId};
+use contracts::{EventId, NotificationId, Timestamp, UserId};
 use platform::http::Slice;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -79,6 +79,16 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .bind(draft.event_id)
     .bind(now)
     .bind(draft.expires_at)
+    .fetch_one(conn)
+    .await
+}
+
+/// Whether a domain event has its notification.
+pub async fn is_told(conn: &mut PgConnection, event: &EventId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from notifications.notifications where event_id = $1)",
+    )
+    .bind(event)
     .fetch_one(conn)
     .await
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod db;
+pub mod store;
 
 use contracts::{EventId, NotificationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,18 @@ pub const MAX_MESSAGE: usize = 1000;
 
 /// What a notification is about.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
@@ -33,6 +45,19 @@ pub enum Kind {
     Promotion,
     /// The account's safety.
     Security,
+}
+
+impl Kind {
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Billing => "billing",
+            Self::Device => "device",
+            Self::Promotion => "promotion",
+            Self::Security => "security",
+        }
+    }
 }
 
 /// How much a notification matters.
@@ -91,6 +116,13 @@ pub enum Channel {
     Email,
     /// Text messages.
     Sms,
+    /// Calls to a URL of the user.
+    Webhook,
+}
+
+impl Channel {
+    /// Every way there is.
+    pub const ALL: [Self; 4] = [Self::Websocket, Self::Email, Self::Sms, Self::Webhook];
 }
 
 /// A frame that follows a notification on live sockets.
@@ -119,6 +151,8 @@ pub struct Draft {
     pub priority: Priority,
     /// The ways to the user.
     pub channels: Vec<Channel>,
+    /// Whether the sender named them; else they only suggest themselves.
+    pub channels_named: bool,
     /// Facts for programs.
     pub data: Option<Map<String, Value>>,
     /// What follows it on live sockets.
@@ -130,6 +164,25 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// A draft of which only the ways matter.
+    #[cfg(test)]
+    pub fn plain(user_id: UserId, channels: Vec<Channel>, channels_named: bool) -> Self {
+        Self {
+            user_id,
+            kind: Kind::default(),
+            event: None,
+            title: String::new(),
+            message: String::new(),
+            priority: Priority::default(),
+            channels,
+            channels_named,
+            data: None,
+            pushes: Vec::new(),
+            event_id: None,
+            expires_at: None,
+        }
+    }
+
     /// The state of delivery once it is stored: sockets are fed from the store, other channels have yet to come.
     pub fn delivery_status(&self) -> DeliveryStatus {
         if self.channels.contains(&Channel::Websocket) {

@@ -9,6 +9,7 @@ mod app;
 mod events;
 mod faults;
 mod plain;
+mod preferences;
 mod sending;
 mod socketio;
 mod stream;

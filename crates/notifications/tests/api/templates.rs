@@ -102,7 +102,7 @@ async fn of_many_who_make_one_code_at_once_one_does_and_changes_at_once_are_numb
     let cluster = Cluster::new(db, with_sweep()).await;
     let admin = cluster.sign_in("root", &["admin"]).await;
     let instance = |n: usize| {
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             &cluster.first
         } else {
             &cluster.second
