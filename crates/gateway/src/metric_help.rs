@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 85] = [
+const HELP: [(&str, &str); 86] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -73,6 +73,10 @@ const HELP: [(&str, &str); 85] = [
     (
         "cloudphone_nodes_down_total",
         "Nodes that were marked as down, since nobody reached their engines",
+    ),
+    (
+        "cloudphone_notification_deliveries_total",
+        "Attempts to deliver notifications by e-mail, text message or webhook: sent, retried, or failed for good",
     ),
     (
         "cloudphone_notification_template_failures_total",

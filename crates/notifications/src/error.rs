@@ -16,6 +16,15 @@ pub enum Error {
         /// The bound, in bytes of JSON.
         limit: usize,
     },
+    /// No such delivery.
+    #[error("delivery not found")]
+    DeliveryNotFound,
+    /// Only what failed is tried again.
+    #[error("the delivery has not failed")]
+    DeliveryNotFailed,
+    /// The user has set none.
+    #[error("webhook not found")]
+    WebhookNotFound,
     /// The user wants no notifications of the type.
     #[error("the user has switched off notifications of this type; only urgent ones come")]
     NotWanted,
@@ -48,7 +57,9 @@ impl IntoResponse for Error {
             Self::NotFound(_) => Problem::not_found("notification"),
             Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
             Self::TemplateNotFound => Problem::not_found("template"),
-            Self::NotWanted | Self::TemplateExists => {
+            Self::DeliveryNotFound => Problem::not_found("delivery"),
+            Self::WebhookNotFound => Problem::not_found("webhook"),
+            Self::DeliveryNotFailed | Self::NotWanted | Self::TemplateExists => {
                 Problem::conflict("CONFLICT", self.to_string())
             }
             Self::Database(error) => Problem::from_sqlx(error),

@@ -1,7 +1,9 @@
 //! The notifications service: what users are told is stored first, then handed to their sockets on every instance,
 //! in order and without a gap.
 
+mod channel;
 mod config;
+mod delivery;
 mod error;
 mod events;
 mod hub;
@@ -11,6 +13,7 @@ mod preference;
 mod routes;
 mod socket;
 mod template;
+mod webhook;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +22,7 @@ use coordination::cron::Job;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -37,6 +40,8 @@ pub struct Notifications {
     config: Arc<Config>,
     hub: Arc<Hub>,
     socketio: Server,
+    /// Wakes the worker of deliveries.
+    deliveries_due: Arc<Notify>,
     /// Taken by the task that publishes it.
     outgoing: Arc<Mutex<Option<mpsc::Receiver<bus::News>>>>,
 }
@@ -58,6 +63,7 @@ impl Notifications {
             config: Arc::new(config),
             hub,
             socketio: Server::open(platform, sockets).await?,
+            deliveries_due: Arc::new(Notify::new()),
             outgoing: Arc::new(Mutex::new(Some(outgoing))),
         })
     }
@@ -65,7 +71,7 @@ impl Notifications {
     /// Starts feeding the sockets, hearing the other instances, and handling domain events.
     ///
     /// # Errors
-    /// Where a store does not answer at start.
+    /// Where a store does not answer at start, or a way out of the platform cannot be set up.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let (sockets, stop) = (self.sockets(), tasks.stopping());
         let (hub, clock) = (self.hub.clone(), self.platform.clock.clone());
@@ -111,6 +117,8 @@ impl Notifications {
                 }
             },
         );
+        let carriers = channel::Carriers::new(&self.platform, &self.config)?;
+        delivery::worker::spawn(self.clone(), carriers, tasks);
         events::spawn(self, tasks).await
     }
 

@@ -6,10 +6,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Notifications;
+use crate::delivery::api as delivery;
 use crate::notification::api;
 use crate::preference::api as preference;
 use crate::socket::{PLAIN_PATH, plain, stream};
 use crate::template::api as template;
+use crate::webhook::api as webhook;
 
 /// All routes of the service.
 pub fn router(state: Notifications) -> OpenApiRouter {
@@ -37,8 +39,22 @@ fn documented() -> OpenApiRouter<Notifications> {
             api::read_notification,
             api::read_notification_by_post
         ))
+        .merge(deliveries())
         .merge(preferences())
         .merge(templates())
+}
+
+fn deliveries() -> OpenApiRouter<Notifications> {
+    OpenApiRouter::new()
+        .routes(routes!(delivery::list_deliveries))
+        .routes(routes!(delivery::retry_delivery))
+        .routes(routes!(delivery::list_deliveries_of_notification))
+        .routes(routes!(
+            webhook::find_webhook,
+            webhook::put_webhook,
+            webhook::delete_webhook
+        ))
+        .routes(routes!(webhook::rotate_webhook_secret))
 }
 
 fn preferences() -> OpenApiRouter<Notifications> {

@@ -215,6 +215,7 @@ async fn send(
 
     metrics::notification_sent();
     state.hub.announce(&notification.user_id);
+    state.deliveries_due.notify_one();
     Ok(reply)
 }
 

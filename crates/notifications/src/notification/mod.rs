@@ -100,15 +100,18 @@ pub enum Status {
 pub enum DeliveryStatus {
     /// Waiting for a channel.
     Pending,
-    /// Handed to the sockets of the user.
+    /// Stored for the sockets of the user, and arrived by all other channels.
     Sent,
-    /// Given up.
+    /// Given up on one of them.
     Failed,
 }
 
 /// A way to the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum Channel {
     /// Sockets and event streams.
     Websocket,
@@ -123,6 +126,21 @@ pub enum Channel {
 impl Channel {
     /// Every way there is.
     pub const ALL: [Self; 4] = [Self::Websocket, Self::Email, Self::Sms, Self::Webhook];
+
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Websocket => "websocket",
+            Self::Email => "email",
+            Self::Sms => "sms",
+            Self::Webhook => "webhook",
+        }
+    }
+
+    /// Whether it leads out of the platform; sockets are fed from the store.
+    pub fn leads_out(self) -> bool {
+        self != Self::Websocket
+    }
 }
 
 /// A frame that follows a notification on live sockets.
@@ -185,10 +203,10 @@ impl Draft {
 
     /// The state of delivery once it is stored: sockets are fed from the store, other channels have yet to come.
     pub fn delivery_status(&self) -> DeliveryStatus {
-        if self.channels.contains(&Channel::Websocket) {
-            DeliveryStatus::Sent
-        } else {
+        if self.channels.iter().any(|channel| channel.leads_out()) {
             DeliveryStatus::Pending
+        } else {
+            DeliveryStatus::Sent
         }
     }
 }

@@ -58,7 +58,8 @@ pub struct Preference {
 pub async fn wishes(conn: &mut PgConnection, user: &UserId, kind: Kind) -> sqlx::Result<Wishes> {
     sqlx::query_as(
         "-- preference::wishes
-        select p.enabled, p.channels, s.email_enabled, s.sms_enabled, s.language, s.quiet_hours, s.digest
+        select p.enabled, p.channels, s.email_enabled, s.sms_enabled, s.language, s.quiet_hours, s.digest,
+            exists (select 1 from notifications.webhooks w where w.user_id = u.user_id) as has_webhook
         from (select $1 as user_id) u
         left join notifications.settings s on s.user_id = u.user_id
         left join notifications.preferences p on p.user_id = u.user_id and p.kind = $2",

@@ -112,7 +112,7 @@ fn next(after: &DateTime<Tz>, time: NaiveTime) -> DateTime<Tz> {
         .into_iter()
         .map(|day| at(&after.timezone(), day, time))
         .find(|moment| moment > after)
-        .unwrap_or_else(|| after.clone() + TimeDelta::days(1))
+        .unwrap_or_else(|| *after + TimeDelta::days(1))
 }
 
 /// A day's moment at which the clock shows a time: the first of two where it is set back, and the hour after where it

@@ -8,6 +8,7 @@ use contracts::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
+use crate::delivery::db::Leave;
 use crate::notification::{Channel, Draft, Kind, Priority};
 use crate::template::LANGUAGE;
 use hold::QuietHours;
@@ -38,6 +39,7 @@ pub struct Wishes {
     language: Option<String>,
     quiet_hours: Option<Json<QuietHours>>,
     digest: Option<Digest>,
+    has_webhook: bool,
 }
 
 impl Wishes {
@@ -52,11 +54,13 @@ impl Wishes {
     }
 
     /// The ways that a notification takes. Those that its sender named are narrowed to those that the user chose;
-    /// otherwise it takes those that the user chose, and only without a choice those that suggest themselves.
+    /// otherwise it takes those that the user chose, and only without a choice those that suggest themselves: the user's
+    /// webhook is one of them.
     pub fn ways(&self, draft: &Draft) -> Vec<Channel> {
         let chosen = self.channels.as_ref().map(|channels| &channels.0);
         let mut ways = match (chosen, draft.channels_named) {
-            (None, _) => draft.channels.clone(),
+            (None, true) => draft.channels.clone(),
+            (None, false) => [draft.channels.as_slice(), &[Channel::Webhook]].concat(),
             (Some(chosen), false) => chosen.clone(),
             (Some(chosen), true) => {
                 let mut named = draft.channels.clone();
@@ -67,18 +71,28 @@ impl Wishes {
         ways.retain(|channel| match channel {
             Channel::Email => self.email_enabled != Some(false),
             Channel::Sms => self.sms_enabled != Some(false),
-            Channel::Websocket | Channel::Webhook => true,
+            // One that was named and is not there has failed for its sender to see.
+            Channel::Webhook => self.has_webhook || draft.channels_named,
+            Channel::Websocket => true,
         });
         without_repeats(ways)
     }
 
-    /// When a notification may leave the platform by e-mail, text message or webhook. An urgent one may at once.
-    pub fn leaves_at(&self, priority: Priority, now: Timestamp) -> Timestamp {
+    /// When a notification may leave the platform by e-mail, text message or webhook, and whether with others in one
+    /// message. An urgent one may at once.
+    pub fn leave(&self, priority: Priority, now: Timestamp) -> Leave {
         if priority == Priority::Urgent {
-            return now;
+            return Leave {
+                at: now,
+                together: false,
+            };
         }
         let quiet = self.quiet_hours.as_ref().map(|quiet| &quiet.0);
-        hold::leaves_at(quiet, self.digest.unwrap_or_default(), now)
+        let digest = self.digest.unwrap_or_default();
+        Leave {
+            at: hold::leaves_at(quiet, digest, now),
+            together: digest != Digest::Off,
+        }
     }
 }
 
@@ -117,6 +131,7 @@ mod tests {
             language: None,
             quiet_hours: None,
             digest: None,
+            has_webhook: true,
         }
     }
 
@@ -124,7 +139,7 @@ mod tests {
     fn a_sender_cannot_widen_what_a_user_chose_and_an_event_follows_it() {
         for (chosen, named, channels, ways) in [
             (None, true, vec![Email, Email, Sms], vec![Email]),
-            (None, false, vec![Websocket], vec![Websocket]),
+            (None, false, vec![Websocket], vec![Websocket, Webhook]),
             (
                 Some(vec![Email, Websocket]),
                 true,

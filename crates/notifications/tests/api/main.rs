@@ -6,11 +6,13 @@
 )]
 
 mod app;
+mod deliveries;
 mod events;
 mod faults;
 mod plain;
 mod preferences;
 mod sending;
+mod sinks;
 mod socketio;
 mod stream;
 mod templates;

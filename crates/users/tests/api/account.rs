@@ -395,3 +395,33 @@ async fn the_first_admin_is_made_by_command(db: PgPool) {
         .expect(StatusCode::OK);
     assert!(make("root", PASSWORD).await.is_err());
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn addresses_are_given_to_services_alone_and_only_of_active_users(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let user = app.register("alice").await;
+    let ask = async |signed: bool| {
+        let path = format!("/internal/users/{user}/contact");
+        let mut request = Request::get(&path);
+        if signed {
+            let now = app.platform.clock.now();
+            let service = contracts::Service::Notifications;
+            let proof = app
+                .platform
+                .auth
+                .service_credential(service, now, &Method::GET, &path);
+            request = request.header(platform::auth::SERVICE_HEADER, proof);
+        }
+        app.call(request.body(Body::empty()).unwrap()).await
+    };
+
+    let told = ask(true).await.expect(StatusCode::OK).body;
+    assert_eq!(told, json!({ "email": "alice@example.com" }));
+    ask(false).await.expect(StatusCode::UNAUTHORIZED);
+    sqlx::query("update users.accounts set status = 'suspended' where id = $1")
+        .bind(&user)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    ask(true).await.expect(StatusCode::NOT_FOUND);
+}

@@ -75,6 +75,8 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/admin/ledger", Grant::All("ledger")),
     ("/notifications", Grant::All("notifications")),
     ("/notification-templates", Grant::All("notifications")),
+    // Where one is called, and what signs the calls, is changed by nobody but who is signed in.
+    ("/notifications/webhook", Grant::Read("notifications")),
     // A stream lives on for hours by the session that opened it.
     ("/notifications/stream", Grant::Nothing),
     ("/gateway", Grant::All("gateway")),
