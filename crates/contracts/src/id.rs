@@ -107,6 +107,8 @@ ids! {
     TransactionId,
     /// A message to one user.
     NotificationId,
+    /// A message to many users.
+    BroadcastId,
     /// Words for notifications.
     TemplateId,
     /// A media task.

@@ -4,6 +4,8 @@ use axum::response::{IntoResponse, Response};
 use contracts::NotificationId;
 use platform::Problem;
 
+use crate::accounts::Away;
+
 /// A call that was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +18,15 @@ pub enum Error {
         /// The bound, in bytes of JSON.
         limit: usize,
     },
+    /// No such broadcast.
+    #[error("broadcast not found")]
+    BroadcastNotFound,
+    /// Only what is not over is cancelled.
+    #[error("the broadcast is over")]
+    BroadcastOver,
+    /// The service of users does not answer.
+    #[error(transparent)]
+    UsersAway(#[from] Away),
     /// No such delivery.
     #[error("delivery not found")]
     DeliveryNotFound,
@@ -57,11 +68,14 @@ impl IntoResponse for Error {
             Self::NotFound(_) => Problem::not_found("notification"),
             Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
             Self::TemplateNotFound => Problem::not_found("template"),
+            Self::BroadcastNotFound => Problem::not_found("broadcast"),
+            Self::UsersAway(away) => Problem::not_ready(away.to_string()),
             Self::DeliveryNotFound => Problem::not_found("delivery"),
             Self::WebhookNotFound => Problem::not_found("webhook"),
-            Self::DeliveryNotFailed | Self::NotWanted | Self::TemplateExists => {
-                Problem::conflict("CONFLICT", self.to_string())
-            }
+            Self::BroadcastOver
+            | Self::DeliveryNotFailed
+            | Self::NotWanted
+            | Self::TemplateExists => Problem::conflict("CONFLICT", self.to_string()),
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

@@ -115,6 +115,7 @@ fn draft(event: &Event) -> Option<Draft> {
         data: Some(facts(&event.body)),
         pushes: pushes(event),
         event_id: Some(event.id.clone()),
+        broadcast_id: None,
         expires_at: None,
     })
 }

@@ -1,6 +1,8 @@
 //! The notifications service: what users are told is stored first, then handed to their sockets on every instance,
 //! in order and without a gap.
 
+mod accounts;
+mod broadcast;
 mod channel;
 mod config;
 mod delivery;
@@ -17,6 +19,7 @@ mod webhook;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use coordination::cron::Job;
 use platform::Platform;
@@ -33,6 +36,9 @@ use hub::{Hub, bus};
 use socket::Sockets;
 use socket::socketio::Server;
 
+/// How often a replica looks for a broadcast to go on with.
+const BROADCASTS_EVERY: Duration = Duration::from_millis(500);
+
 /// The state of the service.
 #[derive(Clone)]
 pub struct Notifications {
@@ -40,6 +46,7 @@ pub struct Notifications {
     config: Arc<Config>,
     hub: Arc<Hub>,
     socketio: Server,
+    accounts: accounts::Accounts,
     /// Wakes the worker of deliveries.
     deliveries_due: Arc<Notify>,
     /// Taken by the task that publishes it.
@@ -63,6 +70,7 @@ impl Notifications {
             config: Arc::new(config),
             hub,
             socketio: Server::open(platform, sockets).await?,
+            accounts: accounts::Accounts::new(platform),
             deliveries_due: Arc::new(Notify::new()),
             outgoing: Arc::new(Mutex::new(Some(outgoing))),
         })
@@ -117,7 +125,12 @@ impl Notifications {
                 }
             },
         );
-        let carriers = channel::Carriers::new(&self.platform, &self.config)?;
+        let state = self.clone();
+        tasks.every("notifications.broadcasts", BROADCASTS_EVERY, move || {
+            let state = state.clone();
+            async move { broadcast::jobs::tell_next(&state).await }
+        });
+        let carriers = channel::Carriers::new(&self.platform, &self.config, &self.accounts)?;
         delivery::worker::spawn(self.clone(), carriers, tasks);
         events::spawn(self, tasks).await
     }

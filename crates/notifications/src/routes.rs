@@ -6,6 +6,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Notifications;
+use crate::broadcast::api as broadcast;
 use crate::delivery::api as delivery;
 use crate::notification::api;
 use crate::preference::api as preference;
@@ -39,9 +40,18 @@ fn documented() -> OpenApiRouter<Notifications> {
             api::read_notification,
             api::read_notification_by_post
         ))
+        .merge(broadcasts())
         .merge(deliveries())
         .merge(preferences())
         .merge(templates())
+}
+
+fn broadcasts() -> OpenApiRouter<Notifications> {
+    OpenApiRouter::new()
+        .routes(routes!(broadcast::send_broadcast))
+        .routes(routes!(broadcast::list_broadcasts))
+        .routes(routes!(broadcast::find_broadcast))
+        .routes(routes!(broadcast::cancel_broadcast))
 }
 
 fn deliveries() -> OpenApiRouter<Notifications> {

@@ -50,4 +50,6 @@ fn routes() -> OpenApiRouter<Users> {
             "/internal/users/{user_id}/contact",
             get(contact::give_contact),
         )
+        .route("/internal/users/census", get(contact::count_accounts))
+        .route("/internal/users", get(contact::list_accounts))
 }

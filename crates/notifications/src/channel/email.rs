@@ -9,9 +9,9 @@ use lettre::transport::smtp::Error as SmtpError;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use secrecy::ExposeSecret;
 
-use super::contact::Contacts;
-use super::{Carrier, Failure, Parcel};
+use super::{Carrier, Failure, Parcel, contact};
 use crate::Config;
+use crate::accounts::Accounts;
 
 /// How long each step with the server may take.
 const STEP: Duration = Duration::from_secs(8);
@@ -21,7 +21,7 @@ type Server = AsyncSmtpTransport<Tokio1Executor>;
 /// The way of mail.
 #[derive(Debug)]
 pub struct Email {
-    contacts: Contacts,
+    accounts: Accounts,
     from: Mailbox,
     server: Option<Server>,
 }
@@ -31,7 +31,7 @@ impl Email {
     ///
     /// # Errors
     /// Where the settings name no server that can be used.
-    pub fn new(config: &Config, contacts: Contacts) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, accounts: Accounts) -> anyhow::Result<Self> {
         let server = config
             .smtp_url
             .as_ref()
@@ -40,7 +40,7 @@ impl Email {
             // The cause might tell the password.
             .map_err(|_| anyhow::anyhow!("SMTP_URL looks like smtps://user:password@host:465"))?;
         Ok(Self {
-            contacts,
+            accounts,
             from: config.email_from.parse().context("reading EMAIL_FROM")?,
             server: server.map(|server| server.timeout(Some(STEP)).build()),
         })
@@ -71,7 +71,7 @@ impl Carrier for Email {
         let Some(server) = &self.server else {
             return Err(Failure::Final("no mail server is set up".to_owned()));
         };
-        let contact = self.contacts.find(&parcel.user_id).await?;
+        let contact = contact(&self.accounts, &parcel.user_id).await?;
         let message = self.message(&contact.email, parcel)?;
         let sent = server.send(message).await;
         sent.map(|_| ()).map_err(|error| failure(&error))

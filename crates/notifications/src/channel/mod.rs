@@ -1,6 +1,5 @@
 //! The ways out of the platform, behind one trait. Sockets are no such way: they are fed from the store.
 
-pub mod contact;
 pub mod email;
 pub mod guard;
 pub mod signature;
@@ -11,8 +10,8 @@ use contracts::UserId;
 use platform::Platform;
 
 use crate::Config;
+use crate::accounts::{Accounts, Away, Contact};
 use crate::notification::Notification;
-use contact::Contacts;
 use email::Email;
 use sms::Sms;
 use webhook::Webhook;
@@ -39,6 +38,12 @@ pub enum Failure {
     Passing(String),
 }
 
+impl From<Away> for Failure {
+    fn from(away: Away) -> Self {
+        Self::Passing(away.to_string())
+    }
+}
+
 /// A way out of the platform.
 pub trait Carrier {
     /// Carries a parcel, and knows that it arrived. May be cut off at any moment, and be asked for the same parcel again.
@@ -61,12 +66,17 @@ impl Carriers {
     ///
     /// # Errors
     /// Where TLS cannot be set up, or a loopback is allowed outside the sandbox.
-    pub fn new(platform: &Platform, config: &Config) -> anyhow::Result<Self> {
-        let contacts = Contacts::new(platform)?;
+    pub fn new(platform: &Platform, config: &Config, accounts: &Accounts) -> anyhow::Result<Self> {
         Ok(Self {
-            email: Email::new(config, contacts.clone())?,
-            sms: Sms::new(platform, config, contacts)?,
+            email: Email::new(config, accounts.clone())?,
+            sms: Sms::new(platform, config, accounts.clone())?,
             webhook: Webhook::new(platform, guard::Rules::new(platform, config)?)?,
         })
     }
+}
+
+/// Where a user is reached.
+async fn contact(accounts: &Accounts, user: &UserId) -> Result<Contact, Failure> {
+    let contact = accounts.contact(user).await?;
+    contact.ok_or_else(|| Failure::Final("there is no such user".to_owned()))
 }

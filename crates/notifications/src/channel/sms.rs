@@ -9,9 +9,9 @@ use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::json;
 
-use super::contact::Contacts;
-use super::{Carrier, Failure, Parcel, signature};
+use super::{Carrier, Failure, Parcel, contact, signature};
 use crate::Config;
+use crate::accounts::Accounts;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ const MOST: usize = 500;
 pub struct Sms {
     platform: Platform,
     client: Client,
-    contacts: Contacts,
+    accounts: Accounts,
     provider: Option<(Url, SecretSlice<u8>)>,
 }
 
@@ -32,7 +32,7 @@ impl Sms {
     ///
     /// # Errors
     /// Where TLS cannot be set up.
-    pub fn new(platform: &Platform, config: &Config, contacts: Contacts) -> anyhow::Result<Self> {
+    pub fn new(platform: &Platform, config: &Config, accounts: Accounts) -> anyhow::Result<Self> {
         let client = Client::builder()
             .redirect(Policy::none())
             .connect_timeout(CONNECT)
@@ -42,7 +42,7 @@ impl Sms {
         Ok(Self {
             platform: platform.clone(),
             client: client.build()?,
-            contacts,
+            accounts,
             provider: provider.map(|sms| (sms.url.clone(), bytes(sms.secret.expose_secret()))),
         })
     }
@@ -55,7 +55,7 @@ impl Carrier for Sms {
                 "no provider of text messages is set up".to_owned(),
             ));
         };
-        let contact = self.contacts.find(&parcel.user_id).await?;
+        let contact = contact(&self.accounts, &parcel.user_id).await?;
         let phone = contact
             .phone
             .ok_or_else(|| Failure::Final("the user has no phone number".to_owned()))?;

@@ -233,6 +233,7 @@ fn draft(body: SendNotification) -> Result<Draft> {
         data: body.data,
         pushes: Vec::new(),
         event_id: None,
+        broadcast_id: None,
         expires_at: body.expires_at,
     })
 }

@@ -60,8 +60,8 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     sqlx::query_as(
         "insert into notifications.notifications
             (id, user_id, seq, kind, event, title, message, priority, status, delivery_status, channels, data, pushes,
-             event_id, created_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, 'unread', $9, $10, $11, $12, $13, $14, $15)
+             event_id, broadcast_id, created_at, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, 'unread', $9, $10, $11, $12, $13, $14, $15, $16)
         returning *",
     )
     .bind(NotificationId::new())
@@ -77,6 +77,7 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .bind(draft.data.map(Json))
     .bind(Json(draft.pushes))
     .bind(draft.event_id)
+    .bind(draft.broadcast_id)
     .bind(now)
     .bind(draft.expires_at)
     .fetch_one(conn)

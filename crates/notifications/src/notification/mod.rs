@@ -4,7 +4,7 @@ pub mod api;
 pub mod db;
 pub mod store;
 
-use contracts::{EventId, NotificationId, Timestamp, UserId};
+use contracts::{BroadcastId, EventId, NotificationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::types::Json;
@@ -177,6 +177,8 @@ pub struct Draft {
     pub pushes: Vec<Push>,
     /// The domain event it is made for.
     pub event_id: Option<EventId>,
+    /// The broadcast it is a part of.
+    pub broadcast_id: Option<BroadcastId>,
     /// When it is no longer of interest.
     pub expires_at: Option<Timestamp>,
 }
@@ -197,6 +199,7 @@ impl Draft {
             data: None,
             pushes: Vec::new(),
             event_id: None,
+            broadcast_id: None,
             expires_at: None,
         }
     }
@@ -231,6 +234,7 @@ pub struct Stored {
     data: Option<Json<Map<String, Value>>>,
     /// What follows it on live sockets.
     pub pushes: Json<Vec<Push>>,
+    broadcast_id: Option<BroadcastId>,
     created_at: Timestamp,
     read_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
@@ -275,6 +279,12 @@ pub struct Notification {
     /// The same object; empty where there is none.
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
+    /// The broadcast it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broadcast_id: Option<BroadcastId>,
+    /// When it was made, where it is a part of a broadcast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was read.
@@ -304,6 +314,8 @@ impl From<Stored> for Notification {
             channels: stored.channels.0,
             metadata: data.clone().unwrap_or_default(),
             data,
+            timestamp: stored.broadcast_id.is_some().then_some(stored.created_at),
+            broadcast_id: stored.broadcast_id,
             created_at: stored.created_at,
             read_at: stored.read_at,
             expires_at: stored.expires_at,

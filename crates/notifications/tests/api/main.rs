@@ -6,6 +6,7 @@
 )]
 
 mod app;
+mod broadcasts;
 mod deliveries;
 mod events;
 mod faults;

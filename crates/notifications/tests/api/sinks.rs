@@ -1,6 +1,7 @@
 //! Stand-ins for what lies outside: a server that is called, one that takes mail, and the service of users.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -11,7 +12,8 @@ use axum::routing::{any, get};
 use coordination::{Announcement, Membership, Registry};
 use http::{HeaderMap, StatusCode};
 use platform::Platform;
-use platform::http::Path;
+use platform::http::{Path, Query};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -118,17 +120,39 @@ async fn take(
     }
 }
 
-/// The service of users, which knows everybody but `nobody`; `mute` has no phone.
+/// The service of users, which can reach everybody but `nobody`; `mute` has no phone. It counts users `u1`, `u2` and so on,
+/// of whom every tenth has the role `tenth`.
 pub struct Users {
+    crowd: Arc<Crowd>,
     _member: Membership,
     _serving: JoinSet<()>,
 }
 
+struct Crowd {
+    count: i64,
+    /// Whoever asks for more than this has to wait.
+    gate: watch::Sender<i64>,
+    asked: AtomicI64,
+}
+
 impl Users {
     pub async fn open(platform: &Platform) -> Self {
+        Self::with(platform, 0).await
+    }
+
+    pub async fn with(platform: &Platform, count: i64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let routes = Router::new().route("/internal/users/{user}/contact", get(contact));
+        let crowd = Arc::new(Crowd {
+            count,
+            gate: watch::channel(i64::MAX).0,
+            asked: AtomicI64::new(0),
+        });
+        let routes = Router::new()
+            .route("/internal/users/{user}/contact", get(contact))
+            .route("/internal/users/census", get(census))
+            .route("/internal/users", get(page))
+            .with_state(crowd.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
         let announcement = Announcement {
@@ -144,10 +168,63 @@ impl Users {
         let registry = Registry::new(platform.redis.clone(), platform.keys.clone());
         let member = registry.join(announcement).await;
         Self {
+            crowd,
             _member: member.unwrap(),
             _serving: serving,
         }
     }
+
+    /// Lets whoever asks for users after this one wait.
+    pub fn stop_after(&self, seq: i64) {
+        self.crowd.gate.send_replace(seq);
+    }
+
+    /// Waits until somebody asks for users after this one.
+    pub async fn asked_after(&self, seq: i64) {
+        let crowd = &self.crowd;
+        until("the question", async || {
+            crowd.asked.load(Ordering::SeqCst) >= seq
+        })
+        .await;
+    }
+}
+
+#[derive(Deserialize, garde::Validate)]
+#[garde(allow_unvalidated)]
+struct Wanted {
+    role: Option<String>,
+    after: Option<i64>,
+    upto: Option<i64>,
+    limit: Option<usize>,
+}
+
+impl Crowd {
+    fn of(&self, wanted: &Wanted) -> Vec<Value> {
+        let (after, upto) = (wanted.after.unwrap_or(0), wanted.upto.unwrap_or(i64::MAX));
+        (1..=self.count)
+            .filter(|seq| wanted.role.is_none() || seq % 10 == 0)
+            .filter(|seq| after < *seq && *seq <= upto)
+            .take(wanted.limit.unwrap_or(usize::MAX))
+            .map(|seq| json!({ "id": format!("u{seq}"), "seq": seq }))
+            .collect()
+    }
+}
+
+async fn census(State(crowd): State<Arc<Crowd>>, Query(wanted): Query<Wanted>) -> Response {
+    let last = crowd
+        .of(&wanted)
+        .last()
+        .map_or(json!(0), |last| last["seq"].clone());
+    let count = crowd.of(&wanted).len();
+    axum::response::Json(json!({ "count": count, "lastSeq": last })).into_response()
+}
+
+async fn page(State(crowd): State<Arc<Crowd>>, Query(wanted): Query<Wanted>) -> Response {
+    let after = wanted.after.unwrap_or(0);
+    crowd.asked.fetch_max(after, Ordering::SeqCst);
+    let mut gate = crowd.gate.subscribe();
+    gate.wait_for(|gate| after <= *gate).await.unwrap();
+    axum::response::Json(crowd.of(&wanted)).into_response()
 }
 
 async fn contact(headers: HeaderMap, Path(user): Path<String>) -> Response {
