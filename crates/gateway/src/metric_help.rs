@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 86] = [
+const HELP: [(&str, &str); 87] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -81,6 +81,10 @@ const HELP: [(&str, &str); 86] = [
     (
         "cloudphone_notification_template_failures_total",
         "Notifications that have the built-in words because the template of their event could not be filled in",
+    ),
+    (
+        "cloudphone_notification_users_online",
+        "Users who have sockets for notifications on this replica",
     ),
     (
         "cloudphone_notifications_sent_total",

@@ -15,6 +15,9 @@ pub struct Config {
     /// How often the sessions of live sockets are checked, beside the news that one has ended.
     /// `NOTIFICATIONS_SESSION_CHECK_SECONDS`, default 5.
     pub check_sessions_every: Duration,
+    /// How often an instance writes who is online on it; who was on one that died is gone after four times this.
+    /// `NOTIFICATIONS_PRESENCE_SECONDS`, default 1.
+    pub presence_every: Duration,
     /// For how long a worker holds a delivery; an attempt takes a third of it at most.
     /// `NOTIFICATIONS_DELIVERY_LEASE_SECONDS`, default 45.
     pub delivery_lease: Duration,
@@ -51,6 +54,7 @@ impl Config {
                 "NOTIFICATIONS_SESSION_CHECK_SECONDS",
                 Duration::from_secs(5),
             ),
+            presence_every: env.seconds("NOTIFICATIONS_PRESENCE_SECONDS", Duration::from_secs(1)),
             delivery_lease: env.seconds(
                 "NOTIFICATIONS_DELIVERY_LEASE_SECONDS",
                 Duration::from_secs(45),

@@ -18,6 +18,9 @@ pub enum Error {
         /// The bound, in bytes of JSON.
         limit: usize,
     },
+    /// Redis, which keeps who is online, does not answer.
+    #[error("who is online is not known")]
+    Presence(#[source] fred::error::Error),
     /// No such broadcast.
     #[error("broadcast not found")]
     BroadcastNotFound,
@@ -68,6 +71,7 @@ impl IntoResponse for Error {
             Self::NotFound(_) => Problem::not_found("notification"),
             Self::DataTooLarge { .. } => Problem::invalid_field("data", self.to_string()),
             Self::TemplateNotFound => Problem::not_found("template"),
+            Self::Presence(_) => Problem::not_ready("who is online is not known now; try again"),
             Self::BroadcastNotFound => Problem::not_found("broadcast"),
             Self::UsersAway(away) => Problem::not_ready(away.to_string()),
             Self::DeliveryNotFound => Problem::not_found("delivery"),

@@ -12,6 +12,7 @@ mod hub;
 mod metrics;
 mod notification;
 mod preference;
+mod presence;
 mod routes;
 mod socket;
 mod template;
@@ -26,6 +27,7 @@ use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
+use tracing::debug;
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -33,9 +35,12 @@ pub use routes::{openapi, router};
 pub use socket::wrap;
 
 use hub::{Hub, bus};
+use presence::board::Board;
 use socket::Sockets;
 use socket::socketio::Server;
 
+/// After how many periods without a word an instance counts as dead, and its users as gone.
+const PRESENCE_LAPSE: u32 = 4;
 /// How often a replica looks for a broadcast to go on with.
 const BROADCASTS_EVERY: Duration = Duration::from_millis(500);
 
@@ -47,6 +52,7 @@ pub struct Notifications {
     hub: Arc<Hub>,
     socketio: Server,
     accounts: accounts::Accounts,
+    board: Board,
     /// Wakes the worker of deliveries.
     deliveries_due: Arc<Notify>,
     /// Taken by the task that publishes it.
@@ -71,6 +77,7 @@ impl Notifications {
             hub,
             socketio: Server::open(platform, sockets).await?,
             accounts: accounts::Accounts::new(platform),
+            board: Board::new(platform),
             deliveries_due: Arc::new(Notify::new()),
             outgoing: Arc::new(Mutex::new(Some(outgoing))),
         })
@@ -125,6 +132,7 @@ impl Notifications {
                 }
             },
         );
+        self.spawn_presence(tasks);
         let state = self.clone();
         tasks.every("notifications.broadcasts", BROADCASTS_EVERY, move || {
             let state = state.clone();
@@ -133,6 +141,26 @@ impl Notifications {
         let carriers = channel::Carriers::new(&self.platform, &self.config, &self.accounts)?;
         delivery::worker::spawn(self.clone(), carriers, tasks);
         events::spawn(self, tasks).await
+    }
+
+    /// Keeps on the board who is here. Redis may be away: then nobody asks it either.
+    fn spawn_presence(&self, tasks: &Tasks) {
+        let period = self.config.presence_every;
+        let lapse = period * PRESENCE_LAPSE;
+        let entry = self.board.entry(self.hub.origin().to_owned(), lapse);
+        let entry = Arc::new(tokio::sync::Mutex::new(entry));
+        let hub = self.hub.clone();
+        tasks.every("notifications.presence", period, move || {
+            let (hub, entry) = (hub.clone(), entry.clone());
+            async move {
+                let seen = hub.present();
+                metrics::users_online(seen.len());
+                if let Err(error) = entry.lock().await.write(seen).await {
+                    debug!("who is online is not written now: {error}");
+                }
+                Ok(Tick::Idle)
+            }
+        });
     }
 
     /// The service has no locked jobs yet.

@@ -9,6 +9,11 @@ pub fn notification_sent() {
     counter!("cloudphone_notifications_sent_total").increment(1);
 }
 
+/// Says how many users have sockets on this instance.
+pub fn users_online(count: usize) {
+    gauge!("cloudphone_notification_users_online").set(count as f64);
+}
+
 /// Counts an attempt to deliver by a way that leads out of the platform: sent, retried or failed.
 pub fn delivery(channel: Channel, result: &'static str) {
     counter!("cloudphone_notification_deliveries_total", "channel" => channel.name(), "result" => result).increment(1);

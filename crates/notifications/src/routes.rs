@@ -10,6 +10,7 @@ use crate::broadcast::api as broadcast;
 use crate::delivery::api as delivery;
 use crate::notification::api;
 use crate::preference::api as preference;
+use crate::presence::api as presence;
 use crate::socket::{PLAIN_PATH, plain, stream};
 use crate::template::api as template;
 use crate::webhook::api as webhook;
@@ -43,6 +44,8 @@ fn documented() -> OpenApiRouter<Notifications> {
         .merge(broadcasts())
         .merge(deliveries())
         .merge(preferences())
+        .routes(routes!(presence::list_presence))
+        .routes(routes!(presence::find_presence))
         .merge(templates())
 }
 

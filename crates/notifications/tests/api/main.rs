@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod plain;
 mod preferences;
+mod presence;
 mod sending;
 mod sinks;
 mod socketio;
