@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 87] = [
+const HELP: [(&str, &str); 88] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -170,6 +170,10 @@ const HELP: [(&str, &str); 87] = [
         "Cluster: ports that were held twice; must be 0",
     ),
     ("events_consumed_total", "Events that a consumer handled"),
+    (
+        "events_dead_total",
+        "Events that a consumer has given up until an administrator lets them be tried again",
+    ),
     (
         "events_failed_total",
         "Events that a consumer could not handle and that come again",
