@@ -5,7 +5,7 @@ use platform::http::Slice;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Draft, Kind, Status, Stored};
+use super::{Channel, Draft, Kind, Status, Stored};
 
 /// The state of a user's inbox.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -57,6 +57,9 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .fetch_one(&mut *conn)
     .await?;
     let delivery = draft.delivery_status();
+    // Clients, and replicas of the version before, know no webhook: that one is called is told by its delivery.
+    let mut channels = draft.channels;
+    channels.retain(|channel| *channel != Channel::Webhook);
     sqlx::query_as(
         "insert into notifications.notifications
             (id, user_id, seq, kind, event, title, message, priority, status, delivery_status, channels, data, pushes,
@@ -73,7 +76,7 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .bind(draft.message)
     .bind(draft.priority)
     .bind(delivery)
-    .bind(Json(draft.channels))
+    .bind(Json(channels))
     .bind(draft.data.map(Json))
     .bind(Json(draft.pushes))
     .bind(draft.event_id)

@@ -68,7 +68,10 @@ async fn a_webhook_is_called_with_a_signature_of_its_users_secret(db: PgPool) {
 
     let sent = send(&cluster.second, &alice, "alice", json!({})).await;
 
-    assert_eq!(sent["deliveryStatus"], "pending");
+    assert_eq!(
+        (&sent["deliveryStatus"], &sent["channels"]),
+        (&json!("pending"), &json!(["websocket"]))
+    );
     let (status, deliveries) = decided(&cluster.first, &alice, &sent).await;
     assert_eq!(
         (&status, &deliveries[0]["state"]),
