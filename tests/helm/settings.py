@@ -21,6 +21,8 @@ SECRETS = {
     "WECHATPAY_API_V3_KEYS",
     "ALIPAY_PRIVATE_KEY",
     "WECHATPAY_PRIVATE_KEY",
+    "SMTP_URL",
+    "SMS_SECRET",
 }
 # What the chart says by itself, as other values have it.
 OWN = SECRETS | {

@@ -107,6 +107,10 @@ ids! {
     TransactionId,
     /// A message to one user.
     NotificationId,
+    /// A message to many users.
+    BroadcastId,
+    /// Words for notifications.
+    TemplateId,
     /// A media task.
     TaskId,
     /// Credits set aside for a media task.

@@ -9,8 +9,8 @@ pub mod timestamp;
 
 pub use event::{Event, EventBody};
 pub use id::{
-    ApiKeyId, AppId, CreditHoldId, DeviceId, EventId, InvalidId, NotificationId, OrderId, PlanId,
-    SessionId, SnapshotId, TaskId, TransactionId, UserId,
+    ApiKeyId, AppId, BroadcastId, CreditHoldId, DeviceId, EventId, InvalidId, NotificationId,
+    OrderId, PlanId, SessionId, SnapshotId, TaskId, TemplateId, TransactionId, UserId,
 };
 pub use money::{InvalidMoney, Money};
 pub use service::Service;

@@ -423,6 +423,7 @@ mod tests {
             "/invoices/{id}/pay",
             "/media/tasks",
             "/notifications",
+            "/notifications/broadcast",
             "/notifications/send",
             "/orders",
             "/orders/{id}/confirm",

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 84] = [
+const HELP: [(&str, &str); 88] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -73,6 +73,18 @@ const HELP: [(&str, &str); 84] = [
     (
         "cloudphone_nodes_down_total",
         "Nodes that were marked as down, since nobody reached their engines",
+    ),
+    (
+        "cloudphone_notification_deliveries_total",
+        "Attempts to deliver notifications by e-mail, text message or webhook: sent, retried, or failed for good",
+    ),
+    (
+        "cloudphone_notification_template_failures_total",
+        "Notifications that have the built-in words because the template of their event could not be filled in",
+    ),
+    (
+        "cloudphone_notification_users_online",
+        "Users who have sockets for notifications on this replica",
     ),
     (
         "cloudphone_notifications_sent_total",
@@ -158,6 +170,10 @@ const HELP: [(&str, &str); 84] = [
         "Cluster: ports that were held twice; must be 0",
     ),
     ("events_consumed_total", "Events that a consumer handled"),
+    (
+        "events_dead_total",
+        "Events that a consumer has given up until an administrator lets them be tried again",
+    ),
     (
         "events_failed_total",
         "Events that a consumer could not handle and that come again",

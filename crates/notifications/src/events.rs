@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tracing::debug;
 
-use crate::notification::{Channel, Draft, Kind, Priority, Push, db};
+use crate::notification::{Channel, Draft, Kind, MAX_MESSAGE, Priority, Push, db, store::store};
 use crate::socket::Sockets;
 use crate::{Notifications, metrics};
 
@@ -54,7 +54,7 @@ impl Consumer for Teller {
 
     async fn apply(&self, tx: &mut PgConnection, event: &Event) -> anyhow::Result<()> {
         if let Some(draft) = draft(event) {
-            db::insert(tx, draft, self.sockets.platform.clock.now()).await?;
+            store(tx, draft, self.sockets.platform.clock.now()).await?;
         }
         Ok(())
     }
@@ -67,16 +67,31 @@ impl Consumer for Teller {
             return self.sockets.check_sessions(Some(session_id)).await;
         }
         match draft(event) {
-            Some(draft) => {
-                metrics::notification_sent();
-                hub.announce(&draft.user_id);
-            }
+            Some(draft) => match self.is_stored(event).await {
+                Ok(false) => {
+                    // The user wants no words of it; what it changes is still shown.
+                    for push in &draft.pushes {
+                        hub.push(&event.user_id, &push.event, &push.data);
+                    }
+                }
+                Ok(true) | Err(_) => {
+                    metrics::notification_sent();
+                    hub.announce(&draft.user_id);
+                }
+            },
             // A change that needs no words is still shown at once.
             None => match device_push(event) {
                 Some(push) => hub.push(&event.user_id, &push.event, &push.data),
                 None => debug!("nothing to tell about {}", event.body.kind()),
             },
         }
+    }
+}
+
+impl Teller {
+    async fn is_stored(&self, event: &Event) -> sqlx::Result<bool> {
+        let mut conn = self.sockets.platform.db.acquire().await?;
+        db::is_told(&mut conn, &event.id).await
     }
 }
 
@@ -96,9 +111,11 @@ fn draft(event: &Event) -> Option<Draft> {
         message,
         priority,
         channels: vec![Channel::Websocket],
+        channels_named: false,
         data: Some(facts(&event.body)),
         pushes: pushes(event),
         event_id: Some(event.id.clone()),
+        broadcast_id: None,
         expires_at: None,
     })
 }
@@ -290,9 +307,8 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
     Some(words)
 }
 
-/// A message has at most 1000 characters.
 fn shorten(text: String) -> String {
-    text.chars().take(1000).collect()
+    text.chars().take(MAX_MESSAGE).collect()
 }
 
 /// The facts of an event, without what is absent.

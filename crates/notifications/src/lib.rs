@@ -1,23 +1,33 @@
 //! The notifications service: what users are told is stored first, then handed to their sockets on every instance,
 //! in order and without a gap.
 
+mod accounts;
+mod broadcast;
+mod channel;
 mod config;
+mod delivery;
 mod error;
 mod events;
 mod hub;
 mod metrics;
 mod notification;
+mod preference;
+mod presence;
 mod routes;
 mod socket;
+mod template;
+mod webhook;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use coordination::cron::Job;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -25,8 +35,14 @@ pub use routes::{openapi, router};
 pub use socket::wrap;
 
 use hub::{Hub, bus};
+use presence::board::Board;
 use socket::Sockets;
 use socket::socketio::Server;
+
+/// After how many periods without a word an instance counts as dead, and its users as gone.
+const PRESENCE_LAPSE: u32 = 4;
+/// How often a replica looks for a broadcast to go on with.
+const BROADCASTS_EVERY: Duration = Duration::from_millis(500);
 
 /// The state of the service.
 #[derive(Clone)]
@@ -35,6 +51,10 @@ pub struct Notifications {
     config: Arc<Config>,
     hub: Arc<Hub>,
     socketio: Server,
+    accounts: accounts::Accounts,
+    board: Board,
+    /// Wakes the worker of deliveries.
+    deliveries_due: Arc<Notify>,
     /// Taken by the task that publishes it.
     outgoing: Arc<Mutex<Option<mpsc::Receiver<bus::News>>>>,
 }
@@ -56,6 +76,9 @@ impl Notifications {
             config: Arc::new(config),
             hub,
             socketio: Server::open(platform, sockets).await?,
+            accounts: accounts::Accounts::new(platform),
+            board: Board::new(platform),
+            deliveries_due: Arc::new(Notify::new()),
             outgoing: Arc::new(Mutex::new(Some(outgoing))),
         })
     }
@@ -63,7 +86,7 @@ impl Notifications {
     /// Starts feeding the sockets, hearing the other instances, and handling domain events.
     ///
     /// # Errors
-    /// Where a store does not answer at start.
+    /// Where a store does not answer at start, or a way out of the platform cannot be set up.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let (sockets, stop) = (self.sockets(), tasks.stopping());
         let (hub, clock) = (self.hub.clone(), self.platform.clock.clone());
@@ -109,7 +132,35 @@ impl Notifications {
                 }
             },
         );
+        self.spawn_presence(tasks);
+        let state = self.clone();
+        tasks.every("notifications.broadcasts", BROADCASTS_EVERY, move || {
+            let state = state.clone();
+            async move { broadcast::jobs::tell_next(&state).await }
+        });
+        let carriers = channel::Carriers::new(&self.platform, &self.config, &self.accounts)?;
+        delivery::worker::spawn(self.clone(), carriers, tasks);
         events::spawn(self, tasks).await
+    }
+
+    /// Keeps on the board who is here. Redis may be away: then nobody asks it either.
+    fn spawn_presence(&self, tasks: &Tasks) {
+        let period = self.config.presence_every;
+        let lapse = period * PRESENCE_LAPSE;
+        let entry = self.board.entry(self.hub.origin().to_owned(), lapse);
+        let entry = Arc::new(tokio::sync::Mutex::new(entry));
+        let hub = self.hub.clone();
+        tasks.every("notifications.presence", period, move || {
+            let (hub, entry) = (hub.clone(), entry.clone());
+            async move {
+                let seen = hub.present();
+                metrics::users_online(seen.len());
+                if let Err(error) = entry.lock().await.write(seen).await {
+                    debug!("who is online is not written now: {error}");
+                }
+                Ok(Tick::Idle)
+            }
+        });
     }
 
     /// The service has no locked jobs yet.

@@ -2,9 +2,26 @@
 
 use metrics::{counter, gauge};
 
+use crate::notification::Channel;
+
 /// Counts a notification that was stored and handed to the sockets.
 pub fn notification_sent() {
     counter!("cloudphone_notifications_sent_total").increment(1);
+}
+
+/// Says how many users have sockets on this instance.
+pub fn users_online(count: usize) {
+    gauge!("cloudphone_notification_users_online").set(count as f64);
+}
+
+/// Counts an attempt to deliver by a way that leads out of the platform: sent, retried or failed.
+pub fn delivery(channel: Channel, result: &'static str) {
+    counter!("cloudphone_notification_deliveries_total", "channel" => channel.name(), "result" => result).increment(1);
+}
+
+/// Counts a template that could not be filled in, so that a notification has the built-in words.
+pub fn template_failed(event: &'static str) {
+    counter!("cloudphone_notification_template_failures_total", "event" => event).increment(1);
 }
 
 /// Counts a socket that was cut before its client wanted to leave.

@@ -1,10 +1,11 @@
 //! The URL map.
 
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Users;
-use crate::account::{admin, api as account};
+use crate::account::{admin, api as account, contact};
 use crate::api_key::{api as api_key, change};
 use crate::session::{api as session, own};
 
@@ -44,4 +45,11 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(change::revoke_api_key))
         .routes(routes!(change::toggle_api_key))
         .routes(routes!(api_key::rotate_api_key))
+        // For services alone, which is why no document names it.
+        .route(
+            "/internal/users/{user_id}/contact",
+            get(contact::give_contact),
+        )
+        .route("/internal/users/census", get(contact::count_accounts))
+        .route("/internal/users", get(contact::list_accounts))
 }

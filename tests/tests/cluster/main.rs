@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod installation;
 mod nodes;
+mod notices;
 mod payments;
 mod polling;
 mod ports;

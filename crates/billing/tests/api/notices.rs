@@ -594,7 +594,7 @@ async fn a_refund_made_in_a_providers_console_is_booked_once_though_it_comes_bef
         assert_eq!(state(&alice, &order).await, "PENDING");
         let reply = provider.sent(&told(&paid, 9_900, None)).to(&sender).await;
         assert!(provider.is_content(&reply), "{provider:?} {}", reply.text);
-        let due = "update billing.webhook_events set retry_at = now() - interval '1 second' where retry_at is not null";
+        let due = "update billing.webhook_events set retry_at = now() - interval '1 day' where retry_at is not null";
         sqlx::query(due).execute(&app.platform.db).await.unwrap();
         app.run_job("retry-kept-notices").await;
         for again in [&refund, &format!("again{index}")] {
@@ -718,7 +718,7 @@ async fn a_total_counts_refunds_of_ours_and_of_the_console_once_each_in_any_orde
             assert_eq!(held.await, 1);
             send(format!("o{case}"), 3_000, ours).await;
         }
-        let due = "update billing.webhook_events set retry_at = now() - interval '1 second' where retry_at is not null";
+        let due = "update billing.webhook_events set retry_at = now() - interval '1 day' where retry_at is not null";
         sqlx::query(due).execute(&db).await.unwrap();
         app.run_job("retry-kept-notices").await;
 

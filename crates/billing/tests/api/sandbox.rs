@@ -76,7 +76,7 @@ async fn where_no_notice_comes_the_cron_asks_and_refunds_go_back(db: PgPool) {
     assert_eq!(refunding["status"], "refunding");
     let late = "update billing.sandbox_refunds set done_at = now() - interval '1 second'";
     sqlx::query(late).execute(&app.platform.db).await.unwrap();
-    let due = "update billing.refunds set ask_at = now() - interval '1 second'";
+    let due = "update billing.refunds set ask_at = now() - interval '1 day'";
     sqlx::query(due).execute(&app.platform.db).await.unwrap();
     app.run_job("ask-payment-providers").await;
 

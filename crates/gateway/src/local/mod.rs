@@ -1,6 +1,7 @@
 //! The gateway's own routes: keys, documents, and what an administrator sees of the cluster.
 
 mod cron;
+mod dead_letters;
 mod instances;
 mod invariants;
 mod requests;
@@ -81,6 +82,9 @@ fn routes() -> OpenApiRouter<Local> {
         .routes(routes!(cron::trigger_job))
         .routes(routes!(cron::pause_job))
         .routes(routes!(cron::resume_job))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::replay_dead_letter))
+        .routes(routes!(dead_letters::discard_dead_letter))
         .routes(routes!(invariants::report_invariants))
         .routes(routes!(requests::explain_request))
 }

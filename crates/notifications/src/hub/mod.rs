@@ -310,6 +310,22 @@ impl Hub {
         self.leaving.load(Ordering::SeqCst)
     }
 
+    /// Names this instance among all that ever were.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Whose sockets are open, and how many of each. Those of nobody do not count.
+    pub fn present(&self) -> HashMap<UserId, i64> {
+        let mut present = HashMap::new();
+        for live in self.sockets().all.values() {
+            if let Some(user) = &live.identity.user {
+                *present.entry(user.clone()).or_default() += 1;
+            }
+        }
+        present
+    }
+
     /// How many sockets are open.
     pub fn open_sockets(&self) -> usize {
         self.sockets().all.len()

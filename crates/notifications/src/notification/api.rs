@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::db::{self, Filter};
+use super::store::store;
 use super::{Channel, Draft, Kind, MAX_DATA, Notification, Priority, Status};
 use crate::{Error, Notifications, Result, metrics};
 
@@ -43,8 +44,8 @@ pub struct SendNotification {
     #[garde(skip)]
     #[schema(value_type = Option<Object>)]
     data: Option<Map<String, Value>>,
-    /// The ways to the user; `websocket` where none is named.
-    #[garde(inner(length(min = 1, max = 3)))]
+    /// The ways to the user; where none is named, those that the user chose, or `websocket`.
+    #[garde(inner(length(min = 1, max = 4)))]
     channels: Option<Vec<Channel>>,
     /// When it is no longer of interest.
     #[garde(inner(custom(storable)))]
@@ -117,7 +118,7 @@ pub struct NotificationPage {
 pub struct OfUser {
     /// The user; only admins name others.
     #[garde(skip)]
-    user_id: Option<UserId>,
+    pub user_id: Option<UserId>,
 }
 
 /// A number.
@@ -130,6 +131,13 @@ pub struct Count {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Done {
     message: &'static str,
+}
+
+impl Done {
+    /// Says so.
+    pub fn new(message: &'static str) -> Self {
+        Self { message }
+    }
 }
 
 /// How many were changed.
@@ -156,7 +164,7 @@ impl FromRequestParts<Notifications> for InSandbox {
 
 /// Sends a notification: stores it, then delivers it to every socket of the user on every instance.
 #[utoipa::path(post, path = "/notifications/send", tag = TAG, operation_id = "send_notification",
-    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
+    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403), (status = 409)))]
 pub async fn send_notification(
     state: State<Notifications>,
     sandbox: InSandbox,
@@ -168,7 +176,7 @@ pub async fn send_notification(
 
 /// The same under the path of the collection.
 #[utoipa::path(post, path = "/notifications", tag = TAG, operation_id = "create_notification",
-    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403)))]
+    request_body = SendNotification, params(("Idempotency-Key" = Option<String>, Header)), responses((status = 201, body = Notification), (status = 400), (status = 401), (status = 403), (status = 409)))]
 pub async fn create_notification(
     state: State<Notifications>,
     sandbox: InSandbox,
@@ -198,9 +206,8 @@ async fn send(
         Turn::First(turn) => turn,
         Turn::Replay(reply) => return Ok(reply),
     };
-    let notification: Notification = db::insert(&mut tx, draft, state.platform.clock.now())
-        .await?
-        .into();
+    let stored = store(&mut tx, draft, state.platform.clock.now()).await?;
+    let notification: Notification = stored.ok_or(Error::NotWanted)?.into();
     let reply = turn
         .reply(&mut tx, StatusCode::CREATED, &notification)
         .await?;
@@ -208,16 +215,12 @@ async fn send(
 
     metrics::notification_sent();
     state.hub.announce(&notification.user_id);
+    state.deliveries_due.notify_one();
     Ok(reply)
 }
 
 fn draft(body: SendNotification) -> Result<Draft> {
-    let too_large = |data: &Map<String, Value>| {
-        serde_json::to_vec(data).is_ok_and(|json| json.len() > MAX_DATA)
-    };
-    if body.data.as_ref().is_some_and(too_large) {
-        return Err(Error::DataTooLarge { limit: MAX_DATA });
-    }
+    check_data(body.data.as_ref())?;
     Ok(Draft {
         user_id: body.user_id,
         kind: body.kind.unwrap_or_default(),
@@ -225,12 +228,28 @@ fn draft(body: SendNotification) -> Result<Draft> {
         title: body.title.unwrap_or_else(|| "Notification".to_owned()),
         message: body.message,
         priority: body.priority.unwrap_or_default(),
+        channels_named: body.channels.is_some(),
         channels: body.channels.unwrap_or_else(|| vec![Channel::Websocket]),
         data: body.data,
         pushes: Vec::new(),
         event_id: None,
+        broadcast_id: None,
         expires_at: body.expires_at,
     })
+}
+
+/// Whether data is as small as sockets carry it.
+///
+/// # Errors
+/// 400 where it is not.
+pub fn check_data(data: Option<&Map<String, Value>>) -> Result<()> {
+    let too_large = |data: &Map<String, Value>| {
+        serde_json::to_vec(data).is_ok_and(|json| json.len() > MAX_DATA)
+    };
+    match data.is_some_and(too_large) {
+        true => Err(Error::DataTooLarge { limit: MAX_DATA }),
+        false => Ok(()),
+    }
 }
 
 /// Lists the caller's notifications, newest first. With an `Upgrade` header it is the plain WebSocket instead.
@@ -380,9 +399,7 @@ pub async fn delete_notification(
     }
     tx.commit().await?;
     state.hub.announce(&owner);
-    Ok(Json(Done {
-        message: "Notification deleted",
-    }))
+    Ok(Json(Done::new("Notification deleted")))
 }
 
 /// Marks one as read.

@@ -1,11 +1,11 @@
 //! SQL of notifications. Whatever changes a user's notifications locks the user's inbox row first.
 
-use contracts::{NotificationId, Timestamp, UserId};
+use contracts::{EventId, NotificationId, Timestamp, UserId};
 use platform::http::Slice;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Draft, Kind, Status, Stored};
+use super::{Channel, Draft, Kind, Status, Stored};
 
 /// The state of a user's inbox.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -57,11 +57,14 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .fetch_one(&mut *conn)
     .await?;
     let delivery = draft.delivery_status();
+    // Clients, and replicas of the version before, know no webhook: that one is called is told by its delivery.
+    let mut channels = draft.channels;
+    channels.retain(|channel| *channel != Channel::Webhook);
     sqlx::query_as(
         "insert into notifications.notifications
             (id, user_id, seq, kind, event, title, message, priority, status, delivery_status, channels, data, pushes,
-             event_id, created_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, 'unread', $9, $10, $11, $12, $13, $14, $15)
+             event_id, broadcast_id, created_at, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, 'unread', $9, $10, $11, $12, $13, $14, $15, $16)
         returning *",
     )
     .bind(NotificationId::new())
@@ -73,12 +76,23 @@ pub async fn insert(conn: &mut PgConnection, draft: Draft, now: Timestamp) -> sq
     .bind(draft.message)
     .bind(draft.priority)
     .bind(delivery)
-    .bind(Json(draft.channels))
+    .bind(Json(channels))
     .bind(draft.data.map(Json))
     .bind(Json(draft.pushes))
     .bind(draft.event_id)
+    .bind(draft.broadcast_id)
     .bind(now)
     .bind(draft.expires_at)
+    .fetch_one(conn)
+    .await
+}
+
+/// Whether a domain event has its notification.
+pub async fn is_told(conn: &mut PgConnection, event: &EventId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from notifications.notifications where event_id = $1)",
+    )
+    .bind(event)
     .fetch_one(conn)
     .await
 }

@@ -2,18 +2,34 @@
 
 pub mod api;
 pub mod db;
+pub mod store;
 
-use contracts::{EventId, NotificationId, Timestamp, UserId};
+use contracts::{BroadcastId, EventId, NotificationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 /// The most bytes of JSON that a notification's data may have; it goes to every socket of the user.
 pub const MAX_DATA: usize = 16 * 1024;
+/// The most characters of a heading.
+pub const MAX_TITLE: usize = 200;
+/// The most characters of a text.
+pub const MAX_MESSAGE: usize = 1000;
 
 /// What a notification is about.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
@@ -29,6 +45,19 @@ pub enum Kind {
     Promotion,
     /// The account's safety.
     Security,
+}
+
+impl Kind {
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Billing => "billing",
+            Self::Device => "device",
+            Self::Promotion => "promotion",
+            Self::Security => "security",
+        }
+    }
 }
 
 /// How much a notification matters.
@@ -71,15 +100,18 @@ pub enum Status {
 pub enum DeliveryStatus {
     /// Waiting for a channel.
     Pending,
-    /// Handed to the sockets of the user.
+    /// Stored for the sockets of the user, and arrived by all other channels.
     Sent,
-    /// Given up.
+    /// Given up on one of them.
     Failed,
 }
 
 /// A way to the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum Channel {
     /// Sockets and event streams.
     Websocket,
@@ -87,6 +119,28 @@ pub enum Channel {
     Email,
     /// Text messages.
     Sms,
+    /// Calls to a URL of the user.
+    Webhook,
+}
+
+impl Channel {
+    /// Every way there is.
+    pub const ALL: [Self; 4] = [Self::Websocket, Self::Email, Self::Sms, Self::Webhook];
+
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Websocket => "websocket",
+            Self::Email => "email",
+            Self::Sms => "sms",
+            Self::Webhook => "webhook",
+        }
+    }
+
+    /// Whether it leads out of the platform; sockets are fed from the store.
+    pub fn leads_out(self) -> bool {
+        self != Self::Websocket
+    }
 }
 
 /// A frame that follows a notification on live sockets.
@@ -115,23 +169,47 @@ pub struct Draft {
     pub priority: Priority,
     /// The ways to the user.
     pub channels: Vec<Channel>,
+    /// Whether the sender named them; else they only suggest themselves.
+    pub channels_named: bool,
     /// Facts for programs.
     pub data: Option<Map<String, Value>>,
     /// What follows it on live sockets.
     pub pushes: Vec<Push>,
     /// The domain event it is made for.
     pub event_id: Option<EventId>,
+    /// The broadcast it is a part of.
+    pub broadcast_id: Option<BroadcastId>,
     /// When it is no longer of interest.
     pub expires_at: Option<Timestamp>,
 }
 
 impl Draft {
+    /// A draft of which only the ways matter.
+    #[cfg(test)]
+    pub fn plain(user_id: UserId, channels: Vec<Channel>, channels_named: bool) -> Self {
+        Self {
+            user_id,
+            kind: Kind::default(),
+            event: None,
+            title: String::new(),
+            message: String::new(),
+            priority: Priority::default(),
+            channels,
+            channels_named,
+            data: None,
+            pushes: Vec::new(),
+            event_id: None,
+            broadcast_id: None,
+            expires_at: None,
+        }
+    }
+
     /// The state of delivery once it is stored: sockets are fed from the store, other channels have yet to come.
     pub fn delivery_status(&self) -> DeliveryStatus {
-        if self.channels.contains(&Channel::Websocket) {
-            DeliveryStatus::Sent
-        } else {
+        if self.channels.iter().any(|channel| channel.leads_out()) {
             DeliveryStatus::Pending
+        } else {
+            DeliveryStatus::Sent
         }
     }
 }
@@ -156,6 +234,7 @@ pub struct Stored {
     data: Option<Json<Map<String, Value>>>,
     /// What follows it on live sockets.
     pub pushes: Json<Vec<Push>>,
+    broadcast_id: Option<BroadcastId>,
     created_at: Timestamp,
     read_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
@@ -200,6 +279,12 @@ pub struct Notification {
     /// The same object; empty where there is none.
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
+    /// The broadcast it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broadcast_id: Option<BroadcastId>,
+    /// When it was made, where it is a part of a broadcast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was read.
@@ -229,6 +314,8 @@ impl From<Stored> for Notification {
             channels: stored.channels.0,
             metadata: data.clone().unwrap_or_default(),
             data,
+            timestamp: stored.broadcast_id.is_some().then_some(stored.created_at),
+            broadcast_id: stored.broadcast_id,
             created_at: stored.created_at,
             read_at: stored.read_at,
             expires_at: stored.expires_at,

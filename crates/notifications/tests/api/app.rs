@@ -68,11 +68,18 @@ pub fn without_sweep_or_checks() -> Config {
 }
 
 fn config(sweep_seconds: &str, check_seconds: &str) -> Config {
-    let mut env = Env::of([
+    config_with(&[
         ("NOTIFICATIONS_SWEEP_SECONDS", sweep_seconds),
         ("NOTIFICATIONS_SESSION_CHECK_SECONDS", check_seconds),
-    ]);
-    Config::from_env(&mut env)
+    ])
+}
+
+/// With these settings, and the defaults of all others.
+pub fn config_with(settings: &[(&str, &str)]) -> Config {
+    let mut env: Env = settings.iter().copied().collect();
+    let config = Config::from_env(&mut env);
+    env.finish().unwrap();
+    config
 }
 
 impl Cluster {
@@ -135,7 +142,8 @@ pub async fn beside(platform: &Platform, redis_url: &str) -> Platform {
 }
 
 impl Instance {
-    async fn start(platform: Platform, config: Config, tasks: &Tasks) -> Self {
+    pub async fn start(platform: Platform, config: Config, tasks: &Tasks) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let state = Notifications::new(&platform, config).await.unwrap();
         state.spawn_jobs(tasks).await.unwrap();
         let routes = notifications::router(state.clone());

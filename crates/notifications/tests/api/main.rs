@@ -6,9 +6,15 @@
 )]
 
 mod app;
+mod broadcasts;
+mod deliveries;
 mod events;
 mod faults;
 mod plain;
+mod preferences;
+mod presence;
 mod sending;
+mod sinks;
 mod socketio;
 mod stream;
+mod templates;

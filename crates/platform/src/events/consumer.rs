@@ -11,8 +11,9 @@ use metrics::counter;
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, error, warn};
 
+use super::dead_letter;
 use super::reader::Reader;
 use crate::Platform;
 use crate::lifecycle::Tasks;
@@ -33,7 +34,7 @@ pub trait Consumer: Send + Sync + 'static {
     const KINDS: &'static [&'static str];
 
     /// Has the effect, in the transaction that records the handling. An error rolls both back, and the event comes
-    /// again.
+    /// again, until it has failed for so long that it is a [dead letter](dead_letter).
     fn apply(
         &self,
         tx: &mut PgConnection,
@@ -137,11 +138,32 @@ async fn handle<C: Consumer>(platform: &Platform, consumer: &C, event: Event) {
         Ok(true) => "events_consumed_total",
         Ok(false) => "events_repeated_total",
         Err(error) => {
-            warn!(consumer = C::NAME, event.id = %event.id, "{} was not handled and will come again: {}", event.body.kind(), causes(error.as_ref()));
+            let why = causes(error.as_ref());
+            warn!(consumer = C::NAME, event.id = %event.id, "{} was not handled: {why}", event.body.kind());
+            if !dead_letter::passes(&error) {
+                note_failure::<C>(platform, &event, &why).await;
+            }
             "events_failed_total"
         }
     };
     counter!(counted, "consumer" => C::NAME).increment(1);
+}
+
+/// Keeps that an event was not handled. Where that fails too, the store is at fault, and the event comes again.
+async fn note_failure<C: Consumer>(platform: &Platform, event: &Event, why: &str) {
+    let noting = async {
+        let mut conn = platform.db.acquire().await?;
+        dead_letter::record(&mut conn, C::NAME, &event.id, why, platform.clock.now()).await
+    };
+    match timeout(HANDLING_DEADLINE, noting).await {
+        Ok(Ok(true)) => {
+            error!(consumer = C::NAME, event.id = %event.id, "{} is given up until an administrator lets it be tried again: {why}", event.body.kind());
+            counter!("events_dead_total", "consumer" => C::NAME).increment(1);
+        }
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => debug!("a failure was not kept: {}", causes(&error)),
+        Err(_) => debug!("a failure was not kept in time"),
+    }
 }
 
 /// Whether this was the time that counted.
@@ -154,7 +176,8 @@ async fn apply_once<C: Consumer>(
     // Settled, it was handled by everybody who had subscribed: the stream's past is not news for those who come later.
     let insert = sqlx::query(
         "insert into platform.consumed_events (consumer, event_id, consumed_at)
-        select $1, id, $3 from platform.outbox where id = $2 and settled_at is null
+        select $1, id, $3 from platform.outbox o where id = $2 and settled_at is null and not exists (
+            select 1 from platform.dead_letters d where d.consumer = $1 and d.event_id = o.id and d.buried_at is not null)
         on conflict do nothing",
     );
     let first = insert
@@ -167,6 +190,11 @@ async fn apply_once<C: Consumer>(
         return Ok(false);
     }
     consumer.apply(&mut tx, event).await?;
+    sqlx::query("delete from platform.dead_letters where consumer = $1 and event_id = $2")
+        .bind(C::NAME)
+        .bind(&event.id)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(true)
 }

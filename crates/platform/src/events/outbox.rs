@@ -20,7 +20,7 @@ pub async fn emit(conn: &mut PgConnection, event: &Event) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Ends the waiting of due events that every subscriber has handled; how many.
+/// Ends the waiting of due events that every subscriber has handled or given up; how many.
 pub async fn settle_due(conn: &mut PgConnection, now: Timestamp, batch: i64) -> sqlx::Result<u64> {
     let update = sqlx::query(
         "-- outbox::settle_due
@@ -31,7 +31,10 @@ pub async fn settle_due(conn: &mut PgConnection, now: Timestamp, batch: i64) -> 
               and not exists (
                 select 1 from platform.subscriptions s
                 where s.kind = o.kind and not exists (
-                    select 1 from platform.consumed_events c where c.consumer = s.consumer and c.event_id = o.id))
+                    select 1 from platform.consumed_events c where c.consumer = s.consumer and c.event_id = o.id)
+                and not exists (
+                    select 1 from platform.dead_letters d
+                    where d.consumer = s.consumer and d.event_id = o.id and d.buried_at is not null))
             order by o.due_at limit $2 for update skip locked)",
     );
     Ok(update
@@ -77,14 +80,17 @@ pub async fn give_back(
     Ok(())
 }
 
-/// Deletes settled events that are older than a week, and with them the records of their handling; how many.
+/// Deletes settled events that are older than a week, and with them the records of their handling; how many. Those that a
+/// consumer has given up stay until somebody decides about them.
 ///
 /// # Errors
 /// Where the database does not answer.
 pub async fn purge(conn: &mut PgConnection, now: Timestamp, batch: i64) -> sqlx::Result<u64> {
     let delete = sqlx::query(
         "delete from platform.outbox where id in (
-            select id from platform.outbox where settled_at < $1 - interval '7 days' order by settled_at limit $2 for update skip locked)",
+            select id from platform.outbox o where settled_at < $1 - interval '7 days' and not exists (
+                select 1 from platform.dead_letters d where d.event_id = o.id and d.buried_at is not null)
+            order by settled_at limit $2 for update of o skip locked)",
     );
     Ok(delete
         .bind(now)

@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use contracts::{AppId, Event, EventBody, EventId, OrderId, UserId};
 use fred::interfaces::KeysInterface;
 use platform::Platform;
-use platform::events::{Consumer, emit, spawn_consumer, spawn_relay};
+use platform::events::{Consumer, dead_letter, emit, spawn_consumer, spawn_relay};
 use platform::lifecycle::Tasks;
 use platform::testing;
 use sqlx::{PgConnection, PgPool};
@@ -386,5 +386,125 @@ async fn who_subscribes_later_is_not_told_of_what_is_settled(db: PgPool) {
             .await
             .unwrap();
     assert_eq!(late, [new.to_string()]);
+    replicas.stop().await;
+}
+
+impl Replicas {
+    /// What was given up: whose, and how often it had failed.
+    async fn dead(&self) -> Vec<(String, EventId, i32)> {
+        let mut conn = self.first().db.acquire().await.unwrap();
+        let slice = platform::http::PageQuery::default().slice();
+        let letters = dead_letter::list(&mut conn, None, slice).await.unwrap();
+        let letters = letters.into_iter();
+        letters
+            .map(|letter| (letter.consumer, letter.event_id, letter.failures))
+            .collect()
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_event_that_fails_again_and_again_is_set_aside_and_handled_once_when_it_is_replayed(
+    db: PgPool,
+) {
+    let replicas = Replicas::start(&db, 2).await;
+    replicas.faults.errors.store(usize::MAX, Ordering::SeqCst);
+    let poison = replicas.emit(app()).await;
+
+    // It settles though one of its consumers has not handled it, and others come meanwhile.
+    replicas.settle().await;
+    let order = replicas.emit(order()).await;
+    replicas.settle().await;
+
+    let dead = replicas.dead().await;
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    assert_eq!((dead[0].0.as_str(), &dead[0].1), ("tests.shelf", &poison));
+    assert!(dead[0].2 >= 12, "{dead:?}");
+    let letters = |event: &EventId| ("tests.letters".to_owned(), event.to_string());
+    let effects = BTreeMap::from([(letters(&poison), 1), (letters(&order), 1)]);
+    assert_eq!(replicas.effects().await, effects);
+    // It is kept for longer than others, though nobody waits for it.
+    for platform in &replicas.all {
+        platform.clock.advance(TimeDelta::days(8));
+    }
+    let purging = Tasks::new();
+    spawn_relay(replicas.first(), &purging);
+    until("the other one is purged", async || {
+        replicas.count("select count(*) from platform.outbox").await == 1
+    })
+    .await;
+
+    replicas.faults.errors.store(0, Ordering::SeqCst);
+    let now = replicas.first().clock.now();
+    let mut tx = db.begin().await.unwrap();
+    assert!(
+        dead_letter::replay(&mut tx, "tests.shelf", &poison, now)
+            .await
+            .unwrap()
+    );
+    tx.commit().await.unwrap();
+    replicas.settle().await;
+    replicas
+        .expect_once(std::slice::from_ref(&poison), &[order])
+        .await;
+    assert!(replicas.dead().await.is_empty());
+    let mut tx = db.begin().await.unwrap();
+    assert!(
+        !dead_letter::replay(&mut tx, "tests.shelf", &poison, now)
+            .await
+            .unwrap()
+    );
+    drop(tx);
+    purging.stop(Duration::from_secs(10)).await;
+    replicas.stop().await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_dead_letter_that_is_replayed_is_no_news_for_who_subscribed_later(db: PgPool) {
+    let replicas = Replicas::start(&db, 1).await;
+    replicas.faults.errors.store(usize::MAX, Ordering::SeqCst);
+    let poison = replicas.emit(app()).await;
+    replicas.settle().await;
+    sqlx::query("insert into platform.subscriptions values ('tests.latecomer', 'app.uploaded')")
+        .execute(&db)
+        .await
+        .unwrap();
+
+    replicas.faults.errors.store(0, Ordering::SeqCst);
+    let mut tx = db.begin().await.unwrap();
+    let now = replicas.first().clock.now();
+    dead_letter::replay(&mut tx, "tests.shelf", &poison, now)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+
+    // Nobody handles for the latecomer, and nobody waits for it.
+    replicas.settle().await;
+    replicas.expect_once(&[poison], &[]).await;
+    replicas.stop().await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_discarded_is_never_handled_and_a_store_that_is_away_buries_nothing(db: PgPool) {
+    let replicas = Replicas::start(&db, 1).await;
+    replicas.faults.errors.store(usize::MAX, Ordering::SeqCst);
+    let poison = replicas.emit(app()).await;
+    replicas.settle().await;
+    let mut tx = db.begin().await.unwrap();
+    let now = replicas.first().clock.now();
+    assert!(
+        dead_letter::discard(&mut tx, "tests.shelf", &poison, now)
+            .await
+            .unwrap()
+    );
+    tx.commit().await.unwrap();
+    assert!(replicas.dead().await.is_empty());
+
+    for (error, passes) in [
+        (sqlx::Error::PoolTimedOut, true),
+        (sqlx::Error::RowNotFound, false),
+    ] {
+        let wrapped = anyhow::Error::new(error).context("handling it");
+        assert_eq!(dead_letter::passes(&wrapped), passes);
+    }
     replicas.stop().await;
 }

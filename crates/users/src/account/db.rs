@@ -212,3 +212,51 @@ pub async fn list(
     .fetch_all(conn)
     .await
 }
+
+/// How many active accounts there are, and the number of the newest.
+#[derive(Debug, serde::Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Census {
+    pub count: i64,
+    pub last_seq: i64,
+}
+
+/// An account and its number.
+#[derive(Debug, serde::Serialize, sqlx::FromRow)]
+pub struct Numbered {
+    pub id: UserId,
+    pub seq: i64,
+}
+
+/// Counts active accounts, of those with a role where one is named.
+pub async fn census(conn: &mut PgConnection, role: Option<&str>) -> sqlx::Result<Census> {
+    sqlx::query_as(
+        "-- account::census
+        select count(*) as count, coalesce(max(seq), 0) as last_seq from users.profiles
+        where status = 'active' and ($1::text is null or $1 = any(roles))",
+    )
+    .bind(role)
+    .fetch_one(conn)
+    .await
+}
+
+/// Active accounts in the order of their numbers.
+pub async fn numbered(
+    conn: &mut PgConnection,
+    role: Option<&str>,
+    (after, upto): (i64, i64),
+    limit: i64,
+) -> sqlx::Result<Vec<Numbered>> {
+    sqlx::query_as(
+        "-- account::numbered
+        select id, seq from users.profiles
+        where seq > $2 and seq <= $3 and status = 'active' and ($1::text is null or $1 = any(roles))
+        order by seq limit $4",
+    )
+    .bind(role)
+    .bind(after)
+    .bind(upto)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}

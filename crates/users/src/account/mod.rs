@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod contact;
 pub mod db;
 pub mod view;
 

@@ -395,3 +395,84 @@ async fn the_first_admin_is_made_by_command(db: PgPool) {
         .expect(StatusCode::OK);
     assert!(make("root", PASSWORD).await.is_err());
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn addresses_are_given_to_services_alone_and_only_of_active_users(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let user = app.register("alice").await;
+    let ask = async |signed: bool| {
+        let path = format!("/internal/users/{user}/contact");
+        let mut request = Request::get(&path);
+        if signed {
+            let now = app.platform.clock.now();
+            let service = contracts::Service::Notifications;
+            let proof = app
+                .platform
+                .auth
+                .service_credential(service, now, &Method::GET, &path);
+            request = request.header(platform::auth::SERVICE_HEADER, proof);
+        }
+        app.call(request.body(Body::empty()).unwrap()).await
+    };
+
+    let told = ask(true).await.expect(StatusCode::OK).body;
+    assert_eq!(told, json!({ "email": "alice@example.com" }));
+    ask(false).await.expect(StatusCode::UNAUTHORIZED);
+    sqlx::query("update users.accounts set status = 'suspended' where id = $1")
+        .bind(&user)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    ask(true).await.expect(StatusCode::NOT_FOUND);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn services_go_through_active_accounts_page_by_page(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let mut users = Vec::new();
+    for name in ["ann", "ben", "cat"] {
+        users.push(app.register(name).await);
+    }
+    sqlx::query("update users.accounts set status = 'inactive' where id = $1")
+        .bind(&users[1])
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let ask = async |path: &str, query: &str| {
+        let now = app.platform.clock.now();
+        let service = contracts::Service::Notifications;
+        let auth = &app.platform.auth;
+        let proof = auth.service_credential(service, now, &Method::GET, path);
+        let request = Request::get(format!("{path}?{query}"));
+        let request = request.header(platform::auth::SERVICE_HEADER, proof);
+        let reply = app.call(request.body(Body::empty()).unwrap()).await;
+        reply.expect(StatusCode::OK).body
+    };
+
+    let census = ask("/internal/users/census", "role=user").await;
+    assert_eq!(census["count"], 2);
+    assert_eq!(
+        ask("/internal/users/census", "role=admin").await["count"],
+        0
+    );
+    let upto = &census["lastSeq"];
+    let first = ask("/internal/users", &format!("after=0&upto={upto}&limit=1")).await;
+    assert_eq!(first[0]["id"], users[0].as_str());
+    let after = &first[0]["seq"];
+    let rest = ask(
+        "/internal/users",
+        &format!("after={after}&upto={upto}&limit=9&role=user"),
+    )
+    .await;
+    assert_eq!(
+        (rest.as_array().unwrap().len(), &rest[0]["id"]),
+        (1, &json!(users[2].as_str()))
+    );
+    for path in [
+        "/internal/users/census",
+        "/internal/users?after=0&upto=1&limit=1",
+    ] {
+        let token = sign_in(&app.platform, &users[0], &["admin"]).await;
+        app.get(path, &token).await.expect(StatusCode::UNAUTHORIZED);
+    }
+}

@@ -75,6 +75,9 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/reports", Grant::Read("stats")),
     ("/admin/ledger", Grant::All("ledger")),
     ("/notifications", Grant::All("notifications")),
+    ("/notification-templates", Grant::All("notifications")),
+    // Where one is called, and what signs the calls, is changed by nobody but who is signed in.
+    ("/notifications/webhook", Grant::Read("notifications")),
     // A stream lives on for hours by the session that opened it.
     ("/notifications/stream", Grant::Nothing),
     ("/gateway", Grant::All("gateway")),

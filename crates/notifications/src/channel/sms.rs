@@ -1,0 +1,91 @@
+//! Text messages, by a provider that is called over HTTP: a signed POST of `{id, to, text}`.
+
+use std::time::Duration;
+
+use http::header;
+use platform::Platform;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+use secrecy::{ExposeSecret, SecretSlice};
+use serde_json::json;
+
+use super::{Carrier, Failure, Parcel, contact, signature};
+use crate::Config;
+use crate::accounts::Accounts;
+
+const CONNECT: Duration = Duration::from_secs(3);
+const WHOLE: Duration = Duration::from_secs(10);
+/// The most characters of a message.
+const MOST: usize = 500;
+
+/// The way of text messages.
+#[derive(Debug)]
+pub struct Sms {
+    platform: Platform,
+    client: Client,
+    accounts: Accounts,
+    provider: Option<(Url, SecretSlice<u8>)>,
+}
+
+impl Sms {
+    /// Connects when it is used.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(platform: &Platform, config: &Config, accounts: Accounts) -> anyhow::Result<Self> {
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT)
+            .timeout(WHOLE);
+        let bytes = |text: &str| text.as_bytes().to_vec().into();
+        let provider = config.sms.as_ref();
+        Ok(Self {
+            platform: platform.clone(),
+            client: client.build()?,
+            accounts,
+            provider: provider.map(|sms| (sms.url.clone(), bytes(sms.secret.expose_secret()))),
+        })
+    }
+}
+
+impl Carrier for Sms {
+    async fn carry(&self, parcel: &Parcel) -> Result<(), Failure> {
+        let Some((url, secret)) = &self.provider else {
+            return Err(Failure::Final(
+                "no provider of text messages is set up".to_owned(),
+            ));
+        };
+        let contact = contact(&self.accounts, &parcel.user_id).await?;
+        let phone = contact
+            .phone
+            .ok_or_else(|| Failure::Final("the user has no phone number".to_owned()))?;
+        let body = json!({ "id": parcel.id, "to": phone, "text": text(parcel) }).to_string();
+        let now = self.platform.clock.now();
+        let mut request = self
+            .client
+            .post(url.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("idempotency-key", &parcel.id);
+        for (name, value) in signature::headers(secret, &parcel.id, now, body.as_bytes()) {
+            request = request.header(name, value);
+        }
+        let answer = request.body(body).send().await;
+        let answer = answer.map_err(|error| Failure::Passing(error.without_url().to_string()))?;
+        let said = format!("the provider answered {}", answer.status().as_u16());
+        match answer.status().as_u16() {
+            200..=299 => Ok(()),
+            // What it will never send, and what it may send later.
+            400 | 404 | 422 => Err(Failure::Final(said)),
+            _ => Err(Failure::Passing(said)),
+        }
+    }
+}
+
+fn text(parcel: &Parcel) -> String {
+    let lines: Vec<String> = parcel
+        .notifications
+        .iter()
+        .map(|one| format!("{}: {}", one.title, one.message))
+        .collect();
+    lines.join("\n").chars().take(MOST).collect()
+}
