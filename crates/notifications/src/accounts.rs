@@ -1,30 +1,16 @@
 //! Accounts, asked of the service of users when they are needed: an address that changed yesterday is not written to
 //! today.
 
-use std::time::Duration;
-
-use axum::body::Body;
 use contracts::{Service, UserId};
-use coordination::Registry;
-use http::{Method, Request, StatusCode};
+use http::Response;
 use http_body_util::{BodyExt, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::body::Incoming;
 use platform::Platform;
-use platform::auth::SERVICE_HEADER;
+pub use platform::http::Away;
+use platform::http::Sibling;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
-use tracing::warn;
 
-/// How long an instance may take to accept a connection, and to answer.
-const CONNECT: Duration = Duration::from_secs(1);
-const ANSWER: Duration = Duration::from_secs(2);
-/// How long the registry may take to tell where the service is.
-const FIND: Duration = Duration::from_secs(1);
-/// How many instances are asked.
-const ASKED: usize = 2;
 /// Bytes of an answer.
 const MOST: usize = 256 * 1024;
 
@@ -56,27 +42,17 @@ pub struct Numbered {
     pub seq: i64,
 }
 
-/// No instance of the service of users has answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the service of users does not answer")]
-pub struct Away;
-
 /// The way to the service of users. Clones share connections.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    platform: Platform,
-    client: Client<HttpConnector, Body>,
+    users: Sibling,
 }
 
 impl Accounts {
     /// Connects when it is used.
     pub fn new(platform: &Platform) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_nodelay(true);
         Self {
-            platform: platform.clone(),
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            users: Sibling::new(platform, Service::Notifications, Service::Users),
         }
     }
 
@@ -97,7 +73,7 @@ impl Accounts {
         let query = self::query(role, "");
         self.get("/internal/users/census", &query)
             .await?
-            .ok_or(Away)
+            .ok_or(Away(Service::Users))
     }
 
     /// The active accounts after a number and up to another one, in order, at most `limit`.
@@ -111,55 +87,18 @@ impl Accounts {
         limit: i64,
     ) -> Result<Vec<Numbered>, Away> {
         let query = self::query(role, &format!("after={after}&upto={upto}&limit={limit}"));
-        self.get("/internal/users", &query).await?.ok_or(Away)
+        self.get("/internal/users", &query)
+            .await?
+            .ok_or(Away(Service::Users))
     }
 
-    /// What any instance answers; `None` for 404.
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Option<T>, Away> {
-        let registry = Registry::new(self.platform.redis.clone(), self.platform.keys.clone());
-        let Ok(Ok(snapshot)) = timeout(FIND, registry.read()).await else {
-            return Err(Away);
+        let read = async |answer: Response<Incoming>| {
+            let body = Limited::new(answer.into_body(), MOST).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            Ok(serde_json::from_slice(&body)?)
         };
-        let mut instances: Vec<_> = snapshot.of(Service::Users.name()).iter().collect();
-        // Who leaves is asked last, the least loaded first.
-        instances.sort_by_key(|entry| (entry.load.draining, entry.load.outstanding));
-        for entry in instances.into_iter().take(ASKED) {
-            let address = &entry.announcement.address;
-            match timeout(ANSWER, self.ask(address, path, query)).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => {
-                    warn!(
-                        "{} of users at {address} gave no answer: {error:#}",
-                        entry.instance
-                    );
-                }
-                Err(_) => warn!("{} of users at {address} did not answer", entry.instance),
-            }
-        }
-        Err(Away)
-    }
-
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        address: &str,
-        path: &str,
-        query: &str,
-    ) -> anyhow::Result<Option<T>> {
-        let now = self.platform.clock.now();
-        let auth = &self.platform.auth;
-        let credential = auth.service_credential(Service::Notifications, now, &Method::GET, path);
-        let request = Request::get(format!("http://{address}{path}?{query}"))
-            .header(SERVICE_HEADER, credential)
-            .body(Body::empty())?;
-        let answer = self.client.request(request).await?;
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            status => anyhow::bail!("it answered {status}"),
-        }
-        let body = Limited::new(answer.into_body(), MOST).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        Ok(Some(serde_json::from_slice(&body)?))
+        self.users.get(path, query, read).await
     }
 }
 

@@ -17,6 +17,7 @@ pub mod redis;
 pub mod retention;
 pub mod secrets;
 pub mod serve;
+pub mod standard_webhook;
 pub mod telemetry;
 pub mod testing;
 

@@ -4,9 +4,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use http::{HeaderMap, StatusCode};
-use platform::Problem;
 use platform::http::Json;
 use platform::problem::ProblemBody;
+use platform::{Problem, standard_webhook};
 use tracing::info;
 
 use super::db::{Delivery, KeptHeaders};
@@ -33,7 +33,7 @@ pub async fn receive_payment_notice(
     let notice = notice::read(&headers, &body).inspect_err(|_| metrics::webhook("invalid"))?;
     let event_id = notice.event_key(webhook_id);
     let provider = notice.provider().to_owned();
-    let kept = KeptHeaders::of(&headers, &signature::HEADERS);
+    let kept = KeptHeaders::of(&headers, &standard_webhook::HEADERS);
     let delivery = Delivery {
         provider: &provider,
         event_id: &event_id,
@@ -85,7 +85,7 @@ fn believe<'a>(
         return Err(Error::BadSignature("the notice is not signed"));
     }
     let id = headers
-        .get(signature::ID)
+        .get(standard_webhook::ID)
         .and_then(|value| value.to_str().ok());
     Ok(id.filter(|id| (1..=256).contains(&id.len())))
 }

@@ -1,27 +1,17 @@
-//! Signatures by the Standard Webhooks specification: HMAC-SHA256 over `id.timestamp.body`, the body as it came.
+//! Whether a notice was signed as the Standard Webhooks specification says.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use contracts::Timestamp;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Mac;
 use http::HeaderMap;
-use secrecy::{ExposeSecret, SecretSlice};
-use sha2::Sha256;
+use platform::standard_webhook::{ID, SIGNATURE, TIMESTAMP, mac};
+use secrecy::SecretSlice;
 
 use crate::{Error, Result};
 
 /// How old, or how far in the future, a signed notice may be, in seconds.
 pub const TOLERANCE: i64 = 300;
-
-/// The header that names the event.
-pub const ID: &str = "webhook-id";
-/// The header with the time of sending, in seconds.
-pub const TIMESTAMP: &str = "webhook-timestamp";
-/// The header with the signatures.
-pub const SIGNATURE: &str = "webhook-signature";
-
-/// All headers that take part.
-pub const HEADERS: [&str; 3] = [ID, TIMESTAMP, SIGNATURE];
 
 /// Whether a notice claims to be signed.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
@@ -74,20 +64,6 @@ pub fn verify<'a>(
     } else {
         Err(Error::BadSignature("the signature fits none of our keys"))
     }
-}
-
-/// Signs what the provider of the sandbox sends: the value of the header.
-pub fn sign(key: &SecretSlice<u8>, id: &str, seconds: i64, body: &[u8]) -> String {
-    let code = mac(key, id, &seconds.to_string(), body).finalize();
-    format!("v1,{}", STANDARD.encode(code.into_bytes()))
-}
-
-fn mac(key: &SecretSlice<u8>, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.expose_secret()).expect("HMAC takes keys of any length");
-    mac.update(format!("{id}.{timestamp}.").as_bytes());
-    mac.update(body);
-    mac
 }
 
 #[cfg(test)]

@@ -26,11 +26,14 @@ pub async fn tell_next(state: &Notifications) -> anyhow::Result<Tick> {
     let Some(broadcast) = claimed else {
         return Ok(Tick::Idle);
     };
-    let Ok((users, cursor)) = batch(state, &broadcast).await else {
-        warn!(broadcast.id = %broadcast.id, "the users of a broadcast are not known yet: {Away}");
-        let mut conn = state.platform.db.acquire().await?;
-        db::give_back(&mut conn, &broadcast, PAUSE_AFTER_FAILURE).await?;
-        return Ok(Tick::Idle);
+    let (users, cursor) = match batch(state, &broadcast).await {
+        Ok(batch) => batch,
+        Err(away) => {
+            warn!(broadcast.id = %broadcast.id, "the users of a broadcast are not known yet: {away}");
+            let mut conn = state.platform.db.acquire().await?;
+            db::give_back(&mut conn, &broadcast, PAUSE_AFTER_FAILURE).await?;
+            return Ok(Tick::Idle);
+        }
     };
     let mut tx = state.platform.db.begin().await?;
     if !db::hold(&mut tx, &broadcast).await? {

@@ -2,7 +2,6 @@
 
 pub mod email;
 pub mod guard;
-pub mod signature;
 pub mod sms;
 pub mod webhook;
 

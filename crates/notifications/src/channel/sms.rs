@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use http::header;
-use platform::Platform;
+use platform::{Platform, standard_webhook};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::json;
 
-use super::{Carrier, Failure, Parcel, contact, signature};
+use super::{Carrier, Failure, Parcel, contact};
 use crate::Config;
 use crate::accounts::Accounts;
 
@@ -60,13 +60,13 @@ impl Carrier for Sms {
             .phone
             .ok_or_else(|| Failure::Final("the user has no phone number".to_owned()))?;
         let body = json!({ "id": parcel.id, "to": phone, "text": text(parcel) }).to_string();
-        let now = self.platform.clock.now();
+        let now = self.platform.clock.now().utc().timestamp();
         let mut request = self
             .client
             .post(url.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header("idempotency-key", &parcel.id);
-        for (name, value) in signature::headers(secret, &parcel.id, now, body.as_bytes()) {
+        for (name, value) in standard_webhook::sign(secret, &parcel.id, now, body.as_bytes()) {
             request = request.header(name, value);
         }
         let answer = request.body(body).send().await;

@@ -4,14 +4,14 @@ use std::error::Error;
 use std::time::Duration;
 
 use http::header;
-use platform::Platform;
+use platform::{Platform, standard_webhook};
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use secrecy::SecretSlice;
 use serde_json::json;
 
 use super::guard::{Refusal, Rules};
-use super::{Carrier, Failure, Parcel, signature};
+use super::{Carrier, Failure, Parcel};
 use crate::webhook::db;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -73,7 +73,9 @@ impl Carrier for Webhook {
             .client
             .post(url)
             .header(header::CONTENT_TYPE, "application/json");
-        for (name, value) in signature::headers(&secret, &parcel.id, now, body.as_bytes()) {
+        for (name, value) in
+            standard_webhook::sign(&secret, &parcel.id, now.utc().timestamp(), body.as_bytes())
+        {
             request = request.header(name, value);
         }
         let answer = request.body(body).send().await.map_err(refused)?;

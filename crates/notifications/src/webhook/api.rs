@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::db::{self, Webhook};
 use crate::channel::guard::Rules;
-use crate::channel::signature;
 use crate::notification::api::Done;
 use crate::{Error, Notifications, Result};
+use platform::standard_webhook;
 
 const TAG: &str = "notification-webhook";
 
@@ -66,11 +66,11 @@ pub async fn put_webhook(
     let url = rules
         .url(&body.url)
         .map_err(|refusal| Problem::invalid_field("url", refusal.to_string()))?;
-    let secret = signature::secret();
+    let secret = standard_webhook::secret();
     let now = state.platform.clock.now();
     let mut conn = state.platform.db.acquire().await?;
     let (stored, is_new) = db::put(&mut conn, &user.id, (url.as_str(), &secret), now).await?;
-    let once = is_new.then(|| signature::show(&secret));
+    let once = is_new.then(|| standard_webhook::show(&secret));
     Ok(Json(shown(stored, once)))
 }
 
@@ -81,12 +81,12 @@ pub async fn rotate_webhook_secret(
     State(state): State<Notifications>,
     user: CurrentUser,
 ) -> Result<Json<ShownWebhook>> {
-    let secret = signature::secret();
+    let secret = standard_webhook::secret();
     let now = state.platform.clock.now();
     let mut conn = state.platform.db.acquire().await?;
     let stored = db::rotate(&mut conn, &user.id, &secret, now).await?;
     let stored = stored.ok_or(Error::WebhookNotFound)?;
-    Ok(Json(shown(stored, Some(signature::show(&secret)))))
+    Ok(Json(shown(stored, Some(standard_webhook::show(&secret)))))
 }
 
 /// Has the caller's programs called no longer.

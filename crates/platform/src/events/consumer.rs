@@ -174,8 +174,12 @@ async fn apply_once<C: Consumer>(
 ) -> anyhow::Result<bool> {
     let mut tx = platform.db.begin().await?;
     // Settled, it was handled by everybody who had subscribed: the stream's past is not news for those who come later.
+    // The failures before this time are forgiven with it.
     let insert = sqlx::query(
-        "insert into platform.consumed_events (consumer, event_id, consumed_at)
+        "-- consumer::apply_once
+        with forgiven as (
+            delete from platform.dead_letters where consumer = $1 and event_id = $2 and buried_at is null)
+        insert into platform.consumed_events (consumer, event_id, consumed_at)
         select $1, id, $3 from platform.outbox o where id = $2 and settled_at is null and not exists (
             select 1 from platform.dead_letters d where d.consumer = $1 and d.event_id = o.id and d.buried_at is not null)
         on conflict do nothing",
@@ -190,11 +194,6 @@ async fn apply_once<C: Consumer>(
         return Ok(false);
     }
     consumer.apply(&mut tx, event).await?;
-    sqlx::query("delete from platform.dead_letters where consumer = $1 and event_id = $2")
-        .bind(C::NAME)
-        .bind(&event.id)
-        .execute(&mut *tx)
-        .await?;
     tx.commit().await?;
     Ok(true)
 }

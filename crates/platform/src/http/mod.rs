@@ -7,6 +7,7 @@ mod limit;
 mod page;
 mod params;
 mod repair;
+mod sibling;
 mod trace;
 
 pub use body::{FormOrJson, Json, JsonItems};
@@ -16,4 +17,5 @@ pub use layers::{ADDRESSEE, DEADLINE, Served, loggable, service};
 pub use limit::{ask_each as ask_limits, limit, tell as tell_limit};
 pub use page::{Dual, Page, PageQuery, Slice, SliceQuery};
 pub use params::{Path, Query};
+pub use sibling::{Away, Sibling};
 pub use trace::{TRACEPARENT, TRACESTATE, TraceId, TraceParent};

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::db;
 use crate::Billing;
 use crate::provider::calls;
-use crate::webhook::signature;
+use platform::standard_webhook;
 
 const BATCH: i64 = 20;
 /// After so many attempts, the last of them minutes later, a notice is given up, as providers do.
@@ -70,11 +70,10 @@ async fn deliver(state: &Billing, client: &reqwest::Client, notice: &db::Due) ->
     // Without a key the sandbox believes this machine.
     if let Some(key) = state.config.webhook_keys.first() {
         let now = state.platform.clock.now().utc().timestamp();
-        let signed = signature::sign(key, &notice.webhook_id, now, notice.body.as_bytes());
-        request = request
-            .header(signature::ID, &notice.webhook_id)
-            .header(signature::TIMESTAMP, now)
-            .header(signature::SIGNATURE, signed);
+        let signed = standard_webhook::sign(key, &notice.webhook_id, now, notice.body.as_bytes());
+        for (name, value) in signed {
+            request = request.header(name, value);
+        }
     }
     match calls::call(request.body(notice.body.clone())).await {
         Ok(answer) if answer.status.is_success() => true,
