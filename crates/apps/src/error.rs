@@ -6,6 +6,8 @@ use http::StatusCode;
 use platform::Problem;
 use platform::objects::ObjectError;
 
+use crate::app::AppStatus;
+
 /// A call that was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +37,14 @@ pub enum Error {
         /// What the reader met.
         reason: String,
     },
+    /// The app does not stand where the step begins.
+    #[error("the app is {}; this is for one that is {}", .status.as_str(), names(.wanted))]
+    WrongStatus {
+        /// Where it stands.
+        status: AppStatus,
+        /// Where it would have to stand.
+        wanted: &'static [AppStatus],
+    },
     /// No such app, or not the caller's.
     #[error("app {0} is not there")]
     NotFound(AppId),
@@ -51,6 +61,11 @@ pub enum Error {
 
 /// The outcome of a call.
 pub type Result<T> = std::result::Result<T, Error>;
+
+fn names(statuses: &[AppStatus]) -> String {
+    let names: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
+    names.join(" or ")
+}
 
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
@@ -69,7 +84,9 @@ impl IntoResponse for Error {
                 "BAD_TYPE",
                 self.to_string(),
             ),
-            Self::Exists { .. } => Problem::conflict("CONFLICT", self.to_string()),
+            Self::Exists { .. } | Self::WrongStatus { .. } => {
+                Problem::conflict("CONFLICT", self.to_string())
+            }
             Self::BrokenUpload { .. } => Problem::invalid_field("file", self.to_string()),
             Self::NotFound(_) => Problem::not_found("app"),
             Self::Objects(_) => Problem::not_ready("the object store does not answer; try again"),

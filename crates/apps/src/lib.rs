@@ -3,6 +3,7 @@
 pub mod app;
 mod config;
 mod error;
+pub mod review;
 mod routes;
 
 use std::sync::Arc;

@@ -6,7 +6,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Apps;
-use crate::app::{api, package};
+use crate::app::{api, browse, change, download, package};
+use crate::review::api as review;
 
 /// All routes of the service.
 pub fn router(state: Apps) -> OpenApiRouter {
@@ -27,8 +28,27 @@ fn routes() -> OpenApiRouter<Apps> {
         .merge(upload)
         .routes(routes!(api::list_apps))
         .routes(routes!(api::count_apps))
-        .routes(routes!(api::find_app, api::delete_app))
-        .routes(routes!(api::download_app))
+        .routes(routes!(browse::list_apps_by_cursor))
+        .routes(routes!(browse::quick_list_apps))
+        .routes(routes!(browse::app_stats))
+        .routes(routes!(browse::top_apps))
+        .routes(routes!(browse::list_versions))
+        .routes(routes!(browse::find_latest_version))
+        .routes(routes!(review::list_pending))
+        .routes(routes!(review::list_reviews))
+        .routes(routes!(
+            api::find_app,
+            change::change_app,
+            change::delete_app
+        ))
+        .routes(routes!(download::download_app))
+        .routes(routes!(review::list_reviews_of_app))
+        .routes(routes!(review::submit_app))
+        .routes(routes!(review::approve_app))
+        .routes(routes!(review::reject_app))
+        .routes(routes!(review::request_changes))
+        .routes(routes!(review::publish_app))
+        .routes(routes!(review::unpublish_app))
         // For services alone, which is why no document names it.
         .route(
             "/internal/apps/{app_id}/package",

@@ -149,6 +149,16 @@ pub enum EventBody {
         package_name: String,
         version_code: i64,
     },
+    /// An app of the user's went on on its way to the shelf, or was turned back.
+    #[serde(rename = "app.reviewed")]
+    AppReviewed {
+        app_id: AppId,
+        name: String,
+        version_name: String,
+        status: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        comment: Option<String>,
+    },
 
     /// An order was placed.
     #[serde(rename = "order.created")]
@@ -260,6 +270,7 @@ impl EventBody {
             Self::DeviceExpiring { .. } => "device.expiring",
             Self::BatchProgressed { .. } => "device.batch_progressed",
             Self::AppUploaded { .. } => "app.uploaded",
+            Self::AppReviewed { .. } => "app.reviewed",
             Self::OrderCreated { .. } => "order.created",
             Self::OrderPaid { .. } => "order.paid",
             Self::OrderCompleted { .. } => "order.completed",

@@ -41,6 +41,7 @@ impl Consumer for Teller {
         "device.stopped_by_quota",
         "device.expiring",
         "app.uploaded",
+        "app.reviewed",
         "order.paid",
         "order.cancelled",
         "order.expired",
@@ -234,6 +235,29 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             "App uploaded",
             format!("{package_name}, version {version_code}, was uploaded"),
         ),
+        EventBody::AppReviewed {
+            name,
+            version_name,
+            status,
+            comment,
+            ..
+        } => {
+            let (title, what) = match status.as_str() {
+                "pending_review" => return None,
+                "approved" => ("App approved", "was approved"),
+                "rejected" => ("App rejected", "was rejected"),
+                "uploading" => (
+                    "App needs changes",
+                    "needs changes before it is submitted again",
+                ),
+                "available" => ("App published", "can be installed now"),
+                _ => ("App unpublished", "is offered no longer"),
+            };
+            let why = comment.as_deref().map(|why| format!(": {why}"));
+            let why = why.unwrap_or_default();
+            let message = shorten(format!("{name} {version_name} {what}{why}"));
+            (Kind::System, body.kind(), title, message)
+        }
         EventBody::OrderPaid {
             order_no, amount, ..
         } => (

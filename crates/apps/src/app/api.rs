@@ -2,23 +2,20 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Multipart, State};
-use axum::response::{IntoResponse, Response};
 use contracts::{AppId, Event, EventBody};
-use futures::TryStreamExt;
 use garde::Validate;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use object_store::GetRange;
+use http::{HeaderMap, StatusCode, header};
 use platform::events::emit;
 use platform::http::{Json, Page, PageQuery, Path, Query};
 use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::upload::Fields;
 use super::{App, AppStatus, Category, Manifest, db, manifest, upload};
+use crate::review::{self, Action};
 use crate::{Apps, Error, Result};
 
 /// What a form has beside the package, at most.
@@ -49,7 +46,7 @@ pub struct UploadApp {
 }
 
 /// What a list is narrowed to.
-#[derive(Debug, Deserialize, Validate, utoipa::IntoParams)]
+#[derive(Debug, Default, Deserialize, Validate, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct ListApps {
@@ -62,6 +59,9 @@ pub struct ListApps {
     /// Where it stands.
     #[garde(skip)]
     status: Option<AppStatus>,
+    /// The same as `status`.
+    #[garde(skip)]
+    review_status: Option<AppStatus>,
 }
 
 /// How many.
@@ -71,25 +71,14 @@ pub struct Count {
     count: i64,
 }
 
-/// A sentence for people.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct Message {
-    /// The sentence.
-    message: &'static str,
-}
-
 impl ListApps {
-    fn filter(self, user: &CurrentUser) -> db::Filter {
-        let viewer = if user.is_admin {
-            None
-        } else {
-            Some(user.id.clone())
-        };
+    /// What the caller may see of it.
+    pub fn filter(self, user: &CurrentUser) -> db::Filter {
         db::Filter {
             search: self.search,
             category: self.category,
-            status: self.status,
-            viewer,
+            status: self.status.or(self.review_status),
+            ..db::Filter::visible_to(user)
         }
     }
 }
@@ -208,6 +197,7 @@ async fn register(
         install_count: 0,
         created_at: now,
         updated_at: now,
+        seq: 0,
         object_key: key.to_owned(),
         package_name,
     };
@@ -218,6 +208,7 @@ async fn register(
             version_code: app.version_code,
         });
     }
+    review::record(&mut tx, &id, Action::Submit, (&user.id, None), now).await?;
     let body = EventBody::AppUploaded {
         app_id: id.clone(),
         package_name: app.package_name.clone(),
@@ -265,211 +256,11 @@ pub async fn find_app(
     Ok(Json(visible(&state, &user, id).await?))
 }
 
-/// Deletes an app of the caller's.
-#[utoipa::path(delete, path = "/apps/{app_id}", tag = "apps", params(("app_id" = AppId, Path)), responses((status = 200, body = Message), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
-pub async fn delete_app(
-    State(state): State<Apps>,
-    user: CurrentUser,
-    Path(id): Path<AppId>,
-) -> Result<Json<Message>> {
-    let owner = if user.is_admin { None } else { Some(&user.id) };
-    let mut conn = state.platform.db.acquire().await?;
-    let key = db::delete(&mut conn, &id, owner)
-        .await?
-        .ok_or(Error::NotFound(id))?;
-    // The row is the truth; an object that stays behind is only space.
-    if let Err(error) = state.objects.delete(&key).await {
-        warn!("the object {key} of a deleted app stays behind: {error}");
-    }
-    Ok(Json(Message {
-        message: "app deleted",
-    }))
-}
-
-/// Fetches a package, whole or a range of it.
-#[utoipa::path(get, path = "/apps/{app_id}/download", tag = "apps", params(("app_id" = AppId, Path)), responses((status = 200, description = "the package", content_type = "application/vnd.android.package-archive"), (status = 206, description = "the range asked for"), (status = 304, description = "not changed"), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 416, body = ProblemBody)))]
-pub async fn download_app(
-    State(state): State<Apps>,
-    user: CurrentUser,
-    Path(id): Path<AppId>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let app = visible(&state, &user, id).await?;
-    let etag = format!("\"{}\"", app.sha256);
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|known| names(known, &etag))
-    {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
-    }
-    let size = app.size.cast_unsigned();
-    // A part of something else that the client has is of no use to it.
-    let is_same = headers
-        .get(header::IF_RANGE)
-        .is_none_or(|known| known.as_bytes() == etag.as_bytes());
-    let wanted = headers
-        .get(header::RANGE)
-        .filter(|_| is_same)
-        .and_then(|value| range(value.to_str().ok()?));
-    if wanted.as_ref().is_some_and(|range| {
-        matches!(range, GetRange::Bounded(span) if span.start >= size)
-            || matches!(range, GetRange::Offset(from) if *from >= size)
-    }) {
-        let problem = Problem::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            "VALIDATION_FAILED",
-            format!("the package has {size} bytes"),
-        );
-        return Ok((
-            [(header::CONTENT_RANGE, format!("bytes */{size}"))],
-            problem,
-        )
-            .into_response());
-    }
-    let object = match state.objects.read(&app.object_key, wanted.clone()).await {
-        // Deleted between the row and its object.
-        Err(error) if error.is_absent() => return Err(Error::NotFound(app.id)),
-        object => object?,
-    };
-    if wanted.is_none() && method == Method::GET {
-        db::count_download(&mut *state.platform.db.acquire().await?, &app.id).await?;
-    }
-    let span = object.range.clone();
-    let mut response =
-        Body::from_stream(object.into_stream().map_err(std::io::Error::other)).into_response();
-    let set = response.headers_mut();
-    let values = [
-        (
-            header::CONTENT_TYPE,
-            "application/vnd.android.package-archive".to_owned(),
-        ),
-        (header::CONTENT_LENGTH, (span.end - span.start).to_string()),
-        (header::ACCEPT_RANGES, "bytes".to_owned()),
-        (header::ETAG, etag),
-        (
-            header::CONTENT_DISPOSITION,
-            format!(
-                "attachment; filename=\"{}-{}.apk\"",
-                app.package_name, app.version_code
-            ),
-        ),
-    ];
-    for (name, value) in values {
-        set.insert(name, value.parse().map_err(|_| Problem::internal())?);
-    }
-    if wanted.is_some() {
-        let content_range = format!("bytes {}-{}/{size}", span.start, span.end - 1);
-        set.insert(
-            header::CONTENT_RANGE,
-            content_range.parse().map_err(|_| Problem::internal())?,
-        );
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    Ok(response)
-}
-
-async fn visible(state: &Apps, user: &CurrentUser, id: AppId) -> Result<App> {
+/// The app, where the caller may see it.
+pub async fn visible(state: &Apps, user: &CurrentUser, id: AppId) -> Result<App> {
     let mut conn = state.platform.db.acquire().await?;
     let app = db::find(&mut conn, &id)
         .await?
         .filter(|app| app.is_public() || user.may_see(&app.uploader_id));
     app.ok_or(Error::NotFound(id))
-}
-
-/// Whether `If-None-Match` names this tag, or all.
-fn names(known: &HeaderValue, etag: &str) -> bool {
-    let text = known.to_str().unwrap_or_default();
-    text.split(',')
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
-}
-
-/// The first span of a `Range` header; several spans, and what cannot be read, count as none (RFC 9110 allows it).
-fn range(text: &str) -> Option<GetRange> {
-    let spec = text
-        .strip_prefix("bytes=")
-        .filter(|spec| !spec.contains(','))?;
-    let (from, to) = spec.trim().split_once('-')?;
-    match (from.parse::<u64>(), to.parse::<u64>()) {
-        (Ok(from), Ok(to)) if from <= to => Some(GetRange::Bounded(from..to.saturating_add(1))),
-        (Ok(from), Err(_)) if to.is_empty() => Some(GetRange::Offset(from)),
-        (Err(_), Ok(last)) if from.is_empty() && last > 0 => Some(GetRange::Suffix(last)),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_read_as_rfc_9110_says() {
-        assert_eq!(range("bytes=0-9"), Some(GetRange::Bounded(0..10)));
-        assert_eq!(range("bytes=5-"), Some(GetRange::Offset(5)));
-        assert_eq!(range("bytes=-5"), Some(GetRange::Suffix(5)));
-        for text in [
-            "bytes=9-0",
-            "bytes=0-1,3-4",
-            "items=0-1",
-            "bytes=",
-            "bytes=a-b",
-        ] {
-            assert_eq!(range(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn any_range_that_is_read_is_one_span() {
-        const WORDS: [&str; 10] = [
-            "bytes=",
-            "0",
-            "-",
-            "9",
-            "18446744073709551615",
-            ",",
-            " ",
-            "5",
-            "+1",
-            "items=",
-        ];
-        bolero::check!()
-            .with_iterations(3_000)
-            .with_max_len(8)
-            .for_each(|bytes: &[u8]| {
-                let text = testkit::any::text(bytes, &WORDS);
-                match range(&text) {
-                    Some(GetRange::Bounded(span)) => assert!(span.start < span.end, "{text}"),
-                    Some(GetRange::Suffix(last)) => assert!(last > 0, "{text}"),
-                    Some(GetRange::Offset(_)) | None => {}
-                }
-                assert!(
-                    range(&text).is_none()
-                        || text.starts_with("bytes=") && !text.contains([',', '+']),
-                    "{text}"
-                );
-            });
-    }
-
-    #[test]
-    fn any_list_of_tags_names_the_one_that_stands_in_it() {
-        const WORDS: [&str; 8] = ["\"a\"", "W/", "*", ",", ", ", "\"", "a", "\"b\""];
-        bolero::check!()
-            .with_iterations(2_000)
-            .with_max_len(8)
-            .for_each(|bytes: &[u8]| {
-                let text = testkit::any::text(bytes, &WORDS);
-                let Ok(value) = HeaderValue::from_str(&text) else {
-                    return;
-                };
-                assert!(
-                    !names(&value, "\"a\"") || text.contains("\"a\"") || text.contains('*'),
-                    "{text}"
-                );
-                let Ok(value) = HeaderValue::from_str(&format!("{text}, W/\"a\"")) else {
-                    return;
-                };
-                assert!(names(&value, "\"a\""), "{text}");
-            });
-    }
 }

@@ -1,9 +1,11 @@
 //! Statements about apps.
 
-use contracts::{AppId, UserId};
+use contracts::{AppId, Timestamp, UserId};
+use platform::CurrentUser;
 use platform::http::Slice;
 use sqlx::{PgConnection, Row};
 
+use super::change::Change;
 use super::{App, AppStatus, Category};
 
 /// What a list is narrowed to.
@@ -17,6 +19,37 @@ pub struct Filter {
     pub status: Option<AppStatus>,
     /// Sees public apps and this user's own; `None` sees all.
     pub viewer: Option<UserId>,
+    /// Versions of this package alone.
+    pub package_name: Option<String>,
+    /// Those uploaded before the one with this number.
+    pub before: Option<i64>,
+}
+
+impl Filter {
+    /// All that a user may see.
+    pub fn visible_to(user: &CurrentUser) -> Self {
+        Self {
+            viewer: (!user.is_admin).then(|| user.id.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+/// How many apps there are of a status and a category.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Tally {
+    /// Where they stand.
+    pub status: AppStatus,
+    /// What they are for.
+    pub category: Category,
+    /// How many.
+    pub count: i64,
+    /// Their bytes.
+    pub size: i64,
+    /// How often they were fetched.
+    pub downloads: i64,
+    /// How often they were installed.
+    pub installs: i64,
 }
 
 /// Writes an app; `false` where package and version are there already.
@@ -49,16 +82,54 @@ pub async fn insert(conn: &mut PgConnection, app: &App) -> sqlx::Result<bool> {
     Ok(outcome.rows_affected() == 1)
 }
 
+/// An app with what is known of its package's other versions.
+macro_rules! select_app {
+    ($rest:expr) => {
+        concat!(
+            "-- app::select
+            select a.*, a.version_name as shown_version, not exists (
+                select 1 from apps.apps b where b.package_name = a.package_name and b.version_code > a.version_code) as is_latest
+            from apps.apps a ",
+            $rest
+        )
+    };
+}
+
+/// What a [`Filter`] leaves; its fields are the first six parameters.
+macro_rules! matching {
+    ($rest:expr) => {
+        concat!(
+            "where ($1::text is null or a.name ilike $1 or a.package_name ilike $1)
+                and ($2::text is null or a.category = $2)
+                and ($3::text is null or a.status = $3)
+                and ($4::text is null or a.uploader_id = $4 or a.status in ('approved', 'available'))
+                and ($5::text is null or a.package_name = $5)
+                and ($6::bigint is null or a.seq < $6) ",
+            $rest
+        )
+    };
+}
+
+macro_rules! bound {
+    ($query:expr, $filter:expr) => {
+        $query
+            .bind(pattern($filter))
+            .bind($filter.category)
+            .bind($filter.status)
+            .bind(&$filter.viewer)
+            .bind(&$filter.package_name)
+            .bind($filter.before)
+            // What is filtered by decides on the plan.
+            .persistent(false)
+    };
+}
+
 /// One app.
 pub async fn find(conn: &mut PgConnection, id: &AppId) -> sqlx::Result<Option<App>> {
-    let app: Option<App> = sqlx::query_as(
-        "select a.*, a.version_name as shown_version, not exists (
-            select 1 from apps.apps b where b.package_name = a.package_name and b.version_code > a.version_code) as is_latest
-        from apps.apps a where a.id = $1",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await?;
+    let app: Option<App> = sqlx::query_as(select_app!("where a.id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
     Ok(app.map(App::with_download_url))
 }
 
@@ -68,47 +139,116 @@ pub async fn list(
     filter: &Filter,
     slice: Slice,
 ) -> sqlx::Result<(Vec<App>, i64)> {
-    let apps: Vec<App> = sqlx::query_as(
-        "-- app::list
-        select a.*, a.version_name as shown_version, not exists (
-            select 1 from apps.apps b where b.package_name = a.package_name and b.version_code > a.version_code) as is_latest
-        from apps.apps a
-        where ($1::text is null or a.name ilike $1 or a.package_name ilike $1)
-            and ($2::text is null or a.category = $2)
-            and ($3::text is null or a.status = $3)
-            and ($4::text is null or a.uploader_id = $4 or a.status in ('approved', 'available'))
-        order by a.created_at desc, a.seq desc limit $5 offset $6",
-    )
-    .bind(pattern(filter))
-    .bind(filter.category)
-    .bind(filter.status)
-    .bind(&filter.viewer)
-    .bind(slice.limit)
-    .bind(slice.offset)
-    .fetch_all(&mut *conn)
-    .await?;
-    let total = count(conn, filter).await?;
-    Ok((
-        apps.into_iter().map(App::with_download_url).collect(),
-        total,
-    ))
+    let list = sqlx::query_as(select_app!(matching!(
+        "order by a.created_at desc, a.seq desc limit $7 offset $8"
+    )));
+    let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
+    let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
+    Ok((shown(apps), count(conn, filter).await?))
+}
+
+/// The versions of a package that a filter leaves, the highest first, and how many there are.
+pub async fn versions(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    slice: Slice,
+) -> sqlx::Result<(Vec<App>, i64)> {
+    let list = sqlx::query_as(select_app!(matching!(
+        "order by a.version_code desc limit $7 offset $8"
+    )));
+    let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
+    let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
+    Ok((shown(apps), count(conn, filter).await?))
+}
+
+/// The apps that a filter leaves, the last uploaded first, as many as wanted.
+pub async fn list_before(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    limit: i64,
+) -> sqlx::Result<Vec<App>> {
+    let list = sqlx::query_as(select_app!(matching!("order by a.seq desc limit $7")));
+    let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
+    Ok(shown(apps))
+}
+
+/// The apps that a filter leaves, the most fetched and installed first.
+pub async fn top(conn: &mut PgConnection, filter: &Filter, limit: i64) -> sqlx::Result<Vec<App>> {
+    let list = sqlx::query_as(select_app!(matching!(
+        "order by a.download_count + a.install_count desc, a.seq desc limit $7"
+    )));
+    let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
+    Ok(shown(apps))
+}
+
+/// The apps that wait for a review, the oldest first, and how many there are.
+pub async fn list_pending(conn: &mut PgConnection, slice: Slice) -> sqlx::Result<(Vec<App>, i64)> {
+    let list = sqlx::query_as(select_app!(
+        "where a.status = 'pending_review' order by a.created_at, a.seq limit $1 offset $2"
+    ));
+    let apps: Vec<App> = list
+        .bind(slice.limit)
+        .bind(slice.offset)
+        .fetch_all(&mut *conn)
+        .await?;
+    let filter = Filter {
+        status: Some(AppStatus::PendingReview),
+        ..Filter::default()
+    };
+    Ok((shown(apps), count(conn, &filter).await?))
 }
 
 /// How many apps a filter leaves.
 pub async fn count(conn: &mut PgConnection, filter: &Filter) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "select count(*) from apps.apps a
-        where ($1::text is null or a.name ilike $1 or a.package_name ilike $1)
-            and ($2::text is null or a.category = $2)
-            and ($3::text is null or a.status = $3)
-            and ($4::text is null or a.uploader_id = $4 or a.status in ('approved', 'available'))",
-    )
-    .bind(pattern(filter))
-    .bind(filter.category)
-    .bind(filter.status)
-    .bind(&filter.viewer)
-    .fetch_one(conn)
-    .await
+    let count = sqlx::query_scalar(concat!(
+        "-- app::count
+        select count(*) from apps.apps a ",
+        matching!("")
+    ));
+    bound!(count, filter).fetch_one(conn).await
+}
+
+/// How many apps a filter leaves in each status and category, with their bytes and how often they were fetched.
+pub async fn tally(conn: &mut PgConnection, filter: &Filter) -> sqlx::Result<Vec<Tally>> {
+    let tally = sqlx::query_as(concat!(
+        "-- app::tally
+        select a.status, a.category, count(*) as count, sum(a.size)::bigint as size, sum(a.download_count)::bigint as downloads,
+            sum(a.install_count)::bigint as installs
+        from apps.apps a ",
+        matching!("group by a.status, a.category order by a.status, a.category")
+    ));
+    bound!(tally, filter).fetch_all(conn).await
+}
+
+/// Writes what an uploader says of an app; what is `None` stays. `false` where there is no such app, or it is another's.
+pub async fn change(
+    conn: &mut PgConnection,
+    id: &AppId,
+    owner: Option<&UserId>,
+    change: &Change,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- app::change
+        update apps.apps set name = coalesce($3, name), description = coalesce($4, description),
+            category = coalesce($5, category), tags = coalesce($6, tags), updated_at = $7
+        where id = $1 and ($2::text is null or uploader_id = $2)",
+    );
+    let done = update
+        .bind(id)
+        .bind(owner)
+        .bind(&change.name)
+        .bind(&change.description)
+        .bind(change.category)
+        .bind(&change.tags)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+fn shown(apps: Vec<App>) -> Vec<App> {
+    apps.into_iter().map(App::with_download_url).collect()
 }
 
 /// Counts a download.

@@ -1,7 +1,10 @@
 //! An app: one version of one package.
 
 pub mod api;
+pub mod browse;
+pub mod change;
 pub mod db;
+pub mod download;
 pub mod jobs;
 mod manifest;
 pub mod package;
@@ -19,7 +22,7 @@ pub use manifest::Manifest;
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum AppStatus {
-    /// On its way in; such an app has no row yet.
+    /// With its uploader, who changes it and submits it again.
     Uploading,
     /// Stored, waiting for a reviewer.
     PendingReview,
@@ -31,6 +34,20 @@ pub enum AppStatus {
     Available,
     /// Taken from the shelf.
     Unavailable,
+}
+
+impl AppStatus {
+    /// As it stands in JSON and in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uploading => "uploading",
+            Self::PendingReview => "pending_review",
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::Available => "available",
+            Self::Unavailable => "unavailable",
+        }
+    }
 }
 
 /// What an app is for.
@@ -111,6 +128,9 @@ pub struct App {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// Its number among all.
+    #[serde(skip)]
+    pub seq: i64,
     #[serde(skip)]
     object_key: String,
 }

@@ -4,6 +4,7 @@
 
 mod app;
 mod package;
+mod review;
 
 use axum::body::Body;
 use chrono::TimeDelta;

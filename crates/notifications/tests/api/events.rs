@@ -151,6 +151,16 @@ async fn every_kind_of_event_has_words(db: PgPool) {
             },
         ),
         (
+            "app.reviewed",
+            EventBody::AppReviewed {
+                app_id: contracts::AppId::new(),
+                name: "a".into(),
+                version_name: "3".into(),
+                status: "rejected".into(),
+                comment: Some("no icon".into()),
+            },
+        ),
+        (
             "order.expired",
             EventBody::OrderExpired {
                 order_id: order_id.clone(),
