@@ -1,5 +1,7 @@
 //! What can go wrong, and what the client is told.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use contracts::AppId;
 use http::StatusCode;
@@ -37,6 +39,32 @@ pub enum Error {
         /// What the reader met.
         reason: String,
     },
+    /// An upload has come to another offset than the client says, maybe by another connection.
+    #[error(
+        "the upload is not at this offset; ask where it is and go on there (it was at {offset})"
+    )]
+    OtherOffset {
+        /// How far it was.
+        offset: i64,
+    },
+    /// The client speaks another version of the protocol of resumable uploads.
+    #[error("the header Tus-Resumable must be 1.0.0")]
+    OtherVersion,
+    /// The user has begun too many uploads.
+    #[error("{0} uploads that are not whole are the most: end or give up one of them")]
+    TooManyUploads(i64),
+    /// An upload that is whole but no app.
+    #[error("the upload is no app: {reason}")]
+    RefusedUpload {
+        /// Why.
+        reason: String,
+    },
+    /// So many uploads are under way that there is no room for another one.
+    #[error("too many uploads at once; try again")]
+    Busy,
+    /// What was stored could not be read, or another worker has it.
+    #[error("what is stored of the upload could not be read")]
+    Unreadable,
     /// The app does not stand where the step begins.
     #[error("the app is {}; this is for one that is {}", .status.as_str(), names(.wanted))]
     WrongStatus {
@@ -67,6 +95,27 @@ fn names(statuses: &[AppStatus]) -> String {
     names.join(" or ")
 }
 
+impl Error {
+    /// What its owner is told of an upload that ended with it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Refused(problem) => {
+                let fields: Vec<&str> = problem.fields().collect();
+                format!("{} {}", fields.join(", "), problem.message())
+            }
+            error => error.to_string(),
+        }
+    }
+
+    /// Whether it is the stores' fault and not that of what was asked.
+    pub const fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Objects(_) | Self::Database(_) | Self::Unreadable
+        )
+    }
+}
+
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Self::Refused(problem)
@@ -84,7 +133,24 @@ impl IntoResponse for Error {
                 "BAD_TYPE",
                 self.to_string(),
             ),
-            Self::Exists { .. } | Self::WrongStatus { .. } => {
+            Self::OtherVersion => Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "BAD_VERSION",
+                self.to_string(),
+            ),
+            Self::TooManyUploads(_) => Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_UPLOADS",
+                self.to_string(),
+            ),
+            Self::RefusedUpload { .. } => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "BAD_TYPE",
+                self.to_string(),
+            ),
+            Self::Busy => Problem::not_ready(self.to_string()).retry_after(Duration::from_secs(5)),
+            Self::Unreadable => Problem::not_ready(self.to_string()),
+            Self::OtherOffset { .. } | Self::Exists { .. } | Self::WrongStatus { .. } => {
                 Problem::conflict("CONFLICT", self.to_string())
             }
             Self::BrokenUpload { .. } => Problem::invalid_field("file", self.to_string()),

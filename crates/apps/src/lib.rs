@@ -3,6 +3,7 @@
 pub mod app;
 mod config;
 mod error;
+pub mod resumable;
 pub mod review;
 mod routes;
 
@@ -30,7 +31,9 @@ pub struct Apps {
     readings: Arc<Semaphore>,
 }
 
-const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
+/// How soon a replica finds an upload whose replica died over it.
+const ASSEMBLE_PERIOD: Duration = Duration::from_secs(5);
+const SWEEP_DEADLINE: Duration = Duration::from_secs(1800);
 const UPLOADS_AT_ONCE: usize = 64;
 
 impl Apps {
@@ -49,29 +52,45 @@ impl Apps {
         })
     }
 
-    /// Starts sweeping away objects that no app names.
+    /// Starts what every replica does beside the requests.
     ///
     /// # Errors
     /// None.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let state = self.clone();
-        tasks.every("apps.sweep", SWEEP_PERIOD, move || {
+        tasks.every("apps.assemble", ASSEMBLE_PERIOD, move || {
             let state = state.clone();
-            async move { state.sweep().await }
+            async move { resumable::jobs::assemble(&state).await }
         });
         Ok(())
     }
 
-    /// One sweep: deletes objects of more than a day ago that no app names.
+    /// Assembles every upload that waits for it, for tests.
     ///
     /// # Errors
     /// Where a store does not answer.
-    pub async fn sweep(&self) -> anyhow::Result<Tick> {
+    pub async fn assemble(&self) -> anyhow::Result<()> {
+        while resumable::jobs::assemble(self).await? == Tick::More {}
+        Ok(())
+    }
+
+    /// One sweep: forgets uploads that have expired, and deletes objects of more than a day ago that nothing names.
+    ///
+    /// # Errors
+    /// Where a store does not answer.
+    pub async fn sweep(&self) -> anyhow::Result<()> {
+        resumable::jobs::sweep(self).await?;
         app::jobs::sweep(self).await
     }
 
-    /// The service has no locked jobs yet.
+    /// What runs once in the whole cluster.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        Vec::new()
+        let state = self.clone();
+        let sweep = Job::new("apps-sweep", "23 * * * *", move |_| {
+            let state = state.clone();
+            // Deleting what nothing names can be done twice.
+            async move { state.sweep().await }
+        });
+        vec![sweep.timeout(SWEEP_DEADLINE)]
     }
 }

@@ -1,12 +1,14 @@
 //! The URL map.
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::map_response;
 use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Apps;
 use crate::app::{api, browse, change, download, package};
+use crate::resumable::api as resumable;
 use crate::review::api as review;
 
 /// All routes of the service.
@@ -20,12 +22,25 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 fn routes() -> OpenApiRouter<Apps> {
-    // The upload counts its bytes itself, against its own bound.
+    // Uploads count their bytes themselves, against their own bound.
     let upload = OpenApiRouter::new()
         .routes(routes!(api::upload_app))
         .layer(DefaultBodyLimit::disable());
+    let resumable = OpenApiRouter::new()
+        .routes(routes!(
+            resumable::describe_uploads,
+            resumable::begin_upload
+        ))
+        .routes(routes!(
+            resumable::find_upload,
+            resumable::continue_upload,
+            resumable::give_up_upload
+        ))
+        .layer(DefaultBodyLimit::disable())
+        .layer(map_response(resumable::name_version));
     OpenApiRouter::new()
         .merge(upload)
+        .merge(resumable)
         .routes(routes!(api::list_apps))
         .routes(routes!(api::count_apps))
         .routes(routes!(browse::list_apps_by_cursor))

@@ -99,6 +99,8 @@ ids! {
     SnapshotId,
     /// An uploaded application package.
     AppId,
+    /// A package on its way in, part by part.
+    UploadId,
     /// A decision about an uploaded package.
     ReviewId,
     /// A billing plan: a slug such as `basic`.

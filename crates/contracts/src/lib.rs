@@ -10,7 +10,8 @@ pub mod timestamp;
 pub use event::{Event, EventBody};
 pub use id::{
     ApiKeyId, AppId, BroadcastId, CreditHoldId, DeviceId, EventId, InvalidId, NotificationId,
-    OrderId, PlanId, ReviewId, SessionId, SnapshotId, TaskId, TemplateId, TransactionId, UserId,
+    OrderId, PlanId, ReviewId, SessionId, SnapshotId, TaskId, TemplateId, TransactionId, UploadId,
+    UserId,
 };
 pub use money::{InvalidMoney, Money};
 pub use service::Service;

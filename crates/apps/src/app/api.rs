@@ -1,21 +1,16 @@
 //! Uploading, listing and fetching apps.
 
-use std::time::Duration;
-
 use axum::extract::{Multipart, State};
-use contracts::{AppId, Event, EventBody};
+use contracts::AppId;
 use garde::Validate;
 use http::{HeaderMap, StatusCode, header};
-use platform::events::emit;
 use platform::http::{Json, Page, PageQuery, Path, Query};
 use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::upload::Fields;
-use super::{App, AppStatus, Category, Manifest, db, manifest, upload};
-use crate::review::{self, Action};
+use super::{App, AppStatus, Category, db, register, upload};
 use crate::{Apps, Error, Result};
 
 /// What a form has beside the package, at most.
@@ -114,110 +109,28 @@ pub async fn upload_app(
     if announced.is_some_and(|bytes| bytes > limit.saturating_add(FORM_AROUND)) {
         return Err(Error::TooLarge { limit });
     }
-    let _permit = state.uploads.try_acquire().map_err(|_| {
-        Problem::not_ready("too many uploads at once; try again")
-            .retry_after(Duration::from_secs(5))
-    })?;
+    let _permit = state.uploads.try_acquire().map_err(|_| Error::Busy)?;
     let id = AppId::new();
     let (fields, written, key) = upload::receive(&state.objects, &id, form, limit).await?;
 
-    let outcome = register(
-        &state,
-        &user,
-        id,
-        fields,
-        &key,
-        (written.size, written.sha256),
-    )
-    .await;
+    let stored = async {
+        let app = register::describe(&state, &user.id, id, fields, (&key, &written)).await?;
+        let mut tx = state.platform.db.begin().await?;
+        let app = register::insert(&mut tx, app).await?;
+        tx.commit().await?;
+        Ok(app)
+    };
+    let outcome: Result<App> = stored.await;
     match &outcome {
+        Ok(app) if app.object_key == key => {}
         // Whether the row is there is not known; an object that it names must not be deleted. The sweep knows later.
-        Ok(_) | Err(Error::Database(_)) => {}
-        Err(_) => upload::discard(&state.objects, &key).await,
+        Err(Error::Database(_)) => {}
+        // Refused, or there already under another name.
+        Ok(_) | Err(_) => upload::discard(&state.objects, &key).await,
     }
     let app = outcome?;
     info!(app.id = %app.id, "stored version {} of {}, {} bytes", app.version_code, app.package_name, app.size);
     Ok((StatusCode::CREATED, Json(app)))
-}
-
-async fn register(
-    state: &Apps,
-    user: &CurrentUser,
-    id: AppId,
-    fields: Fields,
-    key: &str,
-    (size, sha256): (u64, String),
-) -> Result<App> {
-    let manifest = match state.objects.file(key).await? {
-        Some(file) => {
-            let _permit = state
-                .readings
-                .acquire()
-                .await
-                .map_err(|_| Problem::internal())?;
-            manifest::read(file).await?
-        }
-        None => Manifest::default(),
-    };
-    let package_name = manifest
-        .package_name
-        .or(fields.package_name)
-        .ok_or_else(|| {
-            Problem::invalid_field(
-                "packageName",
-                "is required, since the manifest of the package cannot be read",
-            )
-        })?;
-    let version_name = manifest
-        .version_name
-        .or(fields.version_name)
-        .unwrap_or_else(|| "1.0".to_owned());
-    let now = state.platform.clock.now();
-    let app = App {
-        id: id.clone(),
-        name: fields
-            .name
-            .or(manifest.label)
-            .unwrap_or_else(|| package_name.clone()),
-        version: version_name.clone(),
-        version_name,
-        version_code: manifest.version_code.or(fields.version_code).unwrap_or(1),
-        is_latest: true,
-        status: AppStatus::PendingReview,
-        category: fields.category,
-        size: size.cast_signed(),
-        sha256,
-        description: fields.description,
-        min_sdk_version: manifest.min_sdk_version,
-        target_sdk_version: manifest.target_sdk_version,
-        tags: fields.tags,
-        uploader_id: user.id.clone(),
-        download_url: String::new(),
-        download_count: 0,
-        install_count: 0,
-        created_at: now,
-        updated_at: now,
-        seq: 0,
-        object_key: key.to_owned(),
-        package_name,
-    };
-    let mut tx = state.platform.db.begin().await?;
-    if !db::insert(&mut tx, &app).await? {
-        return Err(Error::Exists {
-            package_name: app.package_name,
-            version_code: app.version_code,
-        });
-    }
-    review::record(&mut tx, &id, Action::Submit, (&user.id, None), now).await?;
-    let body = EventBody::AppUploaded {
-        app_id: id.clone(),
-        package_name: app.package_name.clone(),
-        version_code: app.version_code,
-    };
-    emit(&mut tx, &Event::new(user.id.clone(), now, body)).await?;
-    let stored = db::find(&mut tx, &id).await?.ok_or(Error::NotFound(id))?;
-    tx.commit().await?;
-    Ok(stored)
 }
 
 /// Lists apps, newest first: those everybody may see and the caller's own.

@@ -73,13 +73,15 @@ pub async fn delete_app(
     Path(id): Path<AppId>,
 ) -> Result<Json<Message>> {
     let owner = if user.is_admin { None } else { Some(&user.id) };
-    let mut conn = state.platform.db.acquire().await?;
-    let key = db::delete(&mut conn, &id, owner)
-        .await?
-        .ok_or(Error::NotFound(id))?;
-    // The row is the truth; an object that stays behind is only space.
-    if let Err(error) = state.objects.delete(&key).await {
-        warn!("the object {key} of a deleted app stays behind: {error}");
+    let mut tx = state.platform.db.begin().await?;
+    let deleted = db::delete(&mut tx, &id, owner).await?;
+    let object = deleted.ok_or(Error::NotFound(id))?;
+    tx.commit().await?;
+    if let Some(key) = object {
+        // The row is the truth; an object that stays behind is only space, until the sweep.
+        if let Err(error) = state.objects.delete(&key).await {
+            warn!("the object {key} of a deleted app stays behind: {error}");
+        }
     }
     Ok(Json(Message {
         message: "app deleted",

@@ -3,7 +3,7 @@
 use contracts::{AppId, Timestamp, UserId};
 use platform::CurrentUser;
 use platform::http::Slice;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use super::change::Change;
 use super::{App, AppStatus, Category};
@@ -269,17 +269,56 @@ pub async fn without_app(conn: &mut PgConnection, keys: &[String]) -> sqlx::Resu
     select.bind(keys).fetch_all(conn).await
 }
 
-/// Deletes an app of an owner, or of anybody; the key of its object.
+/// The object that holds an app's content from now on: the one that is there already, or the one it came with. Until the
+/// end of the transaction nobody deletes it.
+pub async fn share(tx: &mut PgConnection, app: &App) -> sqlx::Result<String> {
+    let share = sqlx::query_scalar(
+        "-- app::share
+        insert into apps.packages as p (sha256, size, object_key, created_at) values ($1, $2, $3, $4)
+        on conflict (sha256) do update set created_at = p.created_at returning object_key",
+    );
+    share
+        .bind(&app.sha256)
+        .bind(app.size)
+        .bind(&app.object_key)
+        .bind(app.created_at)
+        .fetch_one(tx)
+        .await
+}
+
+/// Deletes an app of an owner, or of anybody; `None` where there is none. Gives the object that nobody names any more, to be
+/// deleted after the commit.
 pub async fn delete(
-    conn: &mut PgConnection,
+    tx: &mut PgConnection,
     id: &AppId,
     owner: Option<&UserId>,
-) -> sqlx::Result<Option<String>> {
-    let delete = sqlx::query(
-        "delete from apps.apps where id = $1 and ($2::text is null or uploader_id = $2) returning object_key",
+) -> sqlx::Result<Option<Option<String>>> {
+    // Whoever shares the content meanwhile waits for the end of this, and this for whoever shares it already.
+    let lock = sqlx::query(
+        "-- app::delete: package
+        select 1 from apps.packages p join apps.apps a on a.sha256 = p.sha256 where a.id = $1 for update of p",
     );
-    let row = delete.bind(id).bind(owner).fetch_optional(conn).await?;
-    row.map(|row| row.try_get(0)).transpose()
+    lock.bind(id).execute(&mut *tx).await?;
+    let delete = sqlx::query_as(
+        "-- app::delete
+        delete from apps.apps where id = $1 and ($2::text is null or uploader_id = $2) returning sha256, object_key",
+    );
+    let deleted: Option<(String, String)> =
+        delete.bind(id).bind(owner).fetch_optional(&mut *tx).await?;
+    let Some((sha256, object_key)) = deleted else {
+        return Ok(None);
+    };
+    let is_named: bool = sqlx::query_scalar(
+        "-- app::delete: object
+        with gone as (
+            delete from apps.packages p where p.sha256 = $1 and not exists (select 1 from apps.apps a where a.sha256 = $1))
+        select exists (select 1 from apps.apps a where a.object_key = $2)",
+    )
+    .bind(sha256)
+    .bind(&object_key)
+    .fetch_one(tx)
+    .await?;
+    Ok(Some((!is_named).then_some(object_key)))
 }
 
 /// The pattern that finds the words anywhere; what `like` would read as a sign is taken as written.

@@ -2,21 +2,21 @@
 
 use chrono::TimeDelta;
 use futures::TryStreamExt;
-use platform::lifecycle::Tick;
 use tracing::info;
 
 use super::{db, upload};
 use crate::Apps;
 
 /// An upload writes the row right after the object; so long it takes in no case.
-const AGE: TimeDelta = TimeDelta::days(1);
-const BATCH: usize = 200;
+pub const AGE: TimeDelta = TimeDelta::days(1);
+/// How many are looked at together.
+pub const BATCH: usize = 200;
 
 /// Deletes objects of the past that no app names.
 ///
 /// # Errors
 /// Where a store does not answer.
-pub async fn sweep(state: &Apps) -> anyhow::Result<Tick> {
+pub async fn sweep(state: &Apps) -> anyhow::Result<()> {
     let before = state.platform.clock.now() - AGE;
     let old = state.objects.written_before(upload::FOLDER, before);
     let mut batches = std::pin::pin!(old.try_chunks(BATCH));
@@ -29,5 +29,5 @@ pub async fn sweep(state: &Apps) -> anyhow::Result<Tick> {
             info!("deleted the object {key}, which no app names");
         }
     }
-    Ok(Tick::Idle)
+    Ok(())
 }

@@ -6,9 +6,10 @@ pub mod change;
 pub mod db;
 pub mod download;
 pub mod jobs;
-mod manifest;
+pub mod manifest;
 pub mod package;
-mod upload;
+pub mod register;
+pub mod upload;
 
 use contracts::{AppId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -132,7 +133,7 @@ pub struct App {
     #[serde(skip)]
     pub seq: i64,
     #[serde(skip)]
-    object_key: String,
+    pub object_key: String,
 }
 
 impl App {

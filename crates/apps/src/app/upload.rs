@@ -6,6 +6,7 @@ use contracts::AppId;
 use platform::Problem;
 use platform::objects::{Objects, Writing, Written};
 use platform::problem::{FieldFault, causes};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, timeout};
 use tracing::warn;
 
@@ -32,7 +33,8 @@ struct Received {
 }
 
 /// The fields of the form.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Fields {
     pub name: Option<String>,
     pub description: Option<String>,
@@ -43,6 +45,58 @@ pub struct Fields {
     pub version_code: Option<i64>,
 }
 
+impl Fields {
+    /// Takes a field by its name in the form; one that means nothing is left alone.
+    pub fn set(&mut self, name: &str, text: String, faults: &mut Vec<FieldFault>) {
+        if text.is_empty() {
+            return;
+        }
+        let bounded = |most: usize, faults: &mut Vec<FieldFault>| {
+            if text.chars().count() > most {
+                faults.push(fault(name, format!("is longer than {most} characters")));
+            }
+            Some(text.clone())
+        };
+        match name {
+            "name" => self.name = bounded(100, faults),
+            "description" => self.description = bounded(2000, faults),
+            "packageName" => {
+                if !is_package_name(&text) {
+                    faults.push(fault(
+                        "packageName",
+                        "is not a package name such as com.example.app",
+                    ));
+                }
+                self.package_name = Some(text);
+            }
+            "versionName" => self.version_name = bounded(100, faults),
+            "versionCode" => match text.parse() {
+                Ok(code) if code >= 0 => self.version_code = Some(code),
+                _ => faults.push(fault("versionCode", "is not a whole number from 0")),
+            },
+            "category" => match serde_json::from_value(text.into()) {
+                Ok(category) => self.category = category,
+                Err(error) => faults.push(fault("category", error.to_string())),
+            },
+            "tags" => {
+                self.tags = serde_json::from_str(&text).unwrap_or_else(|_| {
+                    text.split(',')
+                        .map(|tag| tag.trim().to_owned())
+                        .filter(|tag| !tag.is_empty())
+                        .collect()
+                });
+                if self.tags.len() > 20 || self.tags.iter().any(|tag| tag.chars().count() > 50) {
+                    faults.push(fault(
+                        "tags",
+                        "are more than 20, or one is longer than 50 characters",
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Reads the whole form; the package lies under the key then. A form that is refused leaves nothing behind.
 pub async fn receive(
     objects: &Objects,
@@ -50,7 +104,7 @@ pub async fn receive(
     form: Multipart,
     limit: u64,
 ) -> Result<(Fields, Written, String)> {
-    let key = format!("{FOLDER}/{id}.apk");
+    let key = key(id);
     let mut received = Received::default();
     let outcome = timeout(LONGEST, read(objects, &key, form, limit, &mut received))
         .await
@@ -79,11 +133,16 @@ pub async fn receive(
     }
 }
 
-/// Deletes the object of an upload that was refused.
+/// Where the package of a new app lies.
+pub fn key(id: &AppId) -> String {
+    format!("{FOLDER}/{id}.apk")
+}
+
+/// Deletes an object that is not wanted.
 pub async fn discard(objects: &Objects, key: &str) {
     if let Err(error) = objects.delete(key).await {
         warn!(
-            "the object {key} of a refused upload stays until the sweep: {}",
+            "the object {key}, which is not wanted, stays until the sweep: {}",
             causes(&error)
         );
     }
@@ -172,52 +231,7 @@ async fn take_text(
     let Some(text) = text.map(|text| text.trim().to_owned()) else {
         return Err(Problem::invalid_field("body", "a field of the form is not text").into());
     };
-    if text.is_empty() {
-        return Ok(());
-    }
-    let bounded = |most: usize, faults: &mut Vec<FieldFault>| {
-        if text.chars().count() > most {
-            faults.push(fault(&name, format!("is longer than {most} characters")));
-        }
-        Some(text.clone())
-    };
-    match name.as_str() {
-        "name" => fields.name = bounded(100, faults),
-        "description" => fields.description = bounded(2000, faults),
-        "packageName" => {
-            if !is_package_name(&text) {
-                faults.push(fault(
-                    "packageName",
-                    "is not a package name such as com.example.app",
-                ));
-            }
-            fields.package_name = Some(text);
-        }
-        "versionName" => fields.version_name = bounded(100, faults),
-        "versionCode" => match text.parse() {
-            Ok(code) if code >= 0 => fields.version_code = Some(code),
-            _ => faults.push(fault("versionCode", "is not a whole number from 0")),
-        },
-        "category" => match serde_json::from_value(text.into()) {
-            Ok(category) => fields.category = category,
-            Err(error) => faults.push(fault("category", error.to_string())),
-        },
-        "tags" => {
-            fields.tags = serde_json::from_str(&text).unwrap_or_else(|_| {
-                text.split(',')
-                    .map(|tag| tag.trim().to_owned())
-                    .filter(|tag| !tag.is_empty())
-                    .collect()
-            });
-            if fields.tags.len() > 20 || fields.tags.iter().any(|tag| tag.chars().count() > 50) {
-                faults.push(fault(
-                    "tags",
-                    "are more than 20, or one is longer than 50 characters",
-                ));
-            }
-        }
-        _ => {}
-    }
+    fields.set(&name, text, faults);
     Ok(())
 }
 
@@ -245,7 +259,8 @@ async fn next<T>(chunk: impl Future<Output = std::result::Result<T, MultipartErr
     }
 }
 
-fn fault(field: &str, message: impl Into<String>) -> FieldFault {
+/// What is wrong with a field.
+pub fn fault(field: &str, message: impl Into<String>) -> FieldFault {
     FieldFault {
         field: field.to_owned(),
         message: message.into(),

@@ -4,7 +4,9 @@
 
 mod app;
 mod package;
+mod resumable;
 mod review;
+mod shared;
 
 use axum::body::Body;
 use chrono::TimeDelta;
