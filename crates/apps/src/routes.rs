@@ -7,7 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Apps;
-use crate::app::{api, browse, change, download, package};
+use crate::app::{api, browse, change, download, link, package};
 use crate::resumable::api as resumable;
 use crate::review::api as review;
 
@@ -57,6 +57,7 @@ fn routes() -> OpenApiRouter<Apps> {
             change::delete_app
         ))
         .routes(routes!(download::download_app))
+        .routes(routes!(link::make_link))
         .routes(routes!(review::list_reviews_of_app))
         .routes(routes!(review::submit_app))
         .routes(routes!(review::approve_app))

@@ -7,24 +7,31 @@ use contracts::AppId;
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::GetRange;
+use platform::Problem;
 use platform::http::Path;
 use platform::problem::ProblemBody;
-use platform::{CurrentUser, Problem};
 
 use super::api::visible;
 use super::db;
+use super::link::Right;
 use crate::{Apps, Error, Result};
 
-/// Fetches a package, whole or a range of it.
-#[utoipa::path(get, path = "/apps/{app_id}/download", tag = "apps", params(("app_id" = AppId, Path)), responses((status = 200, description = "the package", content_type = "application/vnd.android.package-archive"), (status = 206, description = "the range asked for"), (status = 304, description = "not changed"), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 416, body = ProblemBody)))]
+/// Fetches a package, whole or a range of it, as a user who may see the app or by a signed link.
+#[utoipa::path(get, path = "/apps/{app_id}/download", tag = "apps", params(("app_id" = AppId, Path), ("expires" = Option<i64>, Query, description = "of a signed link"), ("signature" = Option<String>, Query, description = "of a signed link")), responses((status = 200, description = "the package", content_type = "application/vnd.android.package-archive"), (status = 206, description = "the range asked for"), (status = 304, description = "not changed"), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 416, body = ProblemBody)))]
 pub async fn download_app(
     State(state): State<Apps>,
-    user: CurrentUser,
+    right: Right,
     Path(id): Path<AppId>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let app = visible(&state, &user, id).await?;
+    let app = match right {
+        Right::User(user) => visible(&state, &user, id).await?,
+        Right::Link => {
+            let found = db::find(&mut *state.platform.db.acquire().await?, &id).await?;
+            found.ok_or(Error::NotFound(id))?
+        }
+    };
     let etag = format!("\"{}\"", app.sha256);
     if headers
         .get(header::IF_NONE_MATCH)

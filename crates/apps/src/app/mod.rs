@@ -6,6 +6,7 @@ pub mod change;
 pub mod db;
 pub mod download;
 pub mod jobs;
+pub mod link;
 pub mod manifest;
 pub mod package;
 pub mod register;

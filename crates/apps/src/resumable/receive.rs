@@ -5,7 +5,7 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use contracts::Timestamp;
 use futures::StreamExt;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout_at};
 use uuid::Uuid;
 
 use super::db::{self, Part};
@@ -18,6 +18,8 @@ use crate::{Apps, Error, Result};
 const PART: usize = 8 << 20;
 /// A client that sends nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
+/// However slowly it comes: the client goes on with another request.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
 /// For how long an upload is kept after its last byte came.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 
@@ -34,8 +36,9 @@ pub fn expiry(now: Timestamp) -> Timestamp {
 pub async fn receive(state: &Apps, mut upload: Upload, body: Body) -> Result<Upload> {
     let mut stream = body.into_data_stream();
     let mut held = Vec::new();
+    let ends = Instant::now() + LONGEST;
     loop {
-        let next = timeout(SILENCE, stream.next()).await;
+        let next = timeout_at(ends.min(Instant::now() + SILENCE), stream.next()).await;
         let broken = match next {
             Ok(Some(Ok(bytes))) => {
                 let end = upload.offset + (held.len() + bytes.len()) as i64;
@@ -52,7 +55,9 @@ pub async fn receive(state: &Apps, mut upload: Upload, body: Body) -> Result<Upl
             }
             Ok(None) => None,
             Ok(Some(Err(error))) => Some(error.to_string()),
-            Err(_) => Some(format!("nothing came for {SILENCE:?}")),
+            Err(_) => Some(format!(
+                "nothing came for {SILENCE:?}, or it took longer than {LONGEST:?}"
+            )),
         };
         let upload = keep(state, upload, held).await?;
         return match broken {

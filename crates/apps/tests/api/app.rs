@@ -122,6 +122,15 @@ impl TestApp {
         .await
     }
 
+    /// Fetches as nobody, by the other instance.
+    pub async fn fetch_unsigned(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Self::answer(&self.other, request.body(Body::empty()).unwrap()).await
+    }
+
     /// Fetches as the service of devices does, by the other instance.
     pub async fn fetch_as_service(&self, path: &str, query: &str) -> Reply {
         let (auth, now) = (&self.platform.auth, self.platform.clock.now());

@@ -5,9 +5,9 @@ use http::{Method, StatusCode, Uri};
 
 use crate::front::BoxBody;
 
-const HEADERS: &str = "Content-Type, Authorization, X-Request-ID, X-API-Key, Idempotency-Key, traceparent, tracestate";
+const HEADERS: &str = "Content-Type, Authorization, X-Request-ID, X-API-Key, Idempotency-Key, traceparent, tracestate, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSED: &str = "X-Request-ID, Retry-After, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, RateLimit, Server-Timing";
+const EXPOSED: &str = "X-Request-ID, Retry-After, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, RateLimit, Server-Timing, Location, X-App-Id, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Upload-Length, Upload-Offset, Upload-Expires, Upload-Metadata";
 
 /// The origins whose pages may call with credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]

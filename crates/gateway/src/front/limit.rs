@@ -123,6 +123,8 @@ enum Cost {
 impl Cost {
     fn of(method: &Method, route: &Route) -> Self {
         match route.kind {
+            // A resumable upload is counted when it begins, and not with each of its parts.
+            Kind::Upload if *method == Method::PATCH => Self::Write,
             Kind::Upload => Self::Upload,
             // A long poll sends with POST what a socket sends without asking anybody.
             Kind::Engine(_) | Kind::Tunnel => Self::Read,
@@ -259,6 +261,8 @@ mod tests {
             (Method::GET, "/api/devices?a=b", limits.read, None),
             (Method::DELETE, "/devices/7", limits.write, None),
             (Method::POST, "/api/apps/upload", limits.upload, None),
+            (Method::POST, "/apps/uploads", limits.upload, None),
+            (Method::PATCH, "/apps/uploads/7", limits.write, None),
             (
                 Method::POST,
                 "/socket.io/?EIO=4&transport=polling&sid=a",

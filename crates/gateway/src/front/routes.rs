@@ -83,6 +83,8 @@ pub fn route(method: &Method, uri: &Uri) -> Route {
         {
             Kind::Upload
         }
+        ("apps", Some("uploads"), None) if *method == Method::POST => Kind::Upload,
+        ("apps", Some("uploads"), Some(_)) if *method == Method::PATCH => Kind::Upload,
         ("devices", Some(_), Some("shell" | "install")) if *method == Method::POST => Kind::Command,
         ("devices", Some(_), Some("adb" | "stream")) if *method == Method::GET => Kind::Tunnel,
         _ => Kind::Plain,
@@ -262,7 +264,10 @@ mod tests {
         );
         assert_eq!(kind(&Method::GET, "/devices/7/adb/info"), Kind::Plain);
         assert_eq!(kind(&Method::POST, "/devices/shell"), Kind::Plain);
-        assert_eq!(kind(&Method::POST, "/apps/uploads"), Kind::Plain);
+        assert_eq!(kind(&Method::POST, "/apps/uploads"), Kind::Upload);
+        assert_eq!(kind(&Method::PATCH, "/api/apps/uploads/7"), Kind::Upload);
+        assert_eq!(kind(&Method::GET, "/apps/uploads/7"), Kind::Plain);
+        assert_eq!(kind(&Method::PATCH, "/apps/7"), Kind::Plain);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod endings;
 mod error;
 mod freshness;
 mod latest;
+mod link;
 mod recent;
 mod sessions;
 #[cfg(test)]

@@ -208,7 +208,7 @@ fn has_deadline(path: &str) -> bool {
         .iter()
         .any(|end| path.ends_with(end));
     !open
-        && !["/media/uploads/", "/socket.io", "/ws"]
+        && !["/apps/uploads", "/media/uploads/", "/socket.io", "/ws"]
             .iter()
             .any(|start| path.starts_with(start))
 }
