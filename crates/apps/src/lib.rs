@@ -42,7 +42,7 @@ impl Apps {
     /// # Errors
     /// Where its folder cannot be made.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let objects = Objects::open(&platform.settings.objects_folder)?;
+        let objects = Objects::open(&platform.settings.objects)?;
         Ok(Self {
             platform: platform.clone(),
             config: Arc::new(config),

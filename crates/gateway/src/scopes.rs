@@ -86,7 +86,7 @@ async fn every_route_holds_a_key_to_its_scope(db: PgPool) {
     let folder = std::env::temp_dir().join(uuid::Uuid::new_v4().to_string());
     let platform = testing::with(db, |settings| {
         settings.home = folder.clone();
-        settings.objects_folder = folder.join("objects");
+        settings.objects = platform::config::ObjectsAt::Folder(folder.join("objects"));
     });
     let platform = platform.await;
     let services = Services::on(&platform).await;

@@ -49,7 +49,7 @@ impl Media {
     /// # Errors
     /// Where its folder cannot be made.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let objects = Objects::open(&platform.settings.objects_folder)?;
+        let objects = Objects::open(&platform.settings.objects)?;
         Ok(Self {
             platform: platform.clone(),
             cores: Arc::new(Semaphore::new(config.workers)),

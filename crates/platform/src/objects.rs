@@ -1,21 +1,36 @@
 //! The object store: files by key, streamed both ways.
 
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use contracts::Timestamp;
 use futures::{Stream, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
-    GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt,
+    ClientOptions, GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt,
+    RetryConfig,
 };
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use crate::config::{Bucket, ObjectsAt};
 
 /// The size of the parts in which an object is written; so much of an upload is in memory at a time.
 const PART: usize = 8 << 20;
+const S3_CONNECT: Duration = Duration::from_secs(5);
+const S3_SILENCE: Duration = Duration::from_secs(20);
+const S3_RETRIES: Duration = Duration::from_secs(60);
+/// A reader fetches so many bytes at a time …
+const WINDOW: u64 = 256 << 10;
+/// … and so many in all: who reads more of a file than that to learn what it is, is led by the nose.
+const MOST_READ: u64 = 512 << 20;
 
 /// Keeps files.
 #[derive(Clone, Debug)]
@@ -55,11 +70,18 @@ pub struct Written {
 }
 
 impl Objects {
-    /// Opens the folder, which is made where it is missing.
+    /// Opens the folder, which is made where it is missing, or the bucket, which is not asked before it is used.
     ///
     /// # Errors
-    /// Where it cannot be made or read.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    /// Where the folder cannot be made or read, or what is said of the bucket makes no sense.
+    pub fn open(at: &ObjectsAt) -> anyhow::Result<Self> {
+        match at {
+            ObjectsAt::Folder(folder) => Self::in_folder(folder),
+            ObjectsAt::S3(bucket) => Self::in_bucket(bucket),
+        }
+    }
+
+    fn in_folder(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| {
             format!(
                 "making the object folder {}: correct OBJECTS_FOLDER",
@@ -71,6 +93,37 @@ impl Objects {
             .with_automatic_cleanup(false)
             // What was promised to be stored is on the disk, not only in the memory of the machine.
             .with_fsync(true);
+        Ok(Self(Arc::new(store)))
+    }
+
+    fn in_bucket(bucket: &Bucket) -> anyhow::Result<Self> {
+        let client = ClientOptions::new()
+            .with_allow_http(true)
+            .with_connect_timeout(S3_CONNECT)
+            // A large object takes as long as it takes, while bytes come.
+            .with_timeout_disabled()
+            .with_read_timeout(S3_SILENCE);
+        let retries = RetryConfig {
+            max_retries: 4,
+            retry_timeout: S3_RETRIES,
+            ..RetryConfig::default()
+        };
+        let mut store = AmazonS3Builder::new()
+            .with_bucket_name(&bucket.name)
+            .with_region(&bucket.region)
+            .with_access_key_id(&bucket.access_key_id)
+            .with_secret_access_key(bucket.secret_access_key.expose_secret())
+            .with_client_options(client)
+            .with_retry(retries);
+        if let Some(endpoint) = &bucket.endpoint {
+            store = store.with_endpoint(endpoint);
+        }
+        let store = store.build().with_context(|| {
+            format!(
+                "using the bucket {}: correct the settings OBJECTS_S3_*",
+                bucket.name
+            )
+        })?;
         Ok(Self(Arc::new(store)))
     }
 
@@ -137,14 +190,16 @@ impl Objects {
             })
     }
 
-    /// The object as a file, where the store is a folder.
-    ///
-    /// # Errors
-    /// Where it is not there.
-    pub async fn file(&self, key: &str) -> Result<Option<std::path::PathBuf>, ObjectError> {
-        match self.read(key, None).await?.payload {
-            GetResultPayload::File(_, path) => Ok(Some(path)),
-            GetResultPayload::Stream(_) => Ok(None),
+    /// An object of a size as a reader that may go to and fro, for a thread that may block.
+    pub fn reader(&self, key: &str, size: u64) -> ObjectReader {
+        ObjectReader {
+            objects: self.clone(),
+            key: key.to_owned(),
+            size,
+            at: 0,
+            left: MOST_READ,
+            window: (0, Bytes::new()),
+            runtime: Handle::current(),
         }
     }
 
@@ -178,6 +233,70 @@ impl Objects {
                 source,
             }),
         }
+    }
+}
+
+/// Reads an object in pieces; see [`Objects::reader`].
+pub struct ObjectReader {
+    objects: Objects,
+    key: String,
+    size: u64,
+    at: u64,
+    left: u64,
+    window: (u64, Bytes),
+    runtime: Handle,
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.size || into.is_empty() {
+            return Ok(0);
+        }
+        let (start, window) = &self.window;
+        let is_inside = (*start..*start + window.len() as u64).contains(&self.at);
+        if !is_inside {
+            self.fetch()?;
+        }
+        let (start, window) = &self.window;
+        let from = usize::try_from(self.at - start).map_err(io::Error::other)?;
+        let count = into.len().min(window.len() - from);
+        into[..count].copy_from_slice(&window[from..from + count]);
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl ObjectReader {
+    fn fetch(&mut self) -> io::Result<()> {
+        let range = self.at..self.size.min(self.at + WINDOW);
+        let length = range.end - range.start;
+        self.left = self
+            .left
+            .checked_sub(length)
+            .ok_or_else(|| io::Error::other("more of the object was to be read than is allowed"))?;
+        let fetching = async {
+            let object = self.objects.read(&self.key, Some(GetRange::Bounded(range)));
+            let bytes = object.await.map_err(io::Error::other)?.bytes();
+            bytes.await.map_err(io::Error::other)
+        };
+        let bytes = self.runtime.block_on(fetching)?;
+        if bytes.len() as u64 != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.window = (self.at, bytes);
+        Ok(())
+    }
+}
+
+impl Seek for ObjectReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 

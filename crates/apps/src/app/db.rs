@@ -56,8 +56,9 @@ pub struct Tally {
 pub async fn insert(conn: &mut PgConnection, app: &App) -> sqlx::Result<bool> {
     let insert = sqlx::query(
         "insert into apps.apps (id, name, package_name, version_name, version_code, status, category, size, sha256,
-            object_key, description, min_sdk_version, target_sdk_version, tags, uploader_id, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)
+            object_key, description, min_sdk_version, target_sdk_version, tags, uploader_id, created_at, updated_at,
+            permissions, certificate_sha256)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17, $18)
         on conflict on constraint apps_package_version_key do nothing",
     );
     let outcome = insert
@@ -77,6 +78,8 @@ pub async fn insert(conn: &mut PgConnection, app: &App) -> sqlx::Result<bool> {
         .bind(&app.tags)
         .bind(&app.uploader_id)
         .bind(app.created_at)
+        .bind(&app.permissions)
+        .bind(&app.certificate_sha256)
         .execute(conn)
         .await?;
     Ok(outcome.rows_affected() == 1)

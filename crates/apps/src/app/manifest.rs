@@ -1,9 +1,9 @@
 //! What a package says of itself.
 
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Read, Seek};
 
-use apk_info::Apk;
-use apk_info_zip::ZipEntry;
+use apk_info_axml::{ARSC, AXML};
+use apk_info_zip::{Signature, ZipEntry, ZipError};
 
 use super::upload::is_package_name;
 use crate::{Error, Result};
@@ -13,6 +13,7 @@ const MANIFEST: &str = "AndroidManifest.xml";
 const RESOURCES: &str = "resources.arsc";
 const LARGEST_ENTRY: u64 = 128 << 20;
 const LARGEST_PACKED: u64 = 4 << 20;
+const MOST_PERMISSIONS: usize = 500;
 
 /// What a package says of itself, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub struct Manifest {
     pub min_sdk_version: Option<i32>,
     /// The Android API level it was made for.
     pub target_sdk_version: Option<i32>,
+    /// What it asks to be allowed.
+    pub permissions: Vec<String>,
+    /// The SHA-256 of the certificate that it is signed with, hexadecimal.
+    pub certificate_sha256: Option<String>,
 }
 
 /// Whether the first bytes are those of a ZIP archive that has entries.
@@ -40,8 +45,8 @@ pub fn begins_a_zip(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// Where the file has no `AndroidManifest.xml` or is no whole archive.
-pub async fn read(file: PathBuf) -> Result<Manifest> {
-    tokio::task::spawn_blocking(move || read_blocking(&file))
+pub async fn read(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
+    tokio::task::spawn_blocking(move || read_blocking(file))
         .await
         .unwrap_or_else(|_| {
             Err(Error::NotAPackage {
@@ -50,13 +55,21 @@ pub async fn read(file: PathBuf) -> Result<Manifest> {
         })
 }
 
-fn read_blocking(file: &Path) -> Result<Manifest> {
-    let archive = ZipEntry::open(file).map_err(|error| {
-        tracing::debug!("a package is no archive: {error}");
-        Error::NotAPackage {
-            reason: "it is no whole ZIP archive".to_owned(),
+fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
+    let archive = match ZipEntry::from_reader(file) {
+        Ok(archive) => archive,
+        // What could not be read is not known to be wrong.
+        Err(ZipError::IoError(ErrorKind::Other)) => {
+            tracing::warn!("a package could not be read from the object store");
+            return Err(Error::Unreadable);
         }
-    })?;
+        Err(error) => {
+            tracing::debug!("a package is no archive: {error}");
+            return Err(Error::NotAPackage {
+                reason: "it is no whole ZIP archive".to_owned(),
+            });
+        }
+    };
     if !archive.contains(MANIFEST) {
         return Err(Error::NotAPackage {
             reason: format!("it has no {MANIFEST}"),
@@ -66,14 +79,12 @@ fn read_blocking(file: &Path) -> Result<Manifest> {
         tracing::warn!("the manifest of a package is left unread: it would take too much memory");
         return Ok(Manifest::default());
     }
-    let apk = match Apk::new(file) {
-        Ok(apk) => apk,
-        Err(error) => {
-            tracing::debug!("the manifest of a package could not be read: {error}");
-            return Ok(Manifest::default());
-        }
+    let Some((xml, resources)) = parse(&archive) else {
+        return Ok(Manifest::default());
     };
-    let package_name = apk.get_package_name();
+    let of = |tag, name| xml.get_attribute_value(tag, name, resources.as_ref());
+    let level = |name| of("uses-sdk", name).and_then(|level| level.parse().ok());
+    let package_name = of("manifest", "package");
     if package_name
         .as_deref()
         .is_some_and(|name| !is_package_name(name))
@@ -82,15 +93,52 @@ fn read_blocking(file: &Path) -> Result<Manifest> {
             reason: "its package name is not one".to_owned(),
         });
     }
+    let min_sdk_version = level("minSdkVersion");
+    let permissions = xml.get_root_attribute_values("uses-permission", "name");
     Ok(Manifest {
         package_name,
-        version_name: apk.get_version_name().map(shown),
-        version_code: apk.get_version_code().and_then(|code| code.parse().ok()),
-        label: apk.get_application_label().map(shown),
-        min_sdk_version: apk
-            .get_min_sdk_version()
-            .and_then(|level| level.parse().ok()),
-        target_sdk_version: i32::try_from(apk.get_target_sdk_version()).ok(),
+        version_name: of("manifest", "versionName").map(shown),
+        version_code: of("manifest", "versionCode").and_then(|code| code.parse().ok()),
+        label: of("application", "label").map(shown),
+        min_sdk_version,
+        target_sdk_version: level("targetSdkVersion").or(min_sdk_version).or(Some(1)),
+        permissions: permissions
+            .take(MOST_PERMISSIONS)
+            .map(|name| shown(name.to_owned()))
+            .collect(),
+        certificate_sha256: certificate(&archive),
+    })
+}
+
+fn parse(archive: &ZipEntry) -> Option<(AXML, Option<ARSC>)> {
+    let read = |name| archive.read(name).map(|(bytes, _)| bytes).ok();
+    // Without its resources a manifest still says what stands in itself.
+    let resources = read(RESOURCES).and_then(|bytes| ARSC::new(&mut bytes.as_slice()).ok());
+    let parsed = AXML::new(&mut read(MANIFEST)?.as_slice(), resources.as_ref());
+    match parsed {
+        Ok(xml) => Some((xml, resources)),
+        Err(error) => {
+            tracing::debug!("the manifest of a package could not be read: {error}");
+            None
+        }
+    }
+}
+
+/// The digest of the certificate that signs by the newest scheme. The signature itself is checked by Android, when the
+/// package is installed.
+fn certificate(archive: &ZipEntry) -> Option<String> {
+    let newer = archive.get_signatures_other().unwrap_or_default();
+    let first = archive.get_signature_v1().ok().flatten();
+    let mut signatures = newer.iter().rev().chain(&first);
+    signatures.find_map(|signature| match signature {
+        Signature::V1(signers)
+        | Signature::V2(signers)
+        | Signature::V3(signers)
+        | Signature::V31(signers)
+        | Signature::V32(signers) => signers
+            .first()
+            .map(|signer| signer.sha256_fingerprint.clone()),
+        _ => None,
     })
 }
 
@@ -114,7 +162,7 @@ fn shown(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::io::Cursor;
 
     use super::*;
 
@@ -134,16 +182,13 @@ mod tests {
             "\u{8}\0",
             "\u{1}\0\u{1}\0",
         ];
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("any.apk");
         bolero::check!()
             .with_iterations(300)
             .with_max_len(256)
             .for_each(|bytes: &[u8]| {
                 let text = testkit::any::text(bytes, &WORDS);
                 for content in [bytes, text.as_bytes()] {
-                    fs::write(&file, content).unwrap();
-                    if let Ok(manifest) = read_blocking(&file) {
+                    if let Ok(manifest) = read_blocking(Cursor::new(content.to_vec())) {
                         assert!(
                             manifest
                                 .package_name

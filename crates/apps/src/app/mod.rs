@@ -15,8 +15,6 @@ pub mod upload;
 use contracts::{AppId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-pub use manifest::Manifest;
-
 /// Where an app stands between upload and the shelf.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
@@ -115,6 +113,11 @@ pub struct App {
     /// The Android API level it was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_sdk_version: Option<i32>,
+    /// What it asks to be allowed.
+    pub permissions: Vec<String>,
+    /// The SHA-256 of the certificate that it is signed with, as the package says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_sha256: Option<String>,
     /// Words to find it by.
     pub tags: Vec<String>,
     /// Who uploaded it.

@@ -7,7 +7,7 @@ use platform::objects::Written;
 use sqlx::PgConnection;
 
 use super::upload::Fields;
-use super::{App, AppStatus, Manifest, db, manifest};
+use super::{App, AppStatus, db, manifest};
 use crate::review::{self, Action};
 use crate::{Apps, Error, Result};
 
@@ -22,17 +22,9 @@ pub async fn describe(
     fields: Fields,
     (key, written): (&str, &Written),
 ) -> Result<App> {
-    let manifest = match state.objects.file(key).await? {
-        Some(file) => {
-            let _permit = state
-                .readings
-                .acquire()
-                .await
-                .map_err(|_| Problem::internal())?;
-            manifest::read(file).await?
-        }
-        None => Manifest::default(),
-    };
+    let permit = state.readings.acquire().await;
+    let manifest = manifest::read(state.objects.reader(key, written.size)).await?;
+    drop(permit);
     let package_name = manifest
         .package_name
         .or(fields.package_name)
@@ -64,6 +56,8 @@ pub async fn describe(
         description: fields.description,
         min_sdk_version: manifest.min_sdk_version,
         target_sdk_version: manifest.target_sdk_version,
+        permissions: manifest.permissions,
+        certificate_sha256: manifest.certificate_sha256,
         tags: fields.tags,
         uploader_id: uploader.clone(),
         download_url: String::new(),

@@ -12,6 +12,7 @@ use contracts::{Service, UserId};
 use futures::stream;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use platform::config::ObjectsAt;
 use platform::{Platform, testing};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -36,8 +37,13 @@ pub struct User {
 impl TestApp {
     pub async fn start(db: PgPool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let objects = folder.path().to_owned();
-        let platform = testing::with(db, |settings| settings.objects_folder = objects).await;
+        let objects = ObjectsAt::Folder(folder.path().to_owned());
+        Self::over(db, folder, objects).await
+    }
+
+    /// The service over objects that are kept there; what is kept lies below the folder.
+    pub async fn over(db: PgPool, folder: tempfile::TempDir, objects: ObjectsAt) -> Self {
+        let platform = testing::with(db, |settings| settings.objects = objects).await;
         let router = async || {
             let state = Apps::new(
                 &platform,

@@ -67,7 +67,7 @@ async fn a_link_fetches_its_package_without_signing_in_until_it_expires(db: PgPo
         format!("{}/download?{query}", paths[1]),
         later,
         flipped,
-        format!("{}/download?expires={expires}&signature=", paths[0]),
+        format!("{}/download?expires={expires}&signature=00", paths[0]),
         format!("{}/download", paths[0]),
     ] {
         app.fetch_unsigned(&bad, &[])

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod app;
+mod bucket;
 mod link;
 mod package;
 mod resumable;

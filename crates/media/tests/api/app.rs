@@ -56,7 +56,7 @@ impl TestApp {
         let folder = Arc::new(TempDir::new().unwrap());
         let path = folder.path().to_owned();
         let platform = testing::with(db, |shared| {
-            shared.objects_folder = path;
+            shared.objects = platform::config::ObjectsAt::Folder(path);
             shared.shutdown_grace = std::time::Duration::from_millis(200);
         })
         .await;

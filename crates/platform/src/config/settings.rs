@@ -9,7 +9,7 @@ use contracts::Service;
 use coordination::cron::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Env;
+use super::{Env, ObjectsAt};
 use crate::auth::Tokens;
 
 /// What the process is run for.
@@ -100,9 +100,8 @@ pub struct Settings {
     pub key_prefix: String,
     /// `CLOUDPHONE_HOME`: private stores, run files and uploads. Default `.cloudphone`.
     pub home: PathBuf,
-    /// `OBJECTS_FOLDER`: where packages and pictures are kept; a folder that every replica sees. Default `objects`
-    /// below `CLOUDPHONE_HOME`.
-    pub objects_folder: PathBuf,
+    /// Where packages and pictures are kept.
+    pub objects: ObjectsAt,
     /// `LISTEN_ADDRESS`: where the well-known ports listen. Default 127.0.0.1 in development, 0.0.0.0 in production.
     pub listen_address: IpAddr,
     /// `ADVERTISE_ADDRESS`: the address by which other machines reach this one. Default: the listen address, or
@@ -215,9 +214,7 @@ impl Settings {
             key_prefix: env
                 .text("KEY_PREFIX")
                 .unwrap_or_else(|| "cloudphone".into()),
-            objects_folder: env
-                .text("OBJECTS_FOLDER")
-                .map_or_else(|| home.join("objects"), PathBuf::from),
+            objects: ObjectsAt::from_env(env, &home),
             home,
             listen_address,
             advertise_address: env.value("ADVERTISE_ADDRESS", reachable),
