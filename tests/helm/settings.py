@@ -23,6 +23,7 @@ SECRETS = {
     "WECHATPAY_PRIVATE_KEY",
     "SMTP_URL",
     "SMS_SECRET",
+    "OBJECTS_S3_SECRET_ACCESS_KEY",
 }
 # What the chart says by itself, as other values have it.
 OWN = SECRETS | {

@@ -33,7 +33,7 @@ def test_what_the_program_writes_is_no_part_of_its_image(every):
         mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
         assert "emptyDir" in volumes[mounts[every.settings()["CLOUDPHONE_HOME"]]["name"]]
         writes = [mount for mount in mounts.values() if not mount.get("readOnly")]
-        stored = service in ["apps", "media"]
+        stored = service in ["apps", "media"] and "OBJECTS_S3_BUCKET" not in every.settings()
         assert len(writes) == (2 if stored else 1), service
         if stored:
             objects = volumes[mounts[every.settings()["OBJECTS_FOLDER"]]["name"]]
@@ -131,8 +131,30 @@ def test_gateways_reach_the_ports_that_instances_choose():
         component = "app.kubernetes.io/component"
         wide = [rule for rule in policy["spec"]["ingress"] if rule["ports"] == [{"protocol": "TCP", "port": 1024, "endPort": 65535}]]
         whose = {peer["podSelector"]["matchLabels"][component] for rule in wide for peer in rule["from"]}
-        # Packages are streamed from apps to devices.
-        assert whose == ({"gateway", "devices"} if service == "apps" else {"gateway"}), service
+        # Packages are streamed from apps to devices; notifications are written to addresses that users have.
+        asking = {"apps": {"devices"}, "users": {"notifications"}}
+        assert whose == {"gateway"} | asking.get(service, set()), service
+
+
+def test_who_talks_to_the_outside_may_and_nobody_else():
+    for name, expected in [("production", {"billing", "notifications"}), ("bucket", {"billing", "notifications", "apps", "media"})]:
+        manifests = rendered(name)
+        wide = {}
+        for service in SERVICES:
+            policy = manifests.named("NetworkPolicy", f"phones-cloudphone-{service}")
+            wide[service] = [rule for rule in policy["spec"]["egress"] if not rule.get("ports")]
+        assert {service for service in SERVICES if wide[service]} - {"devices"} == expected
+    [rule] = wide["billing"]
+    assert rule["to"] == [{"ipBlock": {"cidr": "203.0.113.0/24"}}]
+
+
+def test_nothing_is_mounted_where_objects_are_in_a_bucket():
+    manifests = rendered("bucket")
+    assert not manifests.of("PersistentVolumeClaim")
+    assert manifests.settings()["OBJECTS_S3_SECRET_ACCESS_KEY_FILE"].endswith("/OBJECTS_S3_SECRET_ACCESS_KEY")
+    for service in ["apps", "media"]:
+        pod = manifests.deployment(service)["spec"]["template"]["spec"]
+        assert "objects" not in {volume["name"] for volume in pod["volumes"]}
 
 
 def test_where_addresses_are_believed_only_proxies_reach_the_gateway():
