@@ -75,6 +75,19 @@ enum Command {
         gateway reload --min-healthy 2            goes on while two of each service are well\n  \
         gateway reload --signal-only --json       for replicas that a supervisor starts again")]
     Reload(Reload),
+    /// Examines configuration, stores, objects, cluster, this machine and the nodes of devices, and says what to do about
+    /// what is wrong or soon will be.
+    ///
+    /// Nothing is changed but for one small object that is written and deleted again. The exit code is 1 where something
+    /// fails, and 78 where the configuration does.
+    #[command(after_help = "Examples:\n  \
+        gateway doctor                                     before the first replica, and when something is odd\n  \
+        gateway --env-file production.env doctor --json    for a program")]
+    Doctor {
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows what became of a request: which gateway and which instances had it, retries, limits, why it was refused.
     ///
     /// Every answer of the gateway names its request in the header `X-Request-ID`. Gateways remember the latest requests
@@ -229,6 +242,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
             serve::serve(env, &services).await
         }
         Command::Status { json } => commands::status(env, json).await,
+        Command::Doctor { json } => commands::doctor(env, json).await,
         Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
         Command::Reload(options) => commands::reload(env, options).await,
         Command::Tunnel(options) => commands::tunnel(env, options).await,

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::tables::{self, Wanted};
 use super::{Table, copy};
 use crate::times::Bound;
-use crate::{Billing, Result};
+use crate::{Billing, Result, callers};
 
 /// Which rows are wanted.
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::IntoParams)]
@@ -50,6 +50,7 @@ pub async fn export_table(
         None if user.is_admin => None,
         named => Some(user.acting_for(named)?),
     };
+    callers::limit(&state, &user, "exports").await?;
     let Ok(permit) = state.exports.clone().try_acquire_owned() else {
         return Err(Problem::not_ready(
             "other exports are under way here; try again when they are done",

@@ -34,6 +34,7 @@ pub async fn begin(
     // It ends with the stream, which is dropped when the client is gone.
     let mut worker = JoinSet::new();
     worker.spawn(async move {
+        let _permit = permit;
         if let Err(error) = pass_on(&db, &statement, &pieces).await {
             warn!("an export was not finished: {error}");
             let _ = timeout(PATIENCE, pieces.send(Err(error))).await;
@@ -41,8 +42,8 @@ pub async fn begin(
     });
     let first = arriving.recv().await.transpose()?;
     let rest = stream::unfold(
-        (arriving, worker, permit),
-        |(mut arriving, mut worker, permit)| async move {
+        (arriving, worker),
+        |(mut arriving, mut worker)| async move {
             let piece = match arriving.recv().await {
                 Some(piece) => piece.map_err(io::Error::other),
                 None => match worker.join_next().await {
@@ -50,7 +51,7 @@ pub async fn begin(
                     Some(Ok(())) | None => return None,
                 },
             };
-            Some((piece, (arriving, worker, permit)))
+            Some((piece, (arriving, worker)))
         },
     );
     Ok(stream::iter(first.map(Ok)).chain(rest))
@@ -60,9 +61,13 @@ async fn pass_on(db: &PgPool, statement: &str, pieces: &Pieces) -> sqlx::Result<
     let mut conn = db.acquire().await?;
     // Whoever leaves in the middle leaves rows on it.
     conn.close_on_drop();
-    sqlx::raw_sql("set statement_timeout = '60s'; set default_transaction_read_only = on")
-        .execute(&mut *conn)
-        .await?;
+    // A client that leaves is noticed while nothing is written yet, too.
+    sqlx::raw_sql(
+        "set statement_timeout = '60s'; set default_transaction_read_only = on; \
+         set client_connection_check_interval = '1s'",
+    )
+    .execute(&mut *conn)
+    .await?;
     let mut rows = conn.copy_out_raw(statement).await?;
     let mut piece = Vec::with_capacity(PIECE);
     loop {

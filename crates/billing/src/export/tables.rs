@@ -19,13 +19,13 @@ pub fn copy(table: Table, wanted: &Wanted) -> String {
     let (columns, source, time) = match table {
         Table::Transactions => (
             TRANSACTIONS,
-            "billing.transactions where balance_after is not null",
+            "billing.transactions t where balance_after is not null",
             "created_at",
         ),
-        Table::Orders => (ORDERS, "billing.orders where true", "created_at"),
-        Table::Payments => (PAYMENTS, "billing.payments where true", "created_at"),
-        Table::Invoices => (INVOICES, "billing.invoices where true", "created_at"),
-        Table::Usage => (USAGE, "billing.usage where true", "began_at"),
+        Table::Orders => (ORDERS, "billing.orders t where true", "created_at"),
+        Table::Payments => (PAYMENTS, "billing.payments t where true", "created_at"),
+        Table::Invoices => (INVOICES, "billing.invoices t where true", "created_at"),
+        Table::Usage => (USAGE, "billing.usage t where true", "began_at"),
     };
     let columns: Vec<_> = columns.iter().map(Column::sql).collect();
     let mut select = format!("select {} from {source}", columns.join(", "));
@@ -33,12 +33,13 @@ pub fn copy(table: Table, wanted: &Wanted) -> String {
         select.push_str(&format!(" and user_id = '{user}'"));
     }
     if let Some(from) = wanted.from {
-        select.push_str(&format!(" and {time} >= '{from}'"));
+        select.push_str(&format!(" and t.{time} >= '{from}'"));
     }
     if let Some(to) = wanted.to {
-        select.push_str(&format!(" and {time} <= '{to}'"));
+        select.push_str(&format!(" and t.{time} <= '{to}'"));
     }
-    format!("copy ({select} order by {time}, seq) to stdout (format csv, header)")
+    // Named by their table, these are its columns, which have an index, and not the texts that are shown of them.
+    format!("copy ({select} order by t.{time}, t.seq) to stdout (format csv, header)")
 }
 
 /// A column of a table and of its export alike.
@@ -142,3 +143,24 @@ const USAGE: &[Column] = &[
     Plain("unit_price"),
     Money("total_cost"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_by_the_column_that_has_an_index_and_not_by_its_text() {
+        let wanted = Wanted {
+            user: None,
+            from: None,
+            to: None,
+        };
+        for (table, time) in [(Table::Orders, "created_at"), (Table::Usage, "began_at")] {
+            let statement = copy(table, &wanted);
+            assert!(
+                statement.contains(&format!("order by t.{time}, t.seq)")),
+                "{statement}"
+            );
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::dead_letter;
+use super::dead_letter::{self, Late};
 use super::reader::Reader;
 use crate::Platform;
 use crate::lifecycle::Tasks;
@@ -130,9 +130,7 @@ async fn handle<C: Consumer>(platform: &Platform, consumer: &C, event: Event) {
     let result = match outcome.await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(anyhow!("the handling panicked")),
-        Err(_) => Err(anyhow!(
-            "the handling took longer than {HANDLING_DEADLINE:?}"
-        )),
+        Err(_) => Err(Late(HANDLING_DEADLINE).into()),
     };
     let counted = match result {
         Ok(true) => "events_consumed_total",

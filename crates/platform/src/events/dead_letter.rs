@@ -1,6 +1,8 @@
 //! Dead letters: events that a consumer failed to handle again and again. Nobody waits for it any longer, until an admin
 //! lets it try once more; other consumers of the event have nothing to do with it. A store that is away buries nothing.
 
+use std::time::Duration;
+
 use contracts::{EventId, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -41,8 +43,16 @@ pub struct DeadLetter {
     pub buried_at: Timestamp,
 }
 
+/// The handling of an event was not over in time. What is slow is the store, or the machine.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the handling took longer than {0:?}")]
+pub struct Late(pub Duration);
+
 /// Whether a failure is the stores' and not the event's: it will pass.
 pub fn passes(error: &anyhow::Error) -> bool {
+    if error.is::<Late>() {
+        return true;
+    }
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
     causes.any(|error: &sqlx::Error| Problem::from_sqlx(error).status().as_u16() == 503)
 }
@@ -119,6 +129,13 @@ pub async fn count(conn: &mut PgConnection, consumer: Option<&str>) -> sqlx::Res
     .await
 }
 
+/// Locks in the order in which handling does: the event before what is written of it.
+async fn lock(tx: &mut PgConnection, event: &EventId) -> sqlx::Result<()> {
+    let lock = sqlx::query("select 1 from platform.outbox where id = $1 for update");
+    lock.bind(event).execute(tx).await?;
+    Ok(())
+}
+
 /// Lets a consumer try again what it has given up, at once and as often as at first; `false` where it has not given it up.
 /// Whoever subscribed after the event had settled hears nothing of it.
 ///
@@ -130,11 +147,7 @@ pub async fn replay(
     event: &EventId,
     now: Timestamp,
 ) -> sqlx::Result<bool> {
-    // In the order in which handling takes them: the event before what is written of it.
-    sqlx::query("select 1 from platform.outbox where id = $1 for update")
-        .bind(event)
-        .execute(&mut *tx)
-        .await?;
+    lock(&mut *tx, event).await?;
     let raised = sqlx::query(
         "delete from platform.dead_letters where consumer = $1 and event_id = $2 and buried_at is not null",
     )
@@ -178,6 +191,7 @@ pub async fn discard(
     event: &EventId,
     now: Timestamp,
 ) -> sqlx::Result<bool> {
+    lock(&mut *tx, event).await?;
     let discarded = sqlx::query(
         "-- dead_letter::discard
         with gone as (

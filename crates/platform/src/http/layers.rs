@@ -208,9 +208,15 @@ fn has_deadline(path: &str) -> bool {
         .iter()
         .any(|end| path.ends_with(end));
     !open
-        && !["/apps/uploads", "/media/uploads/", "/socket.io", "/ws"]
-            .iter()
-            .any(|start| path.starts_with(start))
+        && ![
+            "/apps/uploads",
+            "/media/uploads/",
+            "/billing/exports/",
+            "/socket.io",
+            "/ws",
+        ]
+        .iter()
+        .any(|start| path.starts_with(start))
 }
 
 /// The path without the secret of a one-time address: as a service has it, or as the gateway is asked for it.

@@ -58,7 +58,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/orders", Grant::All("orders")),
     ("/billing/orders", Grant::All("orders")),
     ("/payments", Grant::All("payments")),
-    // Refunds are allowed by an admin in person.
+    // As with refunds by other routes, below.
     ("/admin/payments", Grant::Read("payments")),
     ("/balance", Grant::All("balance")),
     ("/transactions", Grant::All("balance")),
@@ -141,6 +141,9 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
         true => "read",
         false => "write",
     };
+    if moves_money_back(path) {
+        return Wanted::SignIn;
+    }
     match grant(path) {
         Some(Grant::All(resource)) => Wanted::Scope(Scope { resource, action }),
         Some(Grant::Read(resource)) if action == "read" => {
@@ -148,6 +151,14 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
         }
         Some(Grant::Read(_) | Grant::Nothing) | None => Wanted::SignIn,
     }
+}
+
+/// Refunds, and orders that are called paid without a payment: an admin does that in person.
+fn moves_money_back(path: &str) -> bool {
+    let is_order = ["/orders/", "/billing/orders/", "/payments/"]
+        .iter()
+        .any(|start| path.starts_with(start));
+    is_order && (path.ends_with("/refund") || path.ends_with("/confirm"))
 }
 
 /// What a route wants of a key besides that, where it gives away what belongs to another resource.
@@ -199,6 +210,11 @@ mod tests {
             (Method::POST, "/lifecycle/cleanup", "lifecycle:write"),
             (Method::DELETE, "/apps/{app_id}", "apps:write"),
             (Method::POST, "/billing/orders", "orders:write"),
+            (Method::POST, "/payments/{id}/refund", "sign in"),
+            (Method::POST, "/admin/payments/{id}/refund", "sign in"),
+            (Method::POST, "/orders/{id}/refund", "sign in"),
+            (Method::POST, "/orders/{id}/confirm", "sign in"),
+            (Method::POST, "/orders/{id}/cancel", "orders:write"),
             (Method::GET, "/auth/me", "users:read"),
             (Method::GET, "/users/{id}", "users:read"),
             (Method::PATCH, "/users/profile", "sign in"),
