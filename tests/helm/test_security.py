@@ -132,7 +132,7 @@ def test_gateways_reach_the_ports_that_instances_choose():
         wide = [rule for rule in policy["spec"]["ingress"] if rule["ports"] == [{"protocol": "TCP", "port": 1024, "endPort": 65535}]]
         whose = {peer["podSelector"]["matchLabels"][component] for rule in wide for peer in rule["from"]}
         # Packages are streamed from apps to devices; notifications are written to addresses that users have.
-        asking = {"apps": {"devices"}, "users": {"notifications"}}
+        asking = {"apps": {"devices"}, "devices": {"apps"}, "users": {"notifications"}}
         assert whose == {"gateway"} | asking.get(service, set()), service
 
 

@@ -3,6 +3,7 @@
 pub mod app;
 mod config;
 mod error;
+pub mod install;
 pub mod resumable;
 pub mod review;
 mod routes;
@@ -10,8 +11,10 @@ mod routes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contracts::Service;
 use coordination::cron::Job;
 use platform::Platform;
+use platform::http::Sibling;
 use platform::lifecycle::{Tasks, Tick};
 use platform::objects::Objects;
 use tokio::sync::Semaphore;
@@ -26,6 +29,7 @@ pub struct Apps {
     platform: Platform,
     config: Arc<Config>,
     objects: Objects,
+    devices: Sibling,
     /// Uploads and readings of manifests take memory; each permit is one at work on this instance.
     uploads: Arc<Semaphore>,
     readings: Arc<Semaphore>,
@@ -47,6 +51,7 @@ impl Apps {
             platform: platform.clone(),
             config: Arc::new(config),
             objects,
+            devices: Sibling::new(platform, Service::Apps, Service::Devices),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             readings: Arc::new(Semaphore::new(1)),
         })

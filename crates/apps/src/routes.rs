@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 
 use crate::Apps;
 use crate::app::{api, browse, change, download, link, package};
+use crate::install::api as install;
 use crate::resumable::api as resumable;
 use crate::review::api as review;
 
@@ -49,6 +50,9 @@ fn routes() -> OpenApiRouter<Apps> {
         .routes(routes!(browse::top_apps))
         .routes(routes!(browse::list_versions))
         .routes(routes!(browse::find_latest_version))
+        .routes(routes!(install::install_apps))
+        .routes(routes!(install::uninstall_apps))
+        .routes(routes!(install::find_install_saga))
         .routes(routes!(review::list_pending))
         .routes(routes!(review::list_reviews))
         .routes(routes!(

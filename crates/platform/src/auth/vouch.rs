@@ -10,8 +10,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+use super::api_key::Scopes;
 use super::credential::TOLERANCE;
-use super::{Auth, Identity, KeyIdentity};
+use super::{Auth, CurrentUser, Identity, KeyIdentity, Proof};
 
 /// The header that carries the word; one that a client sends is taken off at the gateway.
 pub const IDENTITY_HEADER: HeaderName = HeaderName::from_static("x-cloudphone-identity");
@@ -58,7 +59,41 @@ impl Auth {
         HeaderValue::try_from(value).expect("digits, base64 and dots are a header value")
     }
 
-    /// Whom a gateway vouches for on this request, now.
+    /// Names the caller of a service to another service, for the one request that is made on the caller's behalf. What a key
+    /// is held to there must have been held to here already: it is not held to scopes again.
+    pub fn speak_for(
+        &self,
+        user: &CurrentUser,
+        occasion: Occasion<'_>,
+        now: Timestamp,
+    ) -> HeaderValue {
+        let roles = match user.is_admin {
+            true => vec!["admin".to_owned()],
+            false => Vec::new(),
+        };
+        let (user_id, username) = (user.id.clone(), user.username.clone());
+        let spelled = match user.proof.clone() {
+            Proof::Session(session_id) => spell(&Identity {
+                user_id,
+                username,
+                email: String::new(),
+                roles,
+                tenant_id: None,
+                is_super_admin: false,
+                session_id,
+            }),
+            Proof::Key(key_id) => spell(&KeyIdentity {
+                user_id,
+                username,
+                roles,
+                key_id,
+                scopes: Scopes(vec!["*".to_owned()]),
+            }),
+        };
+        self.vouch(&spelled, occasion, now)
+    }
+
+    /// Whom a gateway, or a service that was called, vouches for on this request, now.
     pub(super) fn vouched(&self, parts: &Parts) -> Option<Vouched> {
         let value = parts.headers.get(IDENTITY_HEADER)?.to_str().ok()?;
         let occasion = Occasion {

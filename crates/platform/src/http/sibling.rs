@@ -6,16 +6,19 @@ use std::time::Duration;
 use axum::body::Body;
 use contracts::Service;
 use coordination::Registry;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::Platform;
-use crate::auth::SERVICE_HEADER;
+use crate::auth::{CurrentUser, IDENTITY_HEADER, Occasion, SERVICE_HEADER};
 
 /// How long the registry may take to tell where the service is.
 const FIND: Duration = Duration::from_secs(1);
@@ -23,6 +26,10 @@ const FIND: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(1);
 /// … and to answer, until the answer is read.
 const ANSWER: Duration = Duration::from_secs(3);
+/// How long it may take over a call that is made for a caller: below the 8 s in which a request is answered.
+const ANSWER_FOR: Duration = Duration::from_millis(7_300);
+/// Bytes of such an answer.
+const MOST: usize = 1 << 20;
 /// How many instances are asked.
 const ASKED: usize = 2;
 
@@ -38,6 +45,13 @@ pub struct Sibling {
     from: Service,
     to: Service,
     client: Client<HttpConnector, Body>,
+}
+
+enum Failed {
+    /// The instance has not seen the call.
+    NotTaken,
+    /// It may have.
+    Other,
 }
 
 impl Sibling {
@@ -90,6 +104,89 @@ impl Sibling {
             }
         }
         Err(away)
+    }
+
+    /// What an instance answers to a call that is made for a caller of ours, as if the caller had called it; a body is JSON, and
+    /// so is the answer. Another instance is asked only where one takes no connection, so that nothing is done twice. Of an API
+    /// key the scopes that the called route wants must be held against the route that was called here.
+    ///
+    /// # Errors
+    /// Where nobody takes the call, or answers in time: then it may have been done.
+    pub async fn ask_for(
+        &self,
+        user: &CurrentUser,
+        method: &Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Away> {
+        let away = Away(self.to);
+        let registry = Registry::new(self.platform.redis.clone(), self.platform.keys.clone());
+        let Ok(Ok(snapshot)) = timeout(FIND, registry.read()).await else {
+            return Err(away);
+        };
+        let mut instances: Vec<_> = snapshot.of(self.to.name()).iter().collect();
+        instances.sort_by_key(|entry| (entry.load.draining, entry.load.outstanding));
+        for entry in instances.into_iter().take(ASKED) {
+            let address = &entry.announcement.address;
+            let request = self.spoken_for(user, method, (address, target), body);
+            let asking = async {
+                let answer = self.client.request(request.ok_or(Failed::Other)?).await;
+                let answer = answer.map_err(|error| match error.is_connect() {
+                    true => Failed::NotTaken,
+                    false => Failed::Other,
+                })?;
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), MOST).collect().await;
+                let body = body.map_err(|_| Failed::Other)?.to_bytes();
+                Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+            };
+            match timeout(ANSWER_FOR, asking).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(Failed::NotTaken)) => {
+                    warn!(
+                        "{} of {} at {address} takes no connection",
+                        entry.instance,
+                        self.to.name()
+                    );
+                }
+                Ok(Err(Failed::Other)) | Err(_) => {
+                    warn!(
+                        "{} of {} at {address} gave no answer to {target}",
+                        entry.instance,
+                        self.to.name()
+                    );
+                    return Err(away);
+                }
+            }
+        }
+        Err(away)
+    }
+
+    fn spoken_for(
+        &self,
+        user: &CurrentUser,
+        method: &Method,
+        (address, target): (&str, &str),
+        body: Option<&Value>,
+    ) -> Option<Request<Body>> {
+        let request_id = HeaderValue::try_from(Uuid::new_v4().to_string()).ok()?;
+        let occasion = Occasion {
+            method,
+            target: &target.parse().ok()?,
+            request_id: &request_id,
+        };
+        let identity = self
+            .platform
+            .auth
+            .speak_for(user, occasion, self.platform.clock.now());
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{address}{target}"))
+            .header("x-request-id", &request_id)
+            .header(IDENTITY_HEADER, identity)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.map_or_else(Body::empty, |body| body.to_string().into()))
+            .ok()
     }
 
     async fn ask(

@@ -163,11 +163,13 @@ fn moves_money_back(path: &str) -> bool {
 
 /// What a route wants of a key besides that, where it gives away what belongs to another resource.
 pub fn besides(method: &Method, path: &str) -> Option<Scope> {
-    let installs = ["/devices/{id}/install", "/devices/batch/install"].contains(&path);
-    (installs && method == Method::POST).then_some(Scope {
-        resource: "apps",
-        action: "read",
-    })
+    let (resource, action) = match path {
+        "/devices/{id}/install" | "/devices/batch/install" => ("apps", "read"),
+        // The service of devices is asked for the caller.
+        "/apps/install" | "/apps/uninstall" => ("devices", "write"),
+        _ => return None,
+    };
+    (method == Method::POST).then_some(Scope { resource, action })
 }
 
 /// Whether it was decided what keys may do on a route.
@@ -236,7 +238,9 @@ mod tests {
             (Method::POST, "/devices/batch/install", Some("apps:read")),
             (Method::GET, "/devices/batch/installs/{batch_id}", None),
             (Method::POST, "/devices/{id}/uninstall", None),
-            (Method::POST, "/apps/install", None),
+            (Method::POST, "/apps/install", Some("devices:write")),
+            (Method::POST, "/apps/uninstall", Some("devices:write")),
+            (Method::POST, "/apps/upload", None),
         ] {
             let besides = besides(&method, path).map(|scope| scope.to_string());
             assert_eq!(besides.as_deref(), scope, "{method} {path}");
