@@ -387,8 +387,8 @@ async fn give_up_lost(conn: &mut PgConnection, hope: TimeDelta) -> sqlx::Result<
             and not exists (
                 select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
                 where c.snapshot_id = s.id and n.removed_at is null and (c.state = 'ready'
-                    -- One that is only doubted, and can still be found.
-                    or (n.down_since is null and (c.tried_at is null or c.created_at >= clock_timestamp() - $1))))
+                    -- One that is only doubted, and can still be found; nobody looks for it on a node that is drained.
+                    or (n.down_since is null and (c.created_at >= clock_timestamp() - $1 or (c.tried_at is null and n.state <> 'draining')))))
             and not exists (
                 select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
         returning s.id",

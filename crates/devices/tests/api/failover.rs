@@ -391,3 +391,68 @@ async fn a_node_that_is_down_for_good_is_removed_with_the_only_copies_when_an_ad
 
     assert_eq!(status_of(&alice, &taken).await, "error");
 }
+
+/// Writes that these nodes are to get a snapshot, since so many minutes; who was tried already failed.
+async fn expected(app: &TestApp, snapshot: &str, rows: [(&str, bool, i32); 2]) {
+    for (node, tried, minutes) in rows {
+        sqlx::query(
+            "insert into devices.snapshot_copies (snapshot_id, node, state, tried_at, created_at)
+            values ($1, $2, 'copying', case when $3 then now() end, now() - make_interval(mins => $4))",
+        )
+        .bind(snapshot)
+        .bind(node)
+        .bind(tried)
+        .bind(minutes)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    }
+}
+
+async fn set_node(app: &TestApp, node: &str, state: &str) {
+    let update = sqlx::query("update devices.nodes set state = $2 where name = $1");
+    let update = update.bind(node).bind(state);
+    update.execute(&app.platform.db).await.unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_copy_doubted_of_late_is_looked_for_before_its_snapshot_is_given_up(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let taken = snapshot(&app, &alice, &device).await;
+    set_node(&app, "b", "ready").await;
+    // Nobody has looked for it on `b` yet, although long ago it was to be there.
+    expected(&app, &taken, [("a", true, 60), ("b", false, 60)]).await;
+
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    // Somebody has by now, but the first doubt is young.
+    let update = "update devices.snapshot_copies set created_at = now() where node = 'b' and tried_at is not null";
+    let looked = sqlx::query(update).execute(&app.platform.db).await.unwrap();
+    assert_eq!(looked.rows_affected(), 1);
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    age(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "error");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_that_is_drained_does_not_keep_hope_for_a_copy_that_it_never_gets(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let taken = snapshot(&app, &alice, &device).await;
+    set_node(&app, "b", "draining").await;
+    expected(&app, &taken, [("a", true, 60), ("b", false, 1)]).await;
+
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    age(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "error");
+}
