@@ -209,16 +209,7 @@ pub async fn renew(
 
 /// Writes what is being done now; `false` where the worker is no longer the holder.
 pub async fn advance(conn: &mut PgConnection, claimed: &Claimed, step: &str) -> sqlx::Result<bool> {
-    let update = sqlx::query(
-        "update devices.operations set step = $3, begun = true where id = $1 and fencing_token = $2 and state = 'running'",
-    );
-    let done = update
-        .bind(claimed.id)
-        .bind(claimed.fencing_token)
-        .bind(step)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    write_step(conn, claimed, step, None, false).await
 }
 
 /// The same, unless this is done at a further attempt while what has a deadline of its own goes on.
@@ -228,18 +219,7 @@ pub async fn advance_unless(
     step: &str,
     goes_on: &str,
 ) -> sqlx::Result<bool> {
-    let update = sqlx::query(
-        "update devices.operations set step = case when step = $4 then step else $3 end, begun = true
-        where id = $1 and fencing_token = $2 and state = 'running'",
-    );
-    let done = update
-        .bind(claimed.id)
-        .bind(claimed.fencing_token)
-        .bind(step)
-        .bind(goes_on)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    write_step(conn, claimed, step, Some(goes_on), false).await
 }
 
 /// The same after something that has a deadline of its own: that of the operation begins anew.
@@ -248,14 +228,28 @@ pub async fn advance_anew(
     claimed: &Claimed,
     step: &str,
 ) -> sqlx::Result<bool> {
+    write_step(conn, claimed, step, None, true).await
+}
+
+async fn write_step(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    step: &str,
+    goes_on: Option<&str>,
+    anew: bool,
+) -> sqlx::Result<bool> {
     let update = sqlx::query(
-        "update devices.operations set step = $3, begun = true, begun_at = clock_timestamp()
+        "-- operations::write_step
+        update devices.operations set step = case when step = $4 then step else $3 end, begun = true,
+            begun_at = case when $5 then clock_timestamp() else begun_at end
         where id = $1 and fencing_token = $2 and state = 'running'",
     );
     let done = update
         .bind(claimed.id)
         .bind(claimed.fencing_token)
         .bind(step)
+        .bind(goes_on)
+        .bind(anew)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
