@@ -1,5 +1,5 @@
 //! Snapshots that more than one node keeps, and devices that are made of them when their own node is gone; skipped where no
-//! engines can be started.
+//! engines are wanted.
 
 use devices::config::Failover;
 use devices::node::health::tend;
@@ -7,6 +7,7 @@ use devices::snapshot::{copies, jobs::sweep};
 use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use testkit::Engine;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{TestApp, User, id, ports, text, until};
@@ -203,31 +204,27 @@ async fn rows_of_copies_follow_what_the_engines_keep(db: PgPool) {
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn after_a_failover_the_new_node_gets_the_snapshots_that_only_a_third_one_keeps(db: PgPool) {
-    let (Some(first), Some(second)) = (engine(), engine()) else {
+    let (Some(first), Some(second), Some(third)) = (engine(), engine(), engine()) else {
         return;
     };
-    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let app = app(db, &[&first, &second, &third], Failover::Snapshot).await;
+    set_node(&app, "c", "cordoned").await;
     let alice = app.user("alice", &[]).await;
     let [device, _] = two_on_a(&app, &alice).await;
-    let (early, late) = (
-        snapshot(&app, &alice, &device).await,
-        snapshot(&app, &alice, &device).await,
-    );
+    set_node(&app, "b", "cordoned").await;
+    set_node(&app, "c", "ready").await;
+    let early = snapshot(&app, &alice, &device).await;
     copy(&app).await;
-    // The late one alone is on the node that the device comes to; another node keeps the early one.
-    let third =
-        "insert into devices.nodes (name, address, bind, runtime, endpoint, created_at, updated_at)
-        values ('c', '127.0.0.1', '127.0.0.1', 'docker', 'unix:///nowhere', now(), now())";
-    sqlx::query(third).execute(&app.platform.db).await.unwrap();
-    sqlx::query("update devices.snapshot_copies set node = 'c' where snapshot_id = $1")
-        .bind(&early)
-        .execute(&app.platform.db)
-        .await
-        .unwrap();
-    sqlx::query("update devices.nodes set state = 'cordoned' where name = 'c'")
-        .execute(&app.platform.db)
-        .await
-        .unwrap();
+    set_node(&app, "c", "cordoned").await;
+    set_node(&app, "b", "ready").await;
+    let late = snapshot(&app, &alice, &device).await;
+    copy(&app).await;
+    let keeps = |engine: &Engine, snapshot: &str| {
+        let image = format!("cloudphone-snapshot:{snapshot}");
+        engine.docker(&["image", "inspect", &image]).is_ok()
+    };
+    assert!(keeps(&third, &early) && !keeps(&third, &late));
+    assert!(keeps(&second, &late) && !keeps(&second, &early));
 
     first.freeze();
     until_node(&app, "a", "down").await;
@@ -247,8 +244,9 @@ async fn after_a_failover_the_new_node_gets_the_snapshots_that_only_a_third_one_
     let row = |snapshot: &str, state: &str| (snapshot.to_owned(), "b".into(), state.to_owned());
     assert!(rows.contains(&row(&early, "copying")), "{rows:?}");
     assert!(rows.contains(&row(&late, "ready")), "{rows:?}");
-    // The image is there after all, as it would be once it was copied: then the node keeps it as it does all others.
+    // Once it is copied the node keeps it as it does all others.
     copy(&app).await;
+    assert!(keeps(&second, &early));
     copy(&app).await;
     let left: i64 =
         sqlx::query_scalar("select count(*) from devices.snapshot_copies where node = 'b'")

@@ -1,5 +1,5 @@
 //! Nodes that are drained: their devices run elsewhere with what was on them, and nothing stays behind, whoever dies. With
-//! engines where some can be started.
+//! engines where they are wanted.
 
 use std::time::Duration;
 
@@ -471,21 +471,37 @@ async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_la
 async fn what_was_promised_to_a_device_that_is_deleted_on_its_way_is_given_back(db: PgPool) {
     let app = simulated_nodes(db, 2).await;
     let alice = app.user("alice", &[]).await;
-    alice.running().await;
+    let device = alice.running().await;
     drain(&app).await;
-    sql(
-        &app,
-        "insert into devices.reservations (operation_id, node, cpu_cores, memory_mb)
-            select id, 'b', 2, 4096 from devices.operations where kind = 'move';
-        update devices.operations set state = 'cancelled', finished_at = now() where kind = 'move'",
+    let claimed: Claimed = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        where kind = 'move' returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     )
-    .await;
+    .fetch_one(&app.platform.db)
+    .await
+    .unwrap();
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let place = ("b", RuntimeKind::Simulated);
+    let mut tx = app.platform.db.begin().await.unwrap();
+    assert!(hold(&mut tx, &claimed, place, &demand).await.unwrap());
+    tx.commit().await.unwrap();
     assert_eq!(node(&app, "b").await["used"]["devices"], 1);
 
-    act(&app, "a", "uncordon").await;
+    // Its worker dies, and the next one finds that it is to be deleted.
+    alice.delete(&device).await.expect(StatusCode::OK);
+    sql(
+        &app,
+        "update devices.operations set lease_until = now() - interval '1 second' where kind = 'move'",
+    )
+    .await;
     settle(&app).await;
 
     assert_eq!(node(&app, "b").await["used"]["devices"], 0);
+    assert_eq!(node(&app, "a").await["used"]["devices"], 0);
+    // The worker that did not know of it gets nothing any more.
+    let mut tx = app.platform.db.begin().await.unwrap();
+    assert!(!begin_transfer(&mut tx, &claimed, "b", 9).await.unwrap());
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
