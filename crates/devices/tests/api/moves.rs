@@ -1,6 +1,7 @@
 //! Nodes that are drained: their devices run elsewhere with what was on them, and nothing stays behind, whoever dies. With
 //! engines where they are wanted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use devices::config::Failover;
@@ -431,6 +432,65 @@ async fn the_last_place_is_promised_once_and_images_come_a_few_at_a_time(db: PgP
         ..two.clone()
     };
     assert!(!begin_transfer(&mut conn, &late, "b", 9).await.unwrap());
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn two_promises_that_change_their_nodes_wait_for_each_other_and_never_both(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    for _ in 0..2 {
+        alice.create(small()).await;
+    }
+    act(&app, "b", "uncordon").await;
+    let claims: Vec<Claimed> = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+    )
+    .fetch_all(&app.platform.db)
+    .await
+    .unwrap();
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let kind = RuntimeKind::Simulated;
+    for (claimed, node) in claims.iter().zip(["a", "b"]) {
+        let mut tx = app.platform.db.begin().await.unwrap();
+        assert!(hold(&mut tx, claimed, (node, kind), &demand).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+
+    let mut first = app.platform.db.begin().await.unwrap();
+    let held = hold(&mut first, &claims[0], ("b", kind), &demand).await;
+    assert!(held.unwrap());
+    let is_held = AtomicBool::new(false);
+    let other = async {
+        let mut second = app.platform.db.begin().await.unwrap();
+        let held = hold(&mut second, &claims[1], ("a", kind), &demand).await;
+        is_held.store(true, Ordering::SeqCst);
+        assert!(held.unwrap());
+        second.commit().await
+    };
+    let one = async {
+        until("the other one waits, or does not", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap();
+            waiting > 0 || is_held.load(Ordering::SeqCst)
+        })
+        .await;
+        first.commit().await
+    };
+    let (one, other) = tokio::join!(one, other);
+
+    one.unwrap();
+    other.unwrap();
+    for name in ["a", "b"] {
+        // Of each node one promise, beside the two devices that are on the first.
+        let used = if name == "a" { 3 } else { 1 };
+        assert_eq!(node(&app, name).await["used"]["devices"], used);
+    }
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
