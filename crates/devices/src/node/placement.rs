@@ -291,6 +291,7 @@ mod tests {
             cpu_millis: Some(8_000),
             cpu_overcommit: 1.0,
             memory_mb: Some(8_192),
+            disk_mb: None,
             most_devices: None,
             used_cpu_millis: 0,
             used_memory_mb: 0,

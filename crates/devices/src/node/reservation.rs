@@ -8,6 +8,9 @@ use super::placement::{Demand, reserve};
 use crate::device::RuntimeKind;
 use crate::operation::db::Claimed;
 
+/// Why a node does not get the images of a device.
+pub const NO_DISK: &str = "has no room on its disk for the images";
+
 /// Promises room on a node to the device of an operation, in the place of what was promised to it before; `false` where there
 /// is none.
 pub async fn hold(
@@ -40,6 +43,39 @@ pub async fn hold(
     let insert = insert.bind(demand.cpu_millis / 1000).bind(demand.memory_mb);
     insert.execute(conn).await?;
     Ok(true)
+}
+
+/// Promises what so many bytes take of the disk of a node for the images of an operation, beside what snapshots, what is stored
+/// on devices and what is on its way take there; `false` where that is more than may be. The room is held, and by that the row
+/// of the node.
+pub async fn hold_disk(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    node: &str,
+    bytes: i64,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- reservation::hold_disk
+        update devices.reservations set disk_mb = $3
+        where operation_id = $1 and exists (
+            select from devices.nodes n
+                cross join lateral (
+                    select coalesce(sum(s.size), 0) / 1048576 as mb
+                    from devices.snapshots s join devices.devices d on d.id = s.device_id
+                        left join devices.snapshot_copies c on c.snapshot_id = s.id and c.node = n.name
+                    where s.taken_at is not null and coalesce(c.state = 'ready', d.node = n.name)) kept
+                cross join lateral (
+                    select coalesce(sum(r.storage_mb), 0)::numeric as mb
+                    from devices.readings r join devices.devices d on d.id = r.device_id
+                    where d.node = n.name and d.runtime = 'docker') stored
+                cross join lateral (
+                    select coalesce(sum(o.disk_mb), 0) as mb from devices.reservations o
+                    where o.node = n.name and o.operation_id <> $1) promised
+            where n.name = $2 and (n.disk_mb is null or kept.mb + stored.mb + promised.mb + $3 <= n.disk_mb))",
+    );
+    let megabytes = (bytes + (1 << 20) - 1) >> 20;
+    let update = update.bind(claimed.id).bind(node).bind(megabytes);
+    Ok(update.execute(conn).await?.rows_affected() == 1)
 }
 
 /// Gives the device of an operation the room on a node in the transaction that brings it there: what it was promised, or what
@@ -102,6 +138,13 @@ pub async fn begin_transfer(
     let update = update.bind(claimed.id).bind(claimed.fencing_token);
     let done = update.bind(node).bind(most).execute(conn).await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// The devices that are about to come to a node.
+pub async fn devices(conn: &mut PgConnection, node: &str) -> sqlx::Result<Vec<String>> {
+    let select = "select o.device_id from devices.reservations r join devices.operations o on o.id = r.operation_id where r.node = $1";
+    let select = sqlx::query_scalar(select).bind(node);
+    select.fetch_all(conn).await
 }
 
 /// Ends what was promised to one operation that is over; `false` where there is none. One at a time: the rows of several

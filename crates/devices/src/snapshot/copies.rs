@@ -307,6 +307,18 @@ pub async fn expect(
     Ok(())
 }
 
+/// How many bytes are brought to a node with a snapshot: none where it keeps a copy.
+pub async fn weight(
+    conn: &mut PgConnection,
+    snapshot: &SnapshotId,
+    node: &str,
+) -> sqlx::Result<i64> {
+    let select = "select coalesce(sum(s.size), 0)::bigint from devices.snapshots s where s.id = $1 and not exists (
+            select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = $2 and c.state = 'ready')";
+    let select = sqlx::query_scalar(select).bind(snapshot).bind(node);
+    select.fetch_one(conn).await
+}
+
 /// Whether a device can be made of a snapshot: it was taken, and nobody removes it. The caller holds the lock of the device.
 pub async fn can_be_used(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<bool> {
     let select = "select exists (select 1 from devices.snapshots where id = $1 and taken_at is not null and status in ('ready', 'restoring'))";
