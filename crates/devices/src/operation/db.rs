@@ -145,7 +145,7 @@ pub async fn claim(
                 and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move')
             group by d.node),
         due as (
-            select q.id, d.node, k.boots, k.boots or k.comes as is_long
+            select q.id, d.node, k.boots, k.comes, k.boots or k.comes as is_long
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
                 cross join lateral (select d.runtime = 'docker' and n.down_since is null
                     and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots,
@@ -159,10 +159,11 @@ pub async fn claim(
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
                 or (q.state = 'running' and q.lease_until < clock_timestamp()))
-            order by q.id limit $3 for update of q skip locked),
+            -- Many of those that come from a node that is down wait for their turn to be brought: not in front of all others.
+            order by k.comes, q.id limit $3 for update of q skip locked),
         ranked as (
             select id, node, boots, is_long, row_number() over (partition by node, boots order by id) as place,
-                row_number() over (partition by is_long order by id) as nth from due)
+                row_number() over (partition by is_long order by comes, id) as nth from due)
         update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
             lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
         where id in (

@@ -280,7 +280,7 @@ async fn an_installation_on_which_one_worker_after_another_died_has_failed(db: P
     let result = &batch(&alice, &queued).await["results"][0];
     assert_eq!(result["status"], "failed");
     let error = text(result, "error");
-    assert!(error.contains("ended, one after another"), "{error}");
+    assert!(error.contains("never brought to an end"), "{error}");
     assert_eq!(store.given(), asked);
 }
 
