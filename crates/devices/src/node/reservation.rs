@@ -4,7 +4,7 @@
 use sqlx::PgConnection;
 
 use super::Node;
-use super::placement::{Demand, reserve};
+use super::placement::{Demand, Held, reserve_beyond};
 use crate::device::RuntimeKind;
 use crate::operation::db::Claimed;
 
@@ -30,7 +30,8 @@ pub async fn hold(
         order by name for no key update",
     );
     lock.bind(node).bind(claimed.id).execute(&mut *conn).await?;
-    if !reserve(conn, (node, runtime), demand).await? {
+    let held = held(conn, claimed, node).await?;
+    if !reserve_beyond(conn, (node, runtime), demand, held).await? {
         return Ok(false);
     }
     let insert = sqlx::query(
@@ -86,13 +87,14 @@ pub async fn redeem(
     (node, runtime): (&str, RuntimeKind),
     demand: &Demand,
 ) -> sqlx::Result<bool> {
-    let held = is_held(conn, claimed, node, demand).await?;
+    let is_held = is_held(conn, claimed, node, demand).await?;
+    let held = held(conn, claimed, node).await?;
     let delete = sqlx::query("delete from devices.reservations where operation_id = $1");
     delete.bind(claimed.id).execute(&mut *conn).await?;
     // What is counted at the end of the transaction is the device in the place of its reservation.
-    match held {
+    match is_held {
         true => is_open(conn, (node, runtime)).await,
-        false => reserve(conn, (node, runtime), demand).await,
+        false => reserve_beyond(conn, (node, runtime), demand, held).await,
     }
 }
 
@@ -157,6 +159,17 @@ pub async fn end_one(conn: &mut PgConnection) -> sqlx::Result<bool> {
             where o.state in ('done', 'failed', 'cancelled') limit 1 for update of r skip locked)",
     );
     Ok(delete.execute(conn).await?.rows_affected() == 1)
+}
+
+/// What is promised to an operation on a node.
+async fn held(conn: &mut PgConnection, claimed: &Claimed, node: &str) -> sqlx::Result<Held> {
+    let select = sqlx::query_as(
+        "-- reservation::held
+        select cpu_cores * 1000::bigint as cpu_millis, memory_mb::bigint as memory_mb, 1 as devices
+        from devices.reservations where operation_id = $1 and node = $2",
+    );
+    let held = select.bind(claimed.id).bind(node);
+    Ok(held.fetch_optional(conn).await?.unwrap_or_default())
 }
 
 /// Whether room for a device of at least this size is promised.

@@ -621,7 +621,20 @@ async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_la
     assert!(hold(&mut tx, &claimed, place, &size(512)).await.unwrap());
     tx.commit().await.unwrap();
 
-    for (memory_mb, fits) in [(4096, false), (1024, true), (512, true)] {
+    // What it has is not counted against it, nor is its place among the devices.
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 1 where name = 'b'",
+    )
+    .await;
+    let cases = [
+        (4096, false),
+        (2049, false),
+        (2048, true),
+        (1024, true),
+        (512, true),
+    ];
+    for (memory_mb, fits) in cases {
         let mut tx = app.platform.db.begin().await.unwrap();
         let redeemed = redeem(&mut tx, &claimed, place, &size(memory_mb)).await;
         assert_eq!(redeemed.unwrap(), fits, "{memory_mb}");
