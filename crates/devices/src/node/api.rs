@@ -298,7 +298,7 @@ pub async fn drain_node(
 #[derive(Clone, Copy, Debug, Deserialize, Validate, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Removal {
-    /// Whether a node that is down is removed though it alone keeps snapshots, which are given up with it.
+    /// Whether a node that is down is removed though it alone keeps snapshots, or what is on devices, which are given up with it.
     #[serde(default)]
     #[garde(skip)]
     force: bool,
@@ -316,11 +316,12 @@ pub async fn delete_node(
     let now = state.platform.clock.now();
     if !db::remove(&mut conn, &name, removal.force, now).await? {
         return Err(match db::exists(&mut conn, &name).await? {
-            true => match db::count_sole_copies(&mut conn, &name).await? {
-                0 => Error::NodeOccupied { node: name },
-                snapshots => Error::NodeKeepsCopies {
+            true => match db::count_kept_alone(&mut conn, &name).await? {
+                (0, 0) => Error::NodeOccupied { node: name },
+                (snapshots, devices) => Error::NodeKeepsCopies {
                     node: name,
                     snapshots,
+                    devices,
                 },
             },
             false => Error::NoSuchNode { node: name },

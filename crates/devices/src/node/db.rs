@@ -152,7 +152,7 @@ pub async fn set_state(
 }
 
 /// Removes a node that no living device is on; `false` where one is, where something of one is still to be removed from an
-/// engine that is there, where it alone keeps a snapshot (unless it is down and those are to be given up), or where there is no
+/// engine that is there, where it alone keeps a snapshot or what is on a device (unless it is down and those are to be given up), or where there is no
 /// such node. Its row stays for those that were on it.
 pub async fn remove(
     conn: &mut PgConnection,
@@ -164,19 +164,23 @@ pub async fn remove(
         "update devices.nodes set removed_at = clock_timestamp(), engine_id = null, updated_at = $2
         where name = $1 and removed_at is null and used_devices = 0
             and (down_since is not null or not exists (select 1 from devices.leftovers where node = $1))
-            and (($3 and down_since is not null) or not exists (select 1 from devices.sole_copies where node = $1))",
+            and (($3 and down_since is not null) or not (exists (select 1 from devices.sole_copies where node = $1)
+                or exists (select 1 from devices.held_leftovers where node = $1)))",
     );
     let update = update.bind(name).bind(now).bind(gives_up);
     let done = update.execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// How many snapshots a node keeps that no other one keeps which is there.
-pub async fn count_sole_copies(conn: &mut PgConnection, name: &str) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select count(*) from devices.sole_copies where node = $1")
-        .bind(name)
-        .fetch_one(conn)
-        .await
+/// How many snapshots a node keeps that no other one keeps which is there, and of how many devices it keeps all that there is.
+pub async fn count_kept_alone(conn: &mut PgConnection, name: &str) -> sqlx::Result<(i64, i64)> {
+    sqlx::query_as(
+        "-- nodes::count_kept_alone
+        select (select count(*) from devices.sole_copies where node = $1), (select count(*) from devices.held_leftovers where node = $1)",
+    )
+    .bind(name)
+    .fetch_one(conn)
+    .await
 }
 
 /// The engine that a node has from its first contact on: the one that was found at its endpoint, where none was found there

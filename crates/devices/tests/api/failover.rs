@@ -454,3 +454,36 @@ async fn a_node_that_is_drained_does_not_keep_hope_for_a_copy_that_it_never_gets
     copy(&app).await;
     assert_eq!(status_of(&alice, &taken).await, "error");
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_that_is_down_and_keeps_all_that_there_is_of_a_device_is_removed_by_force_alone(
+    db: PgPool,
+) {
+    let app = simulated_nodes(db, 1).await;
+    let (alice, admin) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    alice.running().await;
+    // It was given away by `b`, and never came to run on `a`.
+    for statement in [
+        "update devices.devices set status = 'error'",
+        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at, finished_at, snapshot_id)
+            select 'gone', id, 'move', 'failed', true, 'start-container', now(), now(), 'hidden' from devices.devices",
+        "insert into devices.moves (operation_id, device_id, source, target, handed_over_at, settled_at)
+            select id, device_id, 'b', 'a', now(), now() from devices.operations where kind = 'move'",
+        "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port)
+            select 'b', id, adb_port, webrtc_port, scrcpy_port from devices.devices",
+        "update devices.nodes set down_since = now(), down_reason = 'burnt' where name = 'b'",
+    ] {
+        sqlx::query(statement).execute(&app.platform.db).await.unwrap();
+    }
+
+    let refused = admin.send("DELETE", "/nodes/b", Value::Null).await;
+    let refused = refused.refused(StatusCode::CONFLICT, "CONFLICT").body;
+    assert!(refused.to_string().contains("on 1 devices"), "{refused}");
+
+    let path = "/nodes/b?force=true";
+    let removed = admin.send("DELETE", path, Value::Null).await;
+    removed.expect(StatusCode::OK);
+}
