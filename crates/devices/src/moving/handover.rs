@@ -30,8 +30,8 @@ pub async fn hand_over(
         Interrupted::no_room(vec![Refusal { node, reason }])
     };
     let ports = state.ports_of(target);
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let before = lock_living(&mut tx, claimed).await?;
     if !advance(&mut tx, claimed, "hand-over").await? {
         return Err(Interrupted::Lost);

@@ -315,8 +315,8 @@ async fn is_wanted(state: &Devices, claimed: &Claimed) -> (bool, bool) {
 
 /// Writes that the device is stopped for the move, where it still can be.
 async fn stop(state: &Devices, claimed: &Claimed) -> Step<Outcome<Device>> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let mut device = lock_living(&mut tx, claimed).await?;
     let of = db::find(&mut tx, claimed.id).await?;
     let of = of.ok_or(Interrupted::Lost)?;
@@ -375,8 +375,8 @@ async fn go_back(state: &Devices, claimed: &Claimed) -> Step<()> {
         runtime.start(&spec).await?;
     }
     let reason = of.error.unwrap_or_default();
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     let told = "the device could not be moved to another node, and stays where it is";
     if !finish(&mut tx, claimed, "failed", Some(told), now).await? {

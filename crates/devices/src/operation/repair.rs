@@ -83,8 +83,8 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
 
 /// Ends the repair. What was accepted meanwhile shows its own status.
 async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     if !db::finish(&mut tx, claimed, "done", None, now).await? {
         return Err(Interrupted::Lost);
@@ -99,8 +99,8 @@ async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> 
 /// Leaves a device in error of which nothing is kept elsewhere that is there: it is looked at again when its node is back, or
 /// one that keeps something of it.
 async fn wait_for_node(state: &Devices, claimed: &Claimed, why: &str) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     let reason = format!("node {} is down, and {why}", device.node);
     if !db::finish(&mut tx, claimed, "failed", Some(&reason), now).await? {
@@ -215,8 +215,8 @@ async fn relocate(
                 continue;
             }
         }
-        let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
+        let now = state.platform.clock.shared(&mut tx).await?;
         let before = lock_living(&mut tx, claimed).await?;
         if !db::advance(&mut tx, claimed, "relocate").await? {
             return Err(Interrupted::Lost);
