@@ -87,6 +87,8 @@ pub struct Config {
     pub snapshots_per_user: i64,
     /// `DEVICE_SNAPSHOT_DAYS`: after how many days a snapshot is deleted; 0, the default, keeps them all.
     pub snapshot_days: i64,
+    /// `DEVICE_QUEUED_INSTALLATIONS`: how many installations of apps a user may have open at a time. Default 2000.
+    pub queued_installations: i64,
     /// `DEVICE_HOST_LEASE_SECONDS`: how long a silent replica keeps the simulated devices it hosts. Default 4.
     pub host_lease: Duration,
     /// Remote access.
@@ -196,6 +198,7 @@ impl Config {
             snapshots_per_device: env.within("DEVICE_SNAPSHOTS_PER_DEVICE", 10, (1, 1_000)),
             snapshots_per_user: env.within("DEVICE_SNAPSHOTS_PER_USER", 200, (1, 100_000)),
             snapshot_days: env.within("DEVICE_SNAPSHOT_DAYS", 0, (0, 36_500)),
+            queued_installations: env.within("DEVICE_QUEUED_INSTALLATIONS", 2_000, (1, 100_000)),
             host_lease: env.seconds("DEVICE_HOST_LEASE_SECONDS", Duration::from_secs(4)),
             access: access::Config::from_env(env),
         }

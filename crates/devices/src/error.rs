@@ -43,12 +43,16 @@ pub enum Error {
         node: String,
     },
     /// The node has what no other one has.
-    #[error("node {node} keeps {snapshots} snapshots that no other node keeps which is there")]
+    #[error(
+        "node {node} keeps {snapshots} snapshots and what is on {devices} devices that no other node keeps which is there"
+    )]
     NodeKeepsCopies {
         /// The node.
         node: String,
-        /// How many.
+        /// How many snapshots.
         snapshots: i64,
+        /// Of how many devices.
+        devices: i64,
     },
     /// No node takes the device.
     #[error("no node takes the device: {}", told(refusals))]
@@ -181,10 +185,12 @@ impl Error {
                 "CONFLICT",
                 "the node still has devices; drain it and wait until they are deleted",
             ),
-            Self::NodeKeepsCopies { snapshots, .. } => Problem::conflict(
+            Self::NodeKeepsCopies {
+                snapshots, devices, ..
+            } => Problem::conflict(
                 "CONFLICT",
                 format!(
-                    "the node keeps {snapshots} snapshots that no other node keeps which is there; drain it and wait until others do, or give them up with a node that is down by ?force=true"
+                    "the node keeps {snapshots} snapshots and what is on {devices} devices that no other node keeps which is there; drain it and wait until others do, or give them up with a node that is down by ?force=true"
                 ),
             ),
             Self::NoRoom { refusals } => {

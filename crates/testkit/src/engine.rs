@@ -1,5 +1,6 @@
 //! A container engine of a test's own: its own socket, data and bridge, and no say over the packet filter of the machine.
 
+use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -18,6 +19,8 @@ use crate::server::Server;
 
 /// The image that [`Engine::start`] makes: a program that says on each of the three ports of a device which one it is.
 pub const IMAGE: &str = "cloudphone-test:1";
+/// The environment variable that is `none` where tests do without engines.
+const WANTED: &str = "TEST_ENGINES";
 /// How long an engine may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = r#"
@@ -47,7 +50,25 @@ impl Engine {
         Self::start_in(TempDir::with_prefix("engine-")?, None)
     }
 
-    /// The same with an engine that listens at [`Engine::secure_endpoint`], too, and lets in only whom this authority knows.
+    /// What was started for a test, which fails with the reason where this machine cannot run an engine; `None` where the
+    /// environment says `TEST_ENGINES=none`: tests are to do without.
+    ///
+    /// # Panics
+    /// Where no engine can be started.
+    pub fn for_test(start: impl FnOnce() -> anyhow::Result<Self>) -> Option<Self> {
+        if env::var(WANTED).is_ok_and(|wanted| wanted == "none") {
+            eprintln!("skipped: {WANTED}=none says that tests do without engines");
+            return None;
+        }
+        match start() {
+            Ok(engine) => Some(engine),
+            Err(reason) => panic!(
+                "no engine could be started, which takes dockerd and the rights of root; {WANTED}=none skips the tests that need one: {reason:#}"
+            ),
+        }
+    }
+
+    /// The same as [`Engine::start`] with an engine that listens at [`Engine::secure_endpoint`], too, and lets in only whom this authority knows.
     pub fn secured(authority: &Authority) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("engine-")?;
         certify(folder.path(), authority)?;

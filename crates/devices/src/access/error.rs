@@ -31,6 +31,12 @@ pub enum Fault {
         /// How many may.
         most: i64,
     },
+    /// So many installations of the user are open already.
+    #[error("{most} installations of the user are open")]
+    TooManyInstallations {
+        /// How many may be.
+        most: i64,
+    },
     /// The call brings no ticket.
     #[error("a ticket is required")]
     NoTicket,
@@ -120,6 +126,9 @@ impl Fault {
             ),
             Self::TooManyTickets { most } => too_many(format!(
                 "{most} tickets wait to be used; use them, or let them expire"
+            )),
+            Self::TooManyInstallations { most } => too_many(format!(
+                "{most} installations wait or are under way; wait until some of them are over"
             )),
             Self::NoTicket => Problem::unauthenticated(
                 "a ticket is required: ?ticket=, of the device and its port",

@@ -76,7 +76,7 @@ pub struct InstallationResult {
 /// Queues the installation of an app on a device, or of the same app again: what is there of it is replaced, its data stays. A
 /// device that is on its way to running gets it when it runs.
 #[utoipa::path(post, path = "/devices/{id}/install", tag = "access", params(("id" = String, Path)), request_body = InstallApp,
-    responses((status = 200, body = Queued), (status = 400), (status = 404, description = "No such device or no such app"), (status = 409, description = "The device does not run, or too much is to be installed on it already")))]
+    responses((status = 200, body = Queued), (status = 400), (status = 404, description = "No such device or no such app"), (status = 409, description = "The device does not run, or too much is to be installed on it already"), (status = 429, description = "Too many installations of the caller wait")))]
 pub async fn install_app(
     State(state): State<Devices>,
     user: CurrentUser,
@@ -87,8 +87,9 @@ pub async fn install_app(
     let batch_id = TaskId::new();
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let mut queue = Queue::open(&state, &mut tx, &user).await?;
     db::insert_batch(&mut tx, &batch_id, (&user.id, &body.app_id), now).await?;
-    let saga_id = queue(&mut tx, &user, &batch_id, &id).await?;
+    let saga_id = queue.add(&mut tx, &batch_id, &id).await?;
     tx.commit().await?;
     state.installations_due.notify_one();
     Ok(Json(Queued {
@@ -122,10 +123,11 @@ pub async fn install_on_devices(
     let order = ids.clone();
     ids.sort_unstable();
     let mut tx = state.platform.db.begin().await?;
+    let mut queue = Queue::open(&state, &mut tx, &user).await?;
     db::insert_batch(&mut tx, &batch_id, (&user.id, &body.app_id), now).await?;
     let mut outcomes = Vec::with_capacity(ids.len());
     for id in ids {
-        let queued = queue(&mut tx, &user, &batch_id, &id).await;
+        let queued = queue.add(&mut tx, &batch_id, &id).await;
         if let Err(Error::Database(error)) = queued {
             return Err(error.into());
         }
@@ -180,23 +182,49 @@ async fn check_app(state: &Devices, user: &CurrentUser, app: &AppId) -> Result<(
     }
 }
 
-/// Queues one installation on a device of the caller's that runs or is about to; the name of its saga.
-async fn queue(
-    tx: &mut PgConnection,
-    user: &CurrentUser,
-    batch: &TaskId,
-    id: &DeviceId,
-) -> Result<String> {
-    let device = lock_visible(tx, user, id).await?;
-    match device.status {
-        Status::Running | Status::Creating | Status::Starting | Status::Rebooting => {}
-        Status::Error => return Err(Error::InError { device: id.clone() }),
-        Status::Stopping | Status::Stopped | Status::Deleting | Status::Deleted => {
-            return Err(Fault::NotRunning { device: id.clone() }.into());
-        }
+/// What a caller may queue, which nobody else does for the same one until the transaction ends.
+struct Queue<'a> {
+    user: &'a CurrentUser,
+    open: i64,
+    most: i64,
+}
+
+impl<'a> Queue<'a> {
+    async fn open(
+        state: &Devices,
+        tx: &mut PgConnection,
+        user: &'a CurrentUser,
+    ) -> sqlx::Result<Self> {
+        Ok(Self {
+            user,
+            open: db::count_locked(tx, &user.id).await?,
+            most: state.config.queued_installations,
+        })
     }
-    let saga = db::insert(tx, batch, id, user.is_admin).await?;
-    saga.ok_or_else(|| Error::Busy { device: id.clone() })
+
+    /// Queues one installation on a device of the caller's that runs or is about to; the name of its saga.
+    async fn add(
+        &mut self,
+        tx: &mut PgConnection,
+        batch: &TaskId,
+        id: &DeviceId,
+    ) -> Result<String> {
+        let device = lock_visible(tx, self.user, id).await?;
+        match device.status {
+            Status::Running | Status::Creating | Status::Starting | Status::Rebooting => {}
+            Status::Error => return Err(Error::InError { device: id.clone() }),
+            Status::Stopping | Status::Stopped | Status::Deleting | Status::Deleted => {
+                return Err(Fault::NotRunning { device: id.clone() }.into());
+            }
+        }
+        if self.open >= self.most {
+            return Err(Fault::TooManyInstallations { most: self.most }.into());
+        }
+        let saga = db::insert(tx, batch, id, self.user.is_admin).await?;
+        let saga = saga.ok_or_else(|| Error::Busy { device: id.clone() })?;
+        self.open += 1;
+        Ok(saga)
+    }
 }
 
 fn outcome(id: DeviceId, queued: Result<String>) -> Outcome {

@@ -78,6 +78,24 @@ pub async fn insert_batch(
     Ok(())
 }
 
+/// How many installations that a user asked for are open. Nobody else counts or queues any for that user until the transaction
+/// ends; who does locks devices after this.
+pub async fn count_locked(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<i64> {
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended('devices.installations:' || $1, 0))",
+    )
+    .bind(user)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query_scalar(
+        "-- installations::count_locked
+        select count(*) from devices.installations where user_id = $1 and state in ('queued', 'running')",
+    )
+    .bind(user)
+    .fetch_one(conn)
+    .await
+}
+
 /// Queues an installation of a batch; the name of its saga. `None` where as many are open for the device as may be: the caller
 /// holds the lock of the device, so that the count is right.
 pub async fn insert(

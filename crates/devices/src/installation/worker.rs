@@ -110,10 +110,11 @@ async fn claim(state: &Devices, room: usize) -> sqlx::Result<Vec<Claimed>> {
 async fn work(state: &Devices, claimed: Claimed, stopping: &CancellationToken) {
     let device = &claimed.device_id;
     if claimed.attempts > state.config.operation_attempts {
-        // Each that was tried and failed is counted before this: here workers died, and it may have been their end.
-        let reason = "the replicas that worked on it ended, one after another";
+        // Each that was tried and failed is counted before this: here workers died, and it may have been their end, or lost it.
+        let begun = claimed.attempts - 1;
+        let reason = format!("it was begun {begun} times, and never brought to an end");
         warn!(device.id = %device, "an installation on device {device} failed for good: {reason}");
-        if let Err(error) = finish(state, &claimed, Some(reason)).await {
+        if let Err(error) = finish(state, &claimed, Some(&reason)).await {
             warn!(device.id = %device, "an installation on device {device} was left: {}", causes(&error));
         }
         return;

@@ -256,7 +256,7 @@ pub async fn hear(
     said: &Heartbeat,
     now: Timestamp,
 ) -> sqlx::Result<bool> {
-    // The share of the row makes a deletion wait, which forgets the readings: none is left behind.
+    // The share of the row makes a deletion wait, which forgets the readings: none is left behind. What is late says nothing new.
     let insert = sqlx::query(
         "-- measure::hear
         insert into devices.readings as r (device_id, slot, heartbeat_at, cpu_usage, memory_mb, storage_mb)
@@ -264,9 +264,12 @@ pub async fn hear(
             coalesce($6, $7 * d.storage_mb / 100, 0)
         from devices.devices d where d.id = $1 and d.deleted_at is null for share
         on conflict (device_id) do update set heartbeat_at = greatest(r.heartbeat_at, excluded.heartbeat_at),
-            cpu_usage = case when $3::float8 is null then r.cpu_usage else excluded.cpu_usage end,
-            memory_mb = case when coalesce($4::float8, $5::float8) is null then r.memory_mb else excluded.memory_mb end,
-            storage_mb = case when coalesce($6::float8, $7::float8) is null then r.storage_mb else excluded.storage_mb end",
+            cpu_usage = case when $3::float8 is null or $2 < greatest(r.heartbeat_at, r.taken_at) then r.cpu_usage
+                else excluded.cpu_usage end,
+            memory_mb = case when coalesce($4::float8, $5::float8) is null or $2 < greatest(r.heartbeat_at, r.taken_at)
+                then r.memory_mb else excluded.memory_mb end,
+            storage_mb = case when coalesce($6::float8, $7::float8) is null or $2 < greatest(r.heartbeat_at, r.taken_at, r.storage_at)
+                then r.storage_mb else excluded.storage_mb end",
     );
     let done = insert
         .bind(device)

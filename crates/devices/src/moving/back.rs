@@ -62,8 +62,8 @@ pub async fn go(state: &Devices, claimed: &Claimed, device: &Device) -> Step<Bac
         }
         Err(error) => return Err(Interrupted::Ports(error)),
     };
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let before = lock_living(&mut tx, claimed).await?;
     if !advance(&mut tx, claimed, "go-back").await? {
         return Err(Interrupted::Lost);

@@ -174,6 +174,22 @@ pub async fn snapshots(
     .await
 }
 
+/// How many bytes are brought to a node with a device: its snapshots, but for those that the node keeps copies of, and what was
+/// last found to be stored on the device.
+pub async fn weight(conn: &mut PgConnection, device: &DeviceId, node: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- moving::weight
+        select (select coalesce(sum(s.size), 0) from devices.snapshots s
+                where s.device_id = $1 and s.taken_at is not null and s.status <> 'deleting' and not exists (
+                    select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = $2 and c.state = 'ready'))::bigint
+            + coalesce((select storage_mb * 1048576 from devices.readings where device_id = $1), 0)::bigint",
+    )
+    .bind(device)
+    .bind(node)
+    .fetch_one(conn)
+    .await
+}
+
 /// Whether somebody wants something else of a device that is being moved: that it goes, or else anything.
 pub async fn is_wanted(conn: &mut PgConnection, claimed: &Claimed) -> sqlx::Result<(bool, bool)> {
     sqlx::query_as(

@@ -1,19 +1,20 @@
 //! The one transaction that makes a device one of another node.
 
 use contracts::{Event, EventBody, SnapshotId};
-use coordination::{PortError, PortKind, RestReason};
+use coordination::{PortKind, RestReason};
 use platform::events::emit;
 use tracing::info;
 
 use super::db;
+use crate::Devices;
 use crate::node::placement::{Demand, Refusal};
 use crate::node::{self, Node, down, reservation};
 use crate::operation::api::tell;
 use crate::operation::db::{Claimed, advance, hand_on};
 use crate::operation::steps::{Interrupted, Step, lock_living};
-use crate::{Devices, Error, port};
+use crate::port::{self, Leased};
 
-/// Gives a device to its new node, with ports there and what was kept of it, and the operation to whoever reaches that one.
+/// Gives a device to its new node, with the ports that were leased there and what was kept of it, and the operation to whoever reaches that one.
 ///
 /// Whoever dies before the commit has changed nothing. After it the device is of the new node; its former ports rest, and what
 /// it was made of is removed from its former node once it has arrived.
@@ -21,6 +22,7 @@ pub async fn hand_over(
     state: &Devices,
     claimed: &Claimed,
     target: &Node,
+    mut leased: Leased,
     kept: Option<(&SnapshotId, i64)>,
 ) -> Step<()> {
     let refused = |reason: String| {
@@ -28,15 +30,8 @@ pub async fn hand_over(
         Interrupted::no_room(vec![Refusal { node, reason }])
     };
     let ports = state.ports_of(target);
-    let mut leased = match ports.lease(&claimed.device_id).await {
-        Ok(leased) => leased,
-        Err(error @ (Error::Ports(PortError::Exhausted { .. }) | Error::PortsContended { .. })) => {
-            return Err(refused(error.to_string()));
-        }
-        Err(error) => return Err(Interrupted::Ports(error)),
-    };
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let before = lock_living(&mut tx, claimed).await?;
     if !advance(&mut tx, claimed, "hand-over").await? {
         return Err(Interrupted::Lost);

@@ -53,8 +53,8 @@ pub async fn look(state: &Devices) -> Result<Tick> {
 }
 
 async fn queue(state: &Devices, node: &Node) -> Result<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let Some(under_way) = db::lock_draining(&mut tx, &node.name).await? else {
         return Ok(());
     };
@@ -77,8 +77,8 @@ async fn queue(state: &Devices, node: &Node) -> Result<()> {
 /// Notes what a move has left that ended, however it ended: images where the device did not come, and the snapshot that
 /// nobody sees where the device is not made of it.
 async fn settle(state: &Devices, ended: &Ended) -> Result<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let Some(device) = device::db::lock(&mut tx, &ended.device_id).await? else {
         return Ok(());
     };

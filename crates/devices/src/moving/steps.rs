@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use contracts::{Event, EventBody};
+use contracts::{Event, EventBody, SnapshotId};
 use coordination::PortError;
 use platform::events::emit;
 use platform::problem::causes;
@@ -18,6 +18,7 @@ use crate::node::{self, Node, down, reservation};
 use crate::operation::api::change_status;
 use crate::operation::db::{Claimed, advance, finish};
 use crate::operation::steps::{Interrupted, Step, lock_living, run, spec, step};
+use crate::port::Leased;
 use crate::runtime::{RuntimeError, Seen};
 use crate::snapshot::copies;
 use crate::{Devices, Error};
@@ -89,7 +90,25 @@ async fn give_away(
     }
     let within = state.config.move_deadline.as_secs_f64() - of.seconds;
     let within = Duration::try_from_secs_f64(within).unwrap_or_default();
-    let target = choose(state, claimed, &device, of).await?;
+    let (target, leased) = choose(state, claimed, &device, of).await?;
+    let ports = state.ports_of(&target);
+    let going = bring(state, claimed, device, of, (&target, within));
+    match ports.while_held(&leased, going).await? {
+        Outcome::Done(kept) => handover::hand_over(state, claimed, &target, leased, kept)
+            .await
+            .map(Outcome::Done),
+        Outcome::Stays(why) => Ok(Outcome::Stays(why)),
+    }
+}
+
+/// Brings all that is on a device to another node, stopped for what was last written on it; what that is kept in, and its size.
+async fn bring<'a>(
+    state: &Devices,
+    claimed: &'a Claimed,
+    device: Device,
+    of: &Move,
+    (target, within): (&Node, Duration),
+) -> Step<Outcome<Option<(&'a SnapshotId, i64)>>> {
     let has_images = device.runtime.has_engine();
     if has_images && of.ran.is_none() {
         // Before anything is brought, or stopped in vain.
@@ -97,7 +116,7 @@ async fn give_away(
         engine.bound_layers(&spec(&device, claimed)).await?;
     }
     if has_images && of.ran.is_none() {
-        let going = bring_snapshots(state, claimed, false, &target, within);
+        let going = bring_snapshots(state, claimed, false, target, within);
         match unless_wanted(state, claimed, going).await? {
             Outcome::Done(()) => {}
             Outcome::Stays(why) => return Ok(Outcome::Stays(why)),
@@ -121,16 +140,20 @@ async fn give_away(
                 kept = Some((hidden, size));
             }
             // What was brought already is seen to be there.
-            bring_snapshots(state, claimed, !is_there, &target, within).await
+            bring_snapshots(state, claimed, !is_there, target, within).await
         };
         unless_deleted(state, claimed, going).await?;
     }
-    handover::hand_over(state, claimed, &target, kept).await?;
-    Ok(Outcome::Done(()))
+    Ok(Outcome::Done(kept))
 }
 
-/// The node that the device comes to: the one that was chosen before, as long as it can take it.
-async fn choose(state: &Devices, claimed: &Claimed, device: &Device, of: &Move) -> Step<Node> {
+/// The node that the device comes to, with ports there: the one that was chosen before, as long as it can take it.
+async fn choose(
+    state: &Devices,
+    claimed: &Claimed,
+    device: &Device,
+    of: &Move,
+) -> Step<(Node, Leased)> {
     let nodes = {
         let mut conn = state.platform.db.acquire().await?;
         node::db::all(&mut conn).await?
@@ -153,8 +176,9 @@ async fn choose(state: &Devices, claimed: &Claimed, device: &Device, of: &Move) 
     if let Some(node) = nodes.iter().find(|node| Some(&*node.name) == before)
         && node.closed().is_none()
         && answers(state, node).await.is_ok()
+        && let Ok(leased) = lease(state, device, node).await?
     {
-        return Ok(node.clone());
+        return Ok((node.clone(), leased));
     }
     for _ in 0..nodes.len() {
         let chosen = placement::choose(&nodes, &demand, state.config.placement, &tried);
@@ -167,6 +191,14 @@ async fn choose(state: &Devices, claimed: &Claimed, device: &Device, of: &Move) 
             refuse(error.to_string());
             continue;
         }
+        // What is not used of these goes back by itself.
+        let leased = match lease(state, device, node).await? {
+            Ok(leased) => leased,
+            Err(reason) => {
+                refuse(reason);
+                continue;
+            }
+        };
         let mut tx = state.platform.db.begin().await?;
         let device = lock_living(&mut tx, claimed).await?;
         if !advance(&mut tx, claimed, "bring-images").await? {
@@ -186,10 +218,27 @@ async fn choose(state: &Devices, claimed: &Claimed, device: &Device, of: &Move) 
             refuse("has no room any more".into());
             continue;
         }
+        if device.runtime.has_engine() {
+            let weight = db::weight(&mut tx, &device.id, &node.name).await?;
+            if !reservation::hold_disk(&mut tx, claimed, &node.name, weight).await? {
+                refuse(reservation::NO_DISK.into());
+                continue;
+            }
+        }
         tx.commit().await?;
-        return Ok(node.clone());
+        return Ok((node.clone(), leased));
     }
     Err(Interrupted::no_room(tried))
+}
+
+/// Leases ports on a node to a device that is about to come there; why there are none.
+async fn lease(state: &Devices, device: &Device, node: &Node) -> Step<Result<Leased, String>> {
+    match state.ports_of(node).lease(&device.id).await {
+        Ok(leased) => Ok(Ok(leased)),
+        Err(Error::Ports(error @ PortError::Exhausted { .. })) => Ok(Err(error.to_string())),
+        Err(error @ Error::PortsContended { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(Interrupted::Ports(error)),
+    }
 }
 
 async fn answers(state: &Devices, node: &Node) -> Result<(), RuntimeError> {
@@ -266,8 +315,8 @@ async fn is_wanted(state: &Devices, claimed: &Claimed) -> (bool, bool) {
 
 /// Writes that the device is stopped for the move, where it still can be.
 async fn stop(state: &Devices, claimed: &Claimed) -> Step<Outcome<Device>> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let mut device = lock_living(&mut tx, claimed).await?;
     let of = db::find(&mut tx, claimed.id).await?;
     let of = of.ok_or(Interrupted::Lost)?;
@@ -326,8 +375,8 @@ async fn go_back(state: &Devices, claimed: &Claimed) -> Step<()> {
         runtime.start(&spec).await?;
     }
     let reason = of.error.unwrap_or_default();
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     let told = "the device could not be moved to another node, and stays where it is";
     if !finish(&mut tx, claimed, "failed", Some(told), now).await? {

@@ -26,6 +26,9 @@ pub struct Capacity {
     cpu_overcommit: f64,
     #[serde(rename = "memoryMB", skip_serializing_if = "Option::is_none")]
     memory_mb: Option<i32>,
+    /// For snapshots and for what is stored on devices, where images are brought from other nodes.
+    #[serde(rename = "diskMB", skip_serializing_if = "Option::is_none")]
+    disk_mb: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<i32>,
 }
@@ -95,6 +98,7 @@ impl Node {
                 cpu_cores: self.promised_cpu_millis().map(cores),
                 cpu_overcommit: self.cpu_overcommit,
                 memory_mb: self.memory_mb,
+                disk_mb: self.disk_mb,
                 devices: self.most_devices,
             },
             used: Used {
@@ -153,6 +157,10 @@ pub struct PatchNode {
     /// Memory for devices; `memoryMB` on the wire and in refusals.
     #[garde(range(min = 1, max = 1_073_741_824))]
     memory_m_b: Option<i32>,
+    /// Disk for snapshots and for what is stored on devices, as far as images are brought from other nodes; `diskMB` on the
+    /// wire and in refusals.
+    #[garde(range(min = 1, max = 1_073_741_824))]
+    disk_m_b: Option<i32>,
     /// How many devices it may have.
     #[garde(range(min = 0, max = 100_000))]
     devices: Option<i32>,
@@ -243,6 +251,7 @@ pub async fn patch_node(
         cpu_millis: body.cpu_cores.map(db::millis),
         cpu_overcommit: body.cpu_overcommit,
         memory_mb: body.memory_m_b,
+        disk_mb: body.disk_m_b,
         most_devices: body.devices,
     };
     if !db::patch(&mut conn, &name, &change, now).await? {
@@ -289,7 +298,7 @@ pub async fn drain_node(
 #[derive(Clone, Copy, Debug, Deserialize, Validate, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Removal {
-    /// Whether a node that is down is removed though it alone keeps snapshots, which are given up with it.
+    /// Whether a node that is down is removed though it alone keeps snapshots, or what is on devices, which are given up with it.
     #[serde(default)]
     #[garde(skip)]
     force: bool,
@@ -307,11 +316,12 @@ pub async fn delete_node(
     let now = state.platform.clock.now();
     if !db::remove(&mut conn, &name, removal.force, now).await? {
         return Err(match db::exists(&mut conn, &name).await? {
-            true => match db::count_sole_copies(&mut conn, &name).await? {
-                0 => Error::NodeOccupied { node: name },
-                snapshots => Error::NodeKeepsCopies {
+            true => match db::count_kept_alone(&mut conn, &name).await? {
+                (0, 0) => Error::NodeOccupied { node: name },
+                (snapshots, devices) => Error::NodeKeepsCopies {
                     node: name,
                     snapshots,
+                    devices,
                 },
             },
             false => Error::NoSuchNode { node: name },

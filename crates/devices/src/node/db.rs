@@ -12,7 +12,7 @@ macro_rules! select_node {
     ($rest:literal) => {
         concat!(
             "select name, runtime, hosts_simulated, endpoint, engine_id, tls, address, bind, labels, cpu_millis, cpu_overcommit, memory_mb,
-                most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, seen_at,
+                disk_mb, most_devices, used_cpu_millis, used_memory_mb, used_devices, state, reason, since, seen_at,
                 extract(epoch from clock_timestamp() - seen_at)::float8 as unseen_seconds, down_since, down_reason, created_at, updated_at
             from devices.nodes ",
             $rest
@@ -43,12 +43,13 @@ pub async fn announce(
     let insert = sqlx::query(
         "-- nodes::announce
         insert into devices.nodes as n (name, runtime, hosts_simulated, endpoint, tls, address, bind, labels, cpu_millis,
-            cpu_overcommit, memory_mb, most_devices, created_at, updated_at)
-        values ($1, $2, coalesce($3, $2 = 'simulated'), $4, $5, $6, $7, coalesce($8, '{}'::jsonb), $9, coalesce($10, 1), $11, $12, $13, $13)
+            cpu_overcommit, memory_mb, most_devices, disk_mb, created_at, updated_at)
+        values ($1, $2, coalesce($3, $2 = 'simulated'), $4, $5, $6, $7, coalesce($8, '{}'::jsonb), $9, coalesce($10, 1), $11, $12, $16, $13, $13)
         on conflict (name) do update set runtime = excluded.runtime, hosts_simulated = coalesce($3, n.hosts_simulated),
             endpoint = excluded.endpoint, tls = excluded.tls, address = excluded.address, bind = excluded.bind,
             labels = coalesce($8, n.labels), cpu_millis = coalesce($9, n.cpu_millis), cpu_overcommit = coalesce($10, n.cpu_overcommit),
-            memory_mb = coalesce($11, n.memory_mb), most_devices = coalesce($12, n.most_devices), updated_at = excluded.updated_at,
+            memory_mb = coalesce($11, n.memory_mb), most_devices = coalesce($12, n.most_devices),
+            disk_mb = coalesce($16, n.disk_mb), updated_at = excluded.updated_at,
             state = case when n.removed_at is null then n.state else 'ready' end, removed_at = null,
             since = case when n.removed_at is null then n.since else clock_timestamp() end,
             seen_at = case when n.removed_at is null and n.endpoint = excluded.endpoint then n.seen_at end,
@@ -74,6 +75,7 @@ pub async fn announce(
         .bind(now)
         .bind(word == Word::New)
         .bind(word == Word::Found)
+        .bind(node.disk_m_b)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
@@ -150,7 +152,7 @@ pub async fn set_state(
 }
 
 /// Removes a node that no living device is on; `false` where one is, where something of one is still to be removed from an
-/// engine that is there, where it alone keeps a snapshot (unless it is down and those are to be given up), or where there is no
+/// engine that is there, where it alone keeps a snapshot or what is on a device (unless it is down and those are to be given up), or where there is no
 /// such node. Its row stays for those that were on it.
 pub async fn remove(
     conn: &mut PgConnection,
@@ -162,19 +164,23 @@ pub async fn remove(
         "update devices.nodes set removed_at = clock_timestamp(), engine_id = null, updated_at = $2
         where name = $1 and removed_at is null and used_devices = 0
             and (down_since is not null or not exists (select 1 from devices.leftovers where node = $1))
-            and (($3 and down_since is not null) or not exists (select 1 from devices.sole_copies where node = $1))",
+            and (($3 and down_since is not null) or not (exists (select 1 from devices.sole_copies where node = $1)
+                or exists (select 1 from devices.held_leftovers where node = $1)))",
     );
     let update = update.bind(name).bind(now).bind(gives_up);
     let done = update.execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// How many snapshots a node keeps that no other one keeps which is there.
-pub async fn count_sole_copies(conn: &mut PgConnection, name: &str) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select count(*) from devices.sole_copies where node = $1")
-        .bind(name)
-        .fetch_one(conn)
-        .await
+/// How many snapshots a node keeps that no other one keeps which is there, and of how many devices it keeps all that there is.
+pub async fn count_kept_alone(conn: &mut PgConnection, name: &str) -> sqlx::Result<(i64, i64)> {
+    sqlx::query_as(
+        "-- nodes::count_kept_alone
+        select (select count(*) from devices.sole_copies where node = $1), (select count(*) from devices.held_leftovers where node = $1)",
+    )
+    .bind(name)
+    .fetch_one(conn)
+    .await
 }
 
 /// The engine that a node has from its first contact on: the one that was found at its endpoint, where none was found there
@@ -222,6 +228,8 @@ pub struct NodeChange {
     pub cpu_overcommit: Option<f64>,
     /// Memory.
     pub memory_mb: Option<i32>,
+    /// Disk for what is brought there.
+    pub disk_mb: Option<i32>,
     /// How many devices.
     pub most_devices: Option<i32>,
 }
@@ -238,7 +246,8 @@ pub async fn patch(
             engine_id = case when $2 is null then engine_id end,
             tls = coalesce($3, tls), address = coalesce($4, address), labels = coalesce($5, labels),
             cpu_millis = coalesce($6, cpu_millis), cpu_overcommit = coalesce($7, cpu_overcommit),
-            memory_mb = coalesce($8, memory_mb), most_devices = coalesce($9, most_devices), updated_at = $10
+            memory_mb = coalesce($8, memory_mb), most_devices = coalesce($9, most_devices),
+            disk_mb = coalesce($11, disk_mb), updated_at = $10
         where name = $1 and removed_at is null",
     );
     let done = update
@@ -252,6 +261,7 @@ pub async fn patch(
         .bind(change.memory_mb)
         .bind(change.most_devices)
         .bind(now)
+        .bind(change.disk_mb)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)

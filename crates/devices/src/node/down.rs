@@ -160,8 +160,8 @@ pub async fn come_back(state: &Devices, node: &Node) -> Result<()> {
 
 /// Queues a look at each device that was lost with its node, once the node is back.
 pub async fn find_again(state: &Devices, node: &Node) -> Result<u64> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let insert = sqlx::query(
         "-- nodes::find_again
         with found as (
@@ -201,8 +201,8 @@ pub async fn find_elsewhere(state: &Devices, node: &Node) -> Result<u64> {
     if state.config.failover == Failover::None {
         return Ok(0);
     }
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let insert = sqlx::query(
         "-- nodes::find_elsewhere
         with found as (

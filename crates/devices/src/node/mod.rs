@@ -81,6 +81,8 @@ pub struct Node {
     pub cpu_overcommit: f64,
     /// Memory there is.
     pub memory_mb: Option<i32>,
+    /// Disk for snapshots and for what is stored on devices, where images are brought from other nodes.
+    pub disk_mb: Option<i32>,
     /// How many devices it may have.
     pub most_devices: Option<i32>,
     /// Thousandths of a core that its devices have.

@@ -200,8 +200,29 @@ fn load(node: &Node) -> f64 {
 /// counted with its own row.
 pub async fn reserve(
     conn: &mut PgConnection,
+    place: (&str, RuntimeKind),
+    demand: &Demand,
+) -> sqlx::Result<bool> {
+    reserve_beyond(conn, place, demand, Held::default()).await
+}
+
+/// What is promised to a device on a node already, and counted there.
+#[derive(Clone, Copy, Debug, Default, sqlx::FromRow)]
+pub struct Held {
+    /// Thousandths of a core.
+    pub cpu_millis: i64,
+    /// Memory.
+    pub memory_mb: i64,
+    /// Whether it has a place among the devices: 1, or 0.
+    pub devices: i32,
+}
+
+/// The same for a device that gives up what it holds there for it.
+pub async fn reserve_beyond(
+    conn: &mut PgConnection,
     (node, runtime): (&str, RuntimeKind),
     demand: &Demand,
+    held: Held,
 ) -> sqlx::Result<bool> {
     let select = sqlx::query(
         "-- placement::reserve
@@ -210,14 +231,15 @@ pub async fn reserve(
             and (runtime = $4 or ($4 = 'simulated' and hosts_simulated))
             and (cpu_millis is null or used_cpu_millis + $2 <= floor(cpu_millis * cpu_overcommit))
             and (memory_mb is null or used_memory_mb + $3 <= memory_mb)
-            and (most_devices is null or used_devices < most_devices)
+            and (most_devices is null or used_devices - $5 < most_devices)
         for no key update",
     );
     let done = select
         .bind(node)
-        .bind(demand.cpu_millis)
-        .bind(demand.memory_mb)
+        .bind(demand.cpu_millis - held.cpu_millis)
+        .bind(demand.memory_mb - held.memory_mb)
         .bind(runtime.as_str())
+        .bind(held.devices)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)
@@ -291,6 +313,7 @@ mod tests {
             cpu_millis: Some(8_000),
             cpu_overcommit: 1.0,
             memory_mb: Some(8_192),
+            disk_mb: None,
             most_devices: None,
             used_cpu_millis: 0,
             used_memory_mb: 0,

@@ -4,9 +4,12 @@
 use sqlx::PgConnection;
 
 use super::Node;
-use super::placement::{Demand, reserve};
+use super::placement::{Demand, Held, reserve_beyond};
 use crate::device::RuntimeKind;
 use crate::operation::db::Claimed;
+
+/// Why a node does not get the images of a device.
+pub const NO_DISK: &str = "has no room on its disk for the images";
 
 /// Promises room on a node to the device of an operation, in the place of what was promised to it before; `false` where there
 /// is none.
@@ -27,7 +30,8 @@ pub async fn hold(
         order by name for no key update",
     );
     lock.bind(node).bind(claimed.id).execute(&mut *conn).await?;
-    if !reserve(conn, (node, runtime), demand).await? {
+    let held = held(conn, claimed, node).await?;
+    if !reserve_beyond(conn, (node, runtime), demand, held).await? {
         return Ok(false);
     }
     let insert = sqlx::query(
@@ -42,6 +46,39 @@ pub async fn hold(
     Ok(true)
 }
 
+/// Promises what so many bytes take of the disk of a node for the images of an operation, beside what snapshots, what is stored
+/// on devices and what is on its way take there; `false` where that is more than may be. The room is held, and by that the row
+/// of the node.
+pub async fn hold_disk(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    node: &str,
+    bytes: i64,
+) -> sqlx::Result<bool> {
+    let update = sqlx::query(
+        "-- reservation::hold_disk
+        update devices.reservations set disk_mb = $3
+        where operation_id = $1 and exists (
+            select from devices.nodes n
+                cross join lateral (
+                    select coalesce(sum(s.size), 0) / 1048576 as mb
+                    from devices.snapshots s join devices.devices d on d.id = s.device_id
+                        left join devices.snapshot_copies c on c.snapshot_id = s.id and c.node = n.name
+                    where s.taken_at is not null and coalesce(c.state = 'ready', d.node = n.name)) kept
+                cross join lateral (
+                    select coalesce(sum(r.storage_mb), 0)::numeric as mb
+                    from devices.readings r join devices.devices d on d.id = r.device_id
+                    where d.node = n.name and d.runtime = 'docker') stored
+                cross join lateral (
+                    select coalesce(sum(o.disk_mb), 0) as mb from devices.reservations o
+                    where o.node = n.name and o.operation_id <> $1) promised
+            where n.name = $2 and (n.disk_mb is null or kept.mb + stored.mb + promised.mb + $3 <= n.disk_mb))",
+    );
+    let megabytes = (bytes + (1 << 20) - 1) >> 20;
+    let update = update.bind(claimed.id).bind(node).bind(megabytes);
+    Ok(update.execute(conn).await?.rows_affected() == 1)
+}
+
 /// Gives the device of an operation the room on a node in the transaction that brings it there: what it was promised, or what
 /// there is, where it has become larger since; `false` where there is none, or the node takes no devices any more.
 pub async fn redeem(
@@ -50,13 +87,14 @@ pub async fn redeem(
     (node, runtime): (&str, RuntimeKind),
     demand: &Demand,
 ) -> sqlx::Result<bool> {
-    let held = is_held(conn, claimed, node, demand).await?;
+    let is_held = is_held(conn, claimed, node, demand).await?;
+    let held = held(conn, claimed, node).await?;
     let delete = sqlx::query("delete from devices.reservations where operation_id = $1");
     delete.bind(claimed.id).execute(&mut *conn).await?;
     // What is counted at the end of the transaction is the device in the place of its reservation.
-    match held {
+    match is_held {
         true => is_open(conn, (node, runtime)).await,
-        false => reserve(conn, (node, runtime), demand).await,
+        false => reserve_beyond(conn, (node, runtime), demand, held).await,
     }
 }
 
@@ -104,6 +142,13 @@ pub async fn begin_transfer(
     Ok(done.rows_affected() == 1)
 }
 
+/// The devices that are about to come to a node.
+pub async fn devices(conn: &mut PgConnection, node: &str) -> sqlx::Result<Vec<String>> {
+    let select = "select o.device_id from devices.reservations r join devices.operations o on o.id = r.operation_id where r.node = $1";
+    let select = sqlx::query_scalar(select).bind(node);
+    select.fetch_all(conn).await
+}
+
 /// Ends what was promised to one operation that is over; `false` where there is none. One at a time: the rows of several
 /// nodes would be locked in any order.
 pub async fn end_one(conn: &mut PgConnection) -> sqlx::Result<bool> {
@@ -114,6 +159,17 @@ pub async fn end_one(conn: &mut PgConnection) -> sqlx::Result<bool> {
             where o.state in ('done', 'failed', 'cancelled') limit 1 for update of r skip locked)",
     );
     Ok(delete.execute(conn).await?.rows_affected() == 1)
+}
+
+/// What is promised to an operation on a node.
+async fn held(conn: &mut PgConnection, claimed: &Claimed, node: &str) -> sqlx::Result<Held> {
+    let select = sqlx::query_as(
+        "-- reservation::held
+        select cpu_cores * 1000::bigint as cpu_millis, memory_mb::bigint as memory_mb, 1 as devices
+        from devices.reservations where operation_id = $1 and node = $2",
+    );
+    let held = select.bind(claimed.id).bind(node);
+    Ok(held.fetch_optional(conn).await?.unwrap_or_default())
 }
 
 /// Whether room for a device of at least this size is promised.

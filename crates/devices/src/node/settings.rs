@@ -48,6 +48,10 @@ pub struct NodeSettings {
     /// Memory for devices; `memoryMB` on the wire and in refusals.
     #[garde(range(min = 1, max = 1_073_741_824))]
     pub memory_m_b: Option<i32>,
+    /// Disk for snapshots and for what is stored on devices, as far as images are brought from other nodes; `diskMB` on the
+    /// wire and in refusals.
+    #[garde(range(min = 1, max = 1_073_741_824))]
+    pub disk_m_b: Option<i32>,
     /// How many devices it may have.
     #[garde(range(min = 0, max = 100_000))]
     pub devices: Option<i32>,
@@ -57,7 +61,7 @@ pub struct NodeSettings {
 }
 
 /// What a node in the settings may say; the API ignores what else there is, the settings refuse it.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "runtime",
     "endpoint",
@@ -68,6 +72,7 @@ const KEYS: [&str; 12] = [
     "cpuCores",
     "cpuOvercommit",
     "memoryMB",
+    "diskMB",
     "devices",
     "hostsSimulated",
 ];
@@ -91,6 +96,7 @@ impl NodeSettings {
             cpu_cores: None,
             cpu_overcommit: None,
             memory_m_b: None,
+            disk_m_b: None,
             devices: None,
             hosts_simulated: Some(true),
         }

@@ -145,7 +145,7 @@ pub async fn claim(
                 and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move')
             group by d.node),
         due as (
-            select q.id, d.node, k.boots, k.boots or k.comes as is_long
+            select q.id, d.node, k.boots, k.comes, k.boots or k.comes as is_long
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
                 cross join lateral (select d.runtime = 'docker' and n.down_since is null
                     and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots,
@@ -159,10 +159,11 @@ pub async fn claim(
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
                 or (q.state = 'running' and q.lease_until < clock_timestamp()))
-            order by q.id limit $3 for update of q skip locked),
+            -- Many of those that come from a node that is down wait for their turn to be brought: not in front of all others.
+            order by k.comes, q.id limit $3 for update of q skip locked),
         ranked as (
             select id, node, boots, is_long, row_number() over (partition by node, boots order by id) as place,
-                row_number() over (partition by is_long order by id) as nth from due)
+                row_number() over (partition by is_long order by comes, id) as nth from due)
         update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
             lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
         where id in (
@@ -209,16 +210,7 @@ pub async fn renew(
 
 /// Writes what is being done now; `false` where the worker is no longer the holder.
 pub async fn advance(conn: &mut PgConnection, claimed: &Claimed, step: &str) -> sqlx::Result<bool> {
-    let update = sqlx::query(
-        "update devices.operations set step = $3, begun = true where id = $1 and fencing_token = $2 and state = 'running'",
-    );
-    let done = update
-        .bind(claimed.id)
-        .bind(claimed.fencing_token)
-        .bind(step)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    write_step(conn, claimed, step, None, false).await
 }
 
 /// The same, unless this is done at a further attempt while what has a deadline of its own goes on.
@@ -228,18 +220,7 @@ pub async fn advance_unless(
     step: &str,
     goes_on: &str,
 ) -> sqlx::Result<bool> {
-    let update = sqlx::query(
-        "update devices.operations set step = case when step = $4 then step else $3 end, begun = true
-        where id = $1 and fencing_token = $2 and state = 'running'",
-    );
-    let done = update
-        .bind(claimed.id)
-        .bind(claimed.fencing_token)
-        .bind(step)
-        .bind(goes_on)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    write_step(conn, claimed, step, Some(goes_on), false).await
 }
 
 /// The same after something that has a deadline of its own: that of the operation begins anew.
@@ -248,14 +229,28 @@ pub async fn advance_anew(
     claimed: &Claimed,
     step: &str,
 ) -> sqlx::Result<bool> {
+    write_step(conn, claimed, step, None, true).await
+}
+
+async fn write_step(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    step: &str,
+    goes_on: Option<&str>,
+    anew: bool,
+) -> sqlx::Result<bool> {
     let update = sqlx::query(
-        "update devices.operations set step = $3, begun = true, begun_at = clock_timestamp()
+        "-- operations::write_step
+        update devices.operations set step = case when step = $4 then step else $3 end, begun = true,
+            begun_at = case when $5 then clock_timestamp() else begun_at end
         where id = $1 and fencing_token = $2 and state = 'running'",
     );
     let done = update
         .bind(claimed.id)
         .bind(claimed.fencing_token)
         .bind(step)
+        .bind(goes_on)
+        .bind(anew)
         .execute(conn)
         .await?;
     Ok(done.rows_affected() == 1)

@@ -30,8 +30,8 @@ pub async fn end(state: &Devices) -> Result<Tick> {
     };
     let reason = format!("the operation took longer than {deadline:?}");
     for id in &ids {
-        let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
+        let now = state.platform.clock.shared(&mut tx).await?;
         let Some(device) = device::db::lock(&mut tx, id).await? else {
             continue;
         };

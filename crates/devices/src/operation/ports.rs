@@ -30,8 +30,8 @@ pub async fn change(state: &Devices, claimed: &Claimed, occupied: u16) -> Step<D
     let leased = ports.lease(&DeviceId::new()).await;
     let mut leased = leased.map_err(Interrupted::Ports)?;
 
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let mut device = lock_living(&mut tx, claimed).await?;
     if !db::advance(&mut tx, claimed, "create-container").await? {
         return Err(Interrupted::Lost);

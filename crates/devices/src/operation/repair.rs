@@ -83,8 +83,8 @@ pub async fn repair(state: &Devices, claimed: &Claimed) -> Step<()> {
 
 /// Ends the repair. What was accepted meanwhile shows its own status.
 async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     if !db::finish(&mut tx, claimed, "done", None, now).await? {
         return Err(Interrupted::Lost);
@@ -99,8 +99,8 @@ async fn finish(state: &Devices, claimed: &Claimed, status: Status) -> Step<()> 
 /// Leaves a device in error of which nothing is kept elsewhere that is there: it is looked at again when its node is back, or
 /// one that keeps something of it.
 async fn wait_for_node(state: &Devices, claimed: &Claimed, why: &str) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     let reason = format!("node {} is down, and {why}", device.node);
     if !db::finish(&mut tx, claimed, "failed", Some(&reason), now).await? {
@@ -156,11 +156,25 @@ async fn relocate(
                 continue;
             }
         }
+        let ports = state.ports_of(node);
+        let mut leased = match ports.lease(&device.id).await {
+            Ok(leased) => leased,
+            Err(Error::Ports(error @ PortError::Exhausted { .. })) => {
+                tried.push(refuses(error.to_string()));
+                continue;
+            }
+            Err(error @ Error::PortsContended { .. }) => {
+                tried.push(refuses(error.to_string()));
+                continue;
+            }
+            Err(error) => return Err(Interrupted::Ports(error)),
+        };
         if let Some(snapshot) = made_of {
             let mut tx = state.platform.db.begin().await?;
             lock_living(&mut tx, claimed).await?;
             if down::is_left(&mut tx, &node.name, &device.id).await? {
                 tx.rollback().await?;
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
                 tried.push(refuses(down::NOT_REMOVED.into()));
                 continue;
             }
@@ -172,7 +186,15 @@ async fn relocate(
             let place = (node.name.as_str(), runtime);
             if !reservation::hold(&mut tx, claimed, place, &demand).await? {
                 tx.rollback().await?;
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
                 tried.push(refuses("has no room any more".into()));
+                continue;
+            }
+            let weight = snapshot::copies::weight(&mut tx, snapshot, &node.name).await?;
+            if !reservation::hold_disk(&mut tx, claimed, &node.name, weight).await? {
+                tx.rollback().await?;
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
+                tried.push(refuses(reservation::NO_DISK.into()));
                 continue;
             }
             tx.commit().await?;
@@ -180,29 +202,21 @@ async fn relocate(
             lock_living(&mut tx, claimed).await?;
             let most = state.config.parallel_moves;
             if !reservation::begin_transfer(&mut tx, claimed, &node.name, most).await? {
+                tx.rollback().await?;
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
                 return Err(Interrupted::Turn);
             }
             tx.commit().await?;
             let within = state.config.move_deadline;
-            let brought = snapshot::copies::bring_to(state, snapshot, &node.name, within).await;
-            if let Err(error) = brought {
+            let going = snapshot::copies::bring_to(state, snapshot, &node.name, within);
+            if let Err(error) = ports.while_held(&leased, going).await {
+                ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
                 tried.push(refuses(error.to_string()));
                 continue;
             }
         }
-        let ports = state.ports_of(node);
-        let mut leased = match ports.lease(&device.id).await {
-            Ok(leased) => leased,
-            Err(
-                error @ (Error::Ports(PortError::Exhausted { .. }) | Error::PortsContended { .. }),
-            ) => {
-                tried.push(refuses(error.to_string()));
-                continue;
-            }
-            Err(error) => return Err(Interrupted::Ports(error)),
-        };
-        let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
+        let now = state.platform.clock.shared(&mut tx).await?;
         let before = lock_living(&mut tx, claimed).await?;
         if !db::advance(&mut tx, claimed, "relocate").await? {
             return Err(Interrupted::Lost);

@@ -156,8 +156,8 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
         .of(device.runtime, &device.node)?
         .remove(&device.id)
         .await?;
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_held(&mut tx, claimed).await?;
     if !db::finish(&mut tx, claimed, "done", None, now).await? {
         return Err(Interrupted::Lost);
@@ -179,8 +179,8 @@ async fn delete(state: &Devices, claimed: &Claimed) -> Step<()> {
 
 /// Writes the status of an operation under way. `None` where the device is there already: then the operation is over.
 async fn begin(state: &Devices, claimed: &Claimed, status: Status) -> Step<Option<Device>> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     let settled = claimed.kind != Kind::Restart && Some(device.status) == goal(claimed.kind);
     let held = if settled {
@@ -203,8 +203,8 @@ pub async fn step(
     name: &str,
     status: impl Fn(&Device) -> Option<Status>,
 ) -> Step<Device> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let mut device = lock_living(&mut tx, claimed).await?;
     if !db::advance(&mut tx, claimed, name).await? {
         return Err(Interrupted::Lost);
@@ -219,8 +219,8 @@ pub async fn step(
 
 /// Ends a creation with the device stopped, unless it shall run after all: then it goes on.
 async fn finish_stopped(state: &Devices, claimed: &Claimed) -> Step<Option<Device>> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     if device.wanted == Status::Running {
         return Ok(Some(device));
@@ -235,8 +235,8 @@ async fn finish_stopped(state: &Devices, claimed: &Claimed) -> Step<Option<Devic
 
 /// Ends an operation well.
 async fn finish(state: &Devices, claimed: &Claimed) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     if !db::finish(&mut tx, claimed, "done", None, now).await? {
         return Err(Interrupted::Lost);
@@ -264,8 +264,8 @@ pub async fn halt(state: &Devices, claimed: &Claimed) -> Step<()> {
 
 /// Ends an operation badly: the device is in error, and what waited behind is cancelled.
 pub async fn fail(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     if !db::finish(&mut tx, claimed, "failed", Some(error), now).await? {
         return Err(Interrupted::Lost);

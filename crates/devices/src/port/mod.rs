@@ -5,6 +5,7 @@ pub mod db;
 pub mod invariants;
 pub mod jobs;
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -167,6 +168,25 @@ impl Ports {
             leased.keep();
         }
         Err(self.contended())
+    }
+
+    /// Does something that takes long while a set stays leased. Whoever does it may die: then the lease ends by itself. Where
+    /// Redis forgets it, the database judges when the device takes the ports.
+    pub async fn while_held<T>(&self, leased: &Leased, going: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = going => done,
+            never = self.renew_for_ever(leased) => match never {},
+        }
+    }
+
+    async fn renew_for_ever(&self, leased: &Leased) -> Infallible {
+        let held = [(leased.owner.to_string(), leased.ports)];
+        loop {
+            sleep(self.lease / 3).await;
+            if let Err(error) = self.pool.renew_many(&self.node, &held, self.lease).await {
+                debug!(device.id = %leased.owner, "the lease of ports was not renewed yet: {error}");
+            }
+        }
     }
 
     fn contended(&self) -> Error {

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{Action, db};
 use crate::device::db as devices;
-use crate::node::Node;
+use crate::node::{Node, reservation};
 use crate::{Devices, error::Result, metrics, port};
 
 /// How often the same unowned lease is reported.
@@ -45,11 +45,17 @@ pub async fn compare(state: &Devices, node: &Node) -> Result<()> {
             }
         }
     }
+    let expected = {
+        let mut conn = state.platform.db.acquire().await?;
+        reservation::devices(&mut conn, &node.name).await?
+    };
     for lease in leases {
         let age = (state.platform.clock.now().utc() - lease.since)
             .to_std()
             .unwrap_or_default();
-        if held.iter().any(|(id, _)| *id == lease.owner) || age < state.config.port_lease {
+        let is_known =
+            held.iter().any(|(id, _)| *id == lease.owner) || expected.contains(&lease.owner);
+        if is_known || age < state.config.port_lease {
             continue;
         }
         let mut conn = state.platform.db.acquire().await?;

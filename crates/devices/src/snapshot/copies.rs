@@ -307,6 +307,18 @@ pub async fn expect(
     Ok(())
 }
 
+/// How many bytes are brought to a node with a snapshot: none where it keeps a copy.
+pub async fn weight(
+    conn: &mut PgConnection,
+    snapshot: &SnapshotId,
+    node: &str,
+) -> sqlx::Result<i64> {
+    let select = "select coalesce(sum(s.size), 0)::bigint from devices.snapshots s where s.id = $1 and not exists (
+            select 1 from devices.snapshot_copies c where c.snapshot_id = s.id and c.node = $2 and c.state = 'ready')";
+    let select = sqlx::query_scalar(select).bind(snapshot).bind(node);
+    select.fetch_one(conn).await
+}
+
 /// Whether a device can be made of a snapshot: it was taken, and nobody removes it. The caller holds the lock of the device.
 pub async fn can_be_used(conn: &mut PgConnection, snapshot: &SnapshotId) -> sqlx::Result<bool> {
     let select = "select exists (select 1 from devices.snapshots where id = $1 and taken_at is not null and status in ('ready', 'restoring'))";
@@ -387,8 +399,8 @@ async fn give_up_lost(conn: &mut PgConnection, hope: TimeDelta) -> sqlx::Result<
             and not exists (
                 select 1 from devices.snapshot_copies c join devices.nodes n on n.name = c.node
                 where c.snapshot_id = s.id and n.removed_at is null and (c.state = 'ready'
-                    -- One that is only doubted, and can still be found.
-                    or (n.down_since is null and (c.tried_at is null or c.created_at >= clock_timestamp() - $1))))
+                    -- One that is only doubted, and can still be found; nobody looks for it on a node that is drained.
+                    or (n.down_since is null and (c.created_at >= clock_timestamp() - $1 or (c.tried_at is null and n.state <> 'draining')))))
             and not exists (
                 select 1 from devices.operations o where o.device_id = d.id and o.state in ('queued', 'running'))
         returning s.id",

@@ -35,8 +35,8 @@ pub async fn take(state: &Devices, claimed: &Claimed) -> Step<()> {
     let runtime = state.runtimes.of(device.runtime, &device.node)?;
     let size = runtime.snapshot(&spec(&device, claimed), id).await?;
 
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     lock_living(&mut tx, claimed).await?;
     db::taken(&mut tx, id, size, now).await?;
     if let Some(replaced) = db::replaced(&mut tx, id).await? {
@@ -62,8 +62,8 @@ pub async fn restore(state: &Devices, claimed: &Claimed) -> Step<()> {
     if device.wanted == DeviceStatus::Running {
         return run(state, claimed, device).await;
     }
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let device = lock_living(&mut tx, claimed).await?;
     db::restored(&mut tx, Some(id), now).await?;
     change_status(&mut tx, &device, DeviceStatus::Stopped, None, now).await?;
@@ -97,8 +97,8 @@ async fn fetch(state: &Devices, claimed: &Claimed, id: &SnapshotId, node: &str) 
 
 /// Writes that the restore is under way; `None` where there is nothing to restore: then the device is what it was.
 async fn begin(state: &Devices, claimed: &Claimed, id: &SnapshotId) -> Step<Option<Device>> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let mut device = lock_living(&mut tx, claimed).await?;
     if device.status != DeviceStatus::Rebooting {
         let wanted = after_restore(device.status, device.wanted);
@@ -153,8 +153,8 @@ pub async fn forget(state: &Devices, claimed: &Claimed) -> Step<()> {
         .await?;
     copies::remove(state, id, &device.node).await?;
 
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     lock_held(&mut tx, claimed).await?;
     db::remove(&mut tx, id).await?;
     settled(finish(&mut tx, claimed, "done", None, now).await?, tx).await
@@ -163,8 +163,8 @@ pub async fn forget(state: &Devices, claimed: &Claimed) -> Step<()> {
 /// Gives up removing what was kept: without its snapshot it is nobody's, and the sweep tries on.
 pub async fn leave_to_sweep(state: &Devices, claimed: &Claimed, error: &str) -> Step<()> {
     let id = subject(claimed)?;
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     lock_held(&mut tx, claimed).await?;
     db::remove(&mut tx, id).await?;
     let held = finish(&mut tx, claimed, "failed", Some(error), now).await?;

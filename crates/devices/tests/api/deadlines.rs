@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use devices::operation::overdue;
+use devices::operation::db::Claimed;
+use devices::operation::{overdue, steps};
 use http::StatusCode;
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::app::{TestApp, text};
+use crate::app::{TestApp, id, text};
 use crate::queue::{claim_one, freeze};
 
 /// Lets so many seconds pass for the operations.
@@ -83,4 +84,39 @@ async fn what_nobody_claims_waits_ten_deadlines(db: PgPool) {
         overdue::end(&app.devices).await.unwrap();
         assert_eq!(alice.status(&device).await, status);
     }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_image_on_its_way_keeps_its_time_when_the_restore_is_tried_again(db: PgPool) {
+    let app = app(db.clone()).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let path = format!("/devices/{}/snapshots", id(&device));
+    let taken = alice.post(&path, json!({ "name": "s" })).await;
+    let taken = taken.expect(StatusCode::CREATED).body;
+    app.run_operations().await;
+    // Of an engine that is not there, from here on.
+    let update = sqlx::query("update devices.devices set runtime = 'docker'");
+    update.execute(&db).await.unwrap();
+    let path = format!("/snapshots/{}/restore", text(&taken, "id"));
+    alice.post(&path, json!({})).await.expect(StatusCode::OK);
+    let again: Claimed = sqlx::query_as(
+        "update devices.operations set state = 'running', step = $1, attempts = 2, begun_at = now(),
+            fencing_token = nextval('devices.fencing_tokens'), lease_until = now() + interval '1 hour'
+        where kind = 'restore' returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+    )
+    .bind(overdue::BRINGING)
+    .fetch_one(&db)
+    .await
+    .unwrap();
+    age(&db, 200).await;
+
+    // It gets as far as to the engine.
+    assert!(steps::carry_out(&app.devices, &again).await.is_err());
+
+    overdue::end(&app.devices).await.unwrap();
+    assert_eq!(alice.status(&device).await, "rebooting");
+    age(&db, 3600).await;
+    overdue::end(&app.devices).await.unwrap();
+    assert_eq!(alice.status(&device).await, "error");
 }

@@ -1,4 +1,4 @@
-//! Devices in containers of a real engine, started for the test alone; skipped, with the reason, where none can be.
+//! Devices in containers of a real engine, started for the test alone; skipped where no engines are wanted.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,9 @@ use tokio::net::TcpStream;
 
 use crate::app::{TestApp, id, ports, text};
 
-/// An engine of the test's own, unless none can be started here; that is said.
+/// An engine of the test's own, unless no engines are wanted.
 pub fn engine() -> Option<Engine> {
-    Engine::start()
-        .inspect_err(|reason| eprintln!("skipped: no engine could be started: {reason:#}"))
-        .ok()
+    Engine::for_test(Engine::start)
 }
 
 /// What a container says on a port of its node; nothing where nobody listens.

@@ -1,4 +1,4 @@
-//! Engines that die, freeze and come back; skipped where none can be started.
+//! Engines that die, freeze and come back; skipped where no engines are wanted.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub async fn app(db: PgPool, engines: &[&Engine], failover: Failover) -> TestApp
         .execute(&db)
         .await
         .unwrap();
-    let nodes = engines.iter().zip([("a", 1), ("b", 2)]);
+    let nodes = engines.iter().zip([("a", 1), ("b", 2), ("c", 3)]);
     let list: Vec<Value> = nodes
         .map(|(engine, (name, number))| {
             let address = beside(&probe, number).to_string();

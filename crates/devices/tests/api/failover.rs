@@ -1,5 +1,5 @@
 //! Snapshots that more than one node keeps, and devices that are made of them when their own node is gone; skipped where no
-//! engines can be started.
+//! engines are wanted.
 
 use devices::config::Failover;
 use devices::node::health::tend;
@@ -7,6 +7,7 @@ use devices::snapshot::{copies, jobs::sweep};
 use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use testkit::Engine;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{TestApp, User, id, ports, text, until};
@@ -203,31 +204,27 @@ async fn rows_of_copies_follow_what_the_engines_keep(db: PgPool) {
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn after_a_failover_the_new_node_gets_the_snapshots_that_only_a_third_one_keeps(db: PgPool) {
-    let (Some(first), Some(second)) = (engine(), engine()) else {
+    let (Some(first), Some(second), Some(third)) = (engine(), engine(), engine()) else {
         return;
     };
-    let app = app(db, &[&first, &second], Failover::Snapshot).await;
+    let app = app(db, &[&first, &second, &third], Failover::Snapshot).await;
+    set_node(&app, "c", "cordoned").await;
     let alice = app.user("alice", &[]).await;
     let [device, _] = two_on_a(&app, &alice).await;
-    let (early, late) = (
-        snapshot(&app, &alice, &device).await,
-        snapshot(&app, &alice, &device).await,
-    );
+    set_node(&app, "b", "cordoned").await;
+    set_node(&app, "c", "ready").await;
+    let early = snapshot(&app, &alice, &device).await;
     copy(&app).await;
-    // The late one alone is on the node that the device comes to; another node keeps the early one.
-    let third =
-        "insert into devices.nodes (name, address, bind, runtime, endpoint, created_at, updated_at)
-        values ('c', '127.0.0.1', '127.0.0.1', 'docker', 'unix:///nowhere', now(), now())";
-    sqlx::query(third).execute(&app.platform.db).await.unwrap();
-    sqlx::query("update devices.snapshot_copies set node = 'c' where snapshot_id = $1")
-        .bind(&early)
-        .execute(&app.platform.db)
-        .await
-        .unwrap();
-    sqlx::query("update devices.nodes set state = 'cordoned' where name = 'c'")
-        .execute(&app.platform.db)
-        .await
-        .unwrap();
+    set_node(&app, "c", "cordoned").await;
+    set_node(&app, "b", "ready").await;
+    let late = snapshot(&app, &alice, &device).await;
+    copy(&app).await;
+    let keeps = |engine: &Engine, snapshot: &str| {
+        let image = format!("cloudphone-snapshot:{snapshot}");
+        engine.docker(&["image", "inspect", &image]).is_ok()
+    };
+    assert!(keeps(&third, &early) && !keeps(&third, &late));
+    assert!(keeps(&second, &late) && !keeps(&second, &early));
 
     first.freeze();
     until_node(&app, "a", "down").await;
@@ -247,8 +244,9 @@ async fn after_a_failover_the_new_node_gets_the_snapshots_that_only_a_third_one_
     let row = |snapshot: &str, state: &str| (snapshot.to_owned(), "b".into(), state.to_owned());
     assert!(rows.contains(&row(&early, "copying")), "{rows:?}");
     assert!(rows.contains(&row(&late, "ready")), "{rows:?}");
-    // The image is there after all, as it would be once it was copied: then the node keeps it as it does all others.
+    // Once it is copied the node keeps it as it does all others.
     copy(&app).await;
+    assert!(keeps(&second, &early));
     copy(&app).await;
     let left: i64 =
         sqlx::query_scalar("select count(*) from devices.snapshot_copies where node = 'b'")
@@ -390,4 +388,102 @@ async fn a_node_that_is_down_for_good_is_removed_with_the_only_copies_when_an_ad
     copy(&app).await;
 
     assert_eq!(status_of(&alice, &taken).await, "error");
+}
+
+/// Writes that these nodes are to get a snapshot, since so many minutes; who was tried already failed.
+async fn expected(app: &TestApp, snapshot: &str, rows: [(&str, bool, i32); 2]) {
+    for (node, tried, minutes) in rows {
+        sqlx::query(
+            "insert into devices.snapshot_copies (snapshot_id, node, state, tried_at, created_at)
+            values ($1, $2, 'copying', case when $3 then now() end, now() - make_interval(mins => $4))",
+        )
+        .bind(snapshot)
+        .bind(node)
+        .bind(tried)
+        .bind(minutes)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    }
+}
+
+async fn set_node(app: &TestApp, node: &str, state: &str) {
+    let update = sqlx::query("update devices.nodes set state = $2 where name = $1");
+    let update = update.bind(node).bind(state);
+    update.execute(&app.platform.db).await.unwrap();
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_copy_doubted_of_late_is_looked_for_before_its_snapshot_is_given_up(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let taken = snapshot(&app, &alice, &device).await;
+    set_node(&app, "b", "ready").await;
+    // Nobody has looked for it on `b` yet, although long ago it was to be there.
+    expected(&app, &taken, [("a", true, 60), ("b", false, 60)]).await;
+
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    // Somebody has by now, but the first doubt is young.
+    let update = "update devices.snapshot_copies set created_at = now() where node = 'b' and tried_at is not null";
+    let looked = sqlx::query(update).execute(&app.platform.db).await.unwrap();
+    assert_eq!(looked.rows_affected(), 1);
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    age(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "error");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_that_is_drained_does_not_keep_hope_for_a_copy_that_it_never_gets(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let taken = snapshot(&app, &alice, &device).await;
+    set_node(&app, "b", "draining").await;
+    expected(&app, &taken, [("a", true, 60), ("b", false, 1)]).await;
+
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "ready");
+
+    age(&app).await;
+    copy(&app).await;
+    assert_eq!(status_of(&alice, &taken).await, "error");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_that_is_down_and_keeps_all_that_there_is_of_a_device_is_removed_by_force_alone(
+    db: PgPool,
+) {
+    let app = simulated_nodes(db, 1).await;
+    let (alice, admin) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    alice.running().await;
+    // It was given away by `b`, and never came to run on `a`.
+    for statement in [
+        "update devices.devices set status = 'error'",
+        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at, finished_at, snapshot_id)
+            select 'gone', id, 'move', 'failed', true, 'start-container', now(), now(), 'hidden' from devices.devices",
+        "insert into devices.moves (operation_id, device_id, source, target, handed_over_at, settled_at)
+            select id, device_id, 'b', 'a', now(), now() from devices.operations where kind = 'move'",
+        "insert into devices.leftovers (node, device_id, adb_port, webrtc_port, scrcpy_port)
+            select 'b', id, adb_port, webrtc_port, scrcpy_port from devices.devices",
+        "update devices.nodes set down_since = now(), down_reason = 'burnt' where name = 'b'",
+    ] {
+        sqlx::query(statement).execute(&app.platform.db).await.unwrap();
+    }
+
+    let refused = admin.send("DELETE", "/nodes/b", Value::Null).await;
+    let refused = refused.refused(StatusCode::CONFLICT, "CONFLICT").body;
+    assert!(refused.to_string().contains("on 1 devices"), "{refused}");
+
+    let path = "/nodes/b?force=true";
+    let removed = admin.send("DELETE", path, Value::Null).await;
+    removed.expect(StatusCode::OK);
 }

@@ -64,6 +64,47 @@ async fn a_service_says_that_a_device_lives_and_nobody_else_may(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_heartbeat_that_comes_late_changes_nothing_more(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    let said = text(&device, "id");
+    let shown = async || {
+        let shown = alice.get(&format!("/devices/{said}/metrics")).await.body;
+        let figures = ["cpuUsage", "memoryUsed", "storageUsed"].map(|name| shown[name].clone());
+        (
+            figures,
+            text(&alice.device(&device).await, "lastHeartbeatAt"),
+        )
+    };
+    let body = json!({ "cpuUsage": 10, "memoryUsed": 100, "storageUsed": 1000 });
+    heartbeat(&app, &said, body).await.expect(StatusCode::OK);
+    let before = shown().await;
+
+    // What another replica took in before it, and wrote after it.
+    app.platform.clock.advance(TimeDelta::seconds(-5));
+    let late = json!({ "cpuUsage": 90, "memoryUsed": 900, "storageUsed": 9000 });
+    heartbeat(&app, &said, late.clone())
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(shown().await, before);
+
+    // Nor does it replace what was measured since.
+    app.platform.clock.advance(TimeDelta::seconds(10));
+    devices::measure::collect::step(&app.devices).await.unwrap();
+    let measured = shown().await;
+    app.platform.clock.advance(TimeDelta::seconds(-2));
+    heartbeat(&app, &said, late.clone())
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(shown().await.0, measured.0);
+
+    app.platform.clock.advance(TimeDelta::seconds(5));
+    heartbeat(&app, &said, late).await.expect(StatusCode::OK);
+    assert_eq!(shown().await.0, [json!(90.0), json!(900.0), json!(9000.0)]);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_heartbeat_of_nothing_or_of_nonsense_is_refused_and_leaves_no_row(db: PgPool) {
     let app = TestApp::new(db).await;
     let alice = app.user("alice", &[]).await;

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use coordination::{Announcement, Membership, Registry};
+use devices::installation::db::{Claimed, finish, renew, requeue};
 use http::StatusCode;
 use platform::http::Path;
 use serde_json::{Value, json};
@@ -198,20 +199,29 @@ async fn where_a_worker_dies_another_goes_on_and_a_late_one_changes_nothing(db: 
     assert_eq!(queued["status"], "pending");
 
     store.shelf.stuck.store(true, Ordering::SeqCst);
-    let asked = store.given();
-    let dying = app.devices.run_installations();
-    tokio::select! {
-        done = dying => panic!("a package that does not come was installed: {done:?}"),
-        () = until("the package has begun", async || store.given() > asked) => {}
-    }
+    let dying = begun(&app, &store, async || true).await;
     assert_eq!(
         batch(&alice, &queued).await["results"][0]["status"],
         "installing"
     );
+    // Another one goes on, and has not done it either when the first wakes: what that held is no longer its own.
+    let second = begun(&other, &store, async || {
+        let now = app.platform.clock.now();
+        let mut tx = app.platform.db.begin().await.unwrap();
+        let ended = finish(&mut tx, &dying, Some("late"), now).await.unwrap();
+        let pause = (Duration::ZERO, true);
+        let requeued = requeue(&mut tx, &dying, pause, "late").await.unwrap();
+        let lease = Duration::from_secs(60);
+        let renewed = renew(&mut tx, &dying, lease).await.unwrap();
+        tx.commit().await.unwrap();
+        (ended, requeued, renewed) == (false, false, false)
+    })
+    .await;
+    assert!(second.fencing_token > dying.fencing_token);
     store.shelf.stuck.store(false, Ordering::SeqCst);
 
-    until("another replica goes on", async || {
-        other.devices.run_installations().await.unwrap() == 1
+    until("a third worker goes on", async || {
+        app.devices.run_installations().await.unwrap() == 1
     })
     .await;
 
@@ -220,27 +230,30 @@ async fn where_a_worker_dies_another_goes_on_and_a_late_one_changes_nothing(db: 
         "installed"
     );
     assert_eq!(count(&app, &device).await, 1);
-    // What the dead one held is no longer its own.
-    let late = devices::installation::db::Claimed {
-        id: sqlx::query_scalar("select id from devices.installations")
-            .fetch_one(&app.platform.db)
-            .await
-            .unwrap(),
-        device_id: id(&device),
-        app_id: "game".parse().unwrap(),
-        user_id: "alice".parse().unwrap(),
-        sees_all: false,
-        fencing_token: 1,
-        attempts: 1,
-        is_last: false,
+}
+
+/// Has a replica begin the one installation whose package does not come, asks whether all is well meanwhile, and lets its worker
+/// die; what it held.
+async fn begun(app: &TestApp, store: &AppStore, is_well: impl AsyncFn() -> bool) -> Claimed {
+    let asked = store.given();
+    let working = async {
+        loop {
+            app.devices.run_installations().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     };
-    let now = app.platform.clock.now();
-    let mut tx = app.platform.db.begin().await.unwrap();
-    let ended = devices::installation::db::finish(&mut tx, &late, Some("late"), now).await;
-    assert!(!ended.unwrap());
-    let requeued =
-        devices::installation::db::requeue(&mut tx, &late, (Duration::ZERO, true), "late");
-    assert!(!requeued.await.unwrap());
+    let looking = async {
+        until("the package has begun", async || store.given() > asked).await;
+        assert!(is_well().await);
+        sqlx::query_as(
+            "select id, device_id, app_id, user_id, sees_all, fencing_token, attempts, false as is_last
+            from devices.installations where state = 'running'",
+        )
+        .fetch_one(&app.platform.db)
+        .await
+        .unwrap()
+    };
+    tokio::select! { () = working => unreachable!(), held = looking => held }
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -267,7 +280,7 @@ async fn an_installation_on_which_one_worker_after_another_died_has_failed(db: P
     let result = &batch(&alice, &queued).await["results"][0];
     assert_eq!(result["status"], "failed");
     let error = text(result, "error");
-    assert!(error.contains("ended, one after another"), "{error}");
+    assert!(error.contains("never brought to an end"), "{error}");
     assert_eq!(store.given(), asked);
 }
 
@@ -337,6 +350,49 @@ async fn so_much_waits_for_a_device_and_no_more(db: PgPool) {
             answer.refused(StatusCode::CONFLICT, "DEVICE_BUSY");
         }
     }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_user_has_so_many_installations_open_over_all_devices_and_replicas(db: PgPool) {
+    let app = TestApp::with(db.clone(), |config| config.queued_installations = 5).await;
+    let other = app.elsewhere(db).await;
+    let store = AppStore::open(&app).await;
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let mut mine = Vec::new();
+    for _ in 0..4 {
+        mine.push(alice.running().await);
+    }
+    let his = bob.running().await;
+    let all: Vec<&Value> = mine.iter().collect();
+
+    // Of two batches at once, at two replicas, as much is queued as there is room for.
+    let alice_there = other.as_user(&alice);
+    let (one, two) = tokio::join!(install(&alice, &all), install(&alice_there, &all));
+
+    let queued = |report: &Value| report["succeeded"].as_i64().unwrap();
+    assert_eq!(queued(&one) + queued(&two), 5, "{one} {two}");
+    let refused: Vec<&Value> = [&one, &two]
+        .into_iter()
+        .flat_map(|report| report["results"].as_array().unwrap())
+        .filter(|result| result["success"] == false)
+        .collect();
+    assert_eq!(refused.len(), 3);
+    for result in refused {
+        assert_eq!(result["code"], "RATE_LIMITED", "{result}");
+    }
+    let path = format!("/devices/{}/install", id(&mine[0]));
+    let ask = json!({ "appId": "game" });
+    let one_more = alice.post(&path, ask.clone()).await;
+    one_more.refused(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED");
+    // That is hers alone, and what is not there is not told as too much.
+    assert_eq!(queued(&install(&bob, &[&his]).await), 1);
+    let none = alice.post("/devices/none/install", ask.clone()).await;
+    none.refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+
+    // What is over counts no more.
+    app.devices.run_installations().await.unwrap();
+    alice.post(&path, ask).await.expect(StatusCode::OK);
+    drop(store);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -1,6 +1,7 @@
 //! Nodes that are drained: their devices run elsewhere with what was on them, and nothing stays behind, whoever dies. With
-//! engines where some can be started.
+//! engines where they are wanted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use devices::config::Failover;
@@ -9,7 +10,7 @@ use devices::moving::jobs::look;
 use devices::node::Labels;
 use devices::node::health::tend;
 use devices::node::placement::Demand;
-use devices::node::reservation::{begin_transfer, discount, hold, redeem};
+use devices::node::reservation::{begin_transfer, discount, hold, hold_disk, redeem};
 use devices::node::settings::parse;
 use devices::operation::db::Claimed;
 use devices::snapshot::jobs::sweep;
@@ -111,6 +112,12 @@ async fn events(app: &TestApp, kind: &str) -> Vec<Value> {
     let mut events = app.events().await;
     events.retain(|event| event["type"] == kind);
     events
+}
+
+/// The devices that have ports of a node in Redis.
+async fn leased(app: &TestApp, node: &str) -> Vec<String> {
+    let leases = app.devices.ports().of_name(node).leases().await.unwrap();
+    leases.into_iter().map(|set| set.owner).collect()
 }
 
 /// That what Redis leases on a node, and no more, is what its rows hold.
@@ -325,6 +332,35 @@ async fn a_device_of_too_many_layers_is_not_stopped_for_a_move_in_vain(db: PgPoo
     let reason = text(&failed[0], "reason");
     assert!(reason.contains("layers"), "{failed}");
     assert_eq!((kept(&first), kept(&second)), (vec![], vec![]));
+    // The ports that were leased for it are free again.
+    until("nothing is leased there", async || {
+        leased(&app, "b").await.is_empty()
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_node_without_free_ports_is_not_chosen_and_no_device_is_stopped_for_it(db: PgPool) {
+    let mut app = simulated_nodes(db, 1).await;
+    let mut config = app.config.clone();
+    config.ports.adb = 5555..=5555;
+    app = TestApp::on(&app.platform, config).await;
+    let alice = app.user("alice", &[]).await;
+    let device = alice.running().await;
+    act(&app, "b", "uncordon").await;
+    act(&app, "a", "cordon").await;
+    alice.running().await;
+    let before = events(&app, "device.status_changed").await.len();
+
+    drain(&app).await;
+    app.run_operations().await;
+
+    assert_eq!(alice.status(&device).await, "running");
+    assert_eq!(events(&app, "device.status_changed").await.len(), before);
+    let failed = node(&app, "a").await["drain"]["failed"].clone();
+    let reason = text(&failed[0], "reason");
+    assert!(reason.contains("b: no free adb port"), "{failed}");
+    assert_eq!(node(&app, "b").await["used"]["devices"], 1);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -343,8 +379,12 @@ async fn room_on_the_other_node_is_promised_before_anything_is_brought(db: PgPoo
 
     let (device, _) = held_up(&app, &alice, &first, &passage).await;
 
-    // Its image is on its way, and nobody else gets the one place.
+    // Its image is on its way, and nobody else gets the one place; the ports of a worker that is gone are free again.
     assert_eq!(node(&app, "b").await["used"]["devices"], 1);
+    until("nothing is leased there", async || {
+        leased(&app, "b").await.is_empty()
+    })
+    .await;
     act(&app, "a", "cordon").await;
     let refused = alice.post("/devices", small()).await;
     refused.refused(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY");
@@ -434,6 +474,128 @@ async fn the_last_place_is_promised_once_and_images_come_a_few_at_a_time(db: PgP
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn two_promises_that_change_their_nodes_wait_for_each_other_and_never_both(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let alice = app.user("alice", &[]).await;
+    for _ in 0..2 {
+        alice.create(small()).await;
+    }
+    act(&app, "b", "uncordon").await;
+    let claims: Vec<Claimed> = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+    )
+    .fetch_all(&app.platform.db)
+    .await
+    .unwrap();
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let kind = RuntimeKind::Simulated;
+    for (claimed, node) in claims.iter().zip(["a", "b"]) {
+        let mut tx = app.platform.db.begin().await.unwrap();
+        assert!(hold(&mut tx, claimed, (node, kind), &demand).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+
+    let mut first = app.platform.db.begin().await.unwrap();
+    let held = hold(&mut first, &claims[0], ("b", kind), &demand).await;
+    assert!(held.unwrap());
+    let is_held = AtomicBool::new(false);
+    let other = async {
+        let mut second = app.platform.db.begin().await.unwrap();
+        let held = hold(&mut second, &claims[1], ("a", kind), &demand).await;
+        is_held.store(true, Ordering::SeqCst);
+        assert!(held.unwrap());
+        second.commit().await
+    };
+    let one = async {
+        until("the other one waits, or does not", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&app.platform.db)
+            .await
+            .unwrap();
+            waiting > 0 || is_held.load(Ordering::SeqCst)
+        })
+        .await;
+        first.commit().await
+    };
+    let (one, other) = tokio::join!(one, other);
+
+    one.unwrap();
+    other.unwrap();
+    for name in ["a", "b"] {
+        // Of each node one promise, beside the two devices that are on the first.
+        let used = if name == "a" { 3 } else { 1 };
+        assert_eq!(node(&app, name).await["used"]["devices"], used);
+    }
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_disk_of_a_node_is_promised_to_images_that_are_on_their_way(db: PgPool) {
+    let app = simulated_nodes(db, 1).await;
+    let (alice, admin) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let there = alice.running().await;
+    sql(&app, "update devices.devices set node = 'b'").await;
+    for _ in 0..2 {
+        alice.create(small()).await;
+    }
+    let claims: Vec<Claimed> = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        where state = 'queued' returning id, device_id, kind, fencing_token, attempts, snapshot_id",
+    )
+    .fetch_all(&app.platform.db)
+    .await
+    .unwrap();
+    act(&app, "b", "uncordon").await;
+    let patched = admin.send("PATCH", "/nodes/b", json!({ "diskMB": 1000 }));
+    let patched = patched.await.expect(StatusCode::OK).body;
+    assert_eq!(patched["capacity"]["diskMB"], 1000);
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let mb = 1 << 20;
+    let room = async |claimed: &Claimed, bytes: i64| {
+        let place = ("b", RuntimeKind::Simulated);
+        let mut tx = app.platform.db.begin().await.unwrap();
+        assert!(hold(&mut tx, claimed, place, &demand).await.unwrap());
+        let held = hold_disk(&mut tx, claimed, "b", bytes).await.unwrap();
+        tx.commit().await.unwrap();
+        held
+    };
+
+    assert!(!room(&claims[0], 1001 * mb).await);
+    assert!(room(&claims[0], 600 * mb).await);
+    // What is promised to the one is not there for the other, and counts once when it asks again.
+    assert!(!room(&claims[1], 401 * mb).await);
+    assert!(room(&claims[1], 400 * mb).await);
+    assert!(room(&claims[0], 600 * mb).await);
+    // A snapshot that the node keeps takes its part.
+    sqlx::query(
+        "insert into devices.snapshots (id, device_id, user_id, created_by, name, status, size, taken_at, created_at, updated_at)
+        values ('kept', $1, 'alice', 'alice', 'kept', 'ready', 10 * 1048576, now(), now(), now())",
+    )
+    .bind(text(&there, "id"))
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+    assert!(!room(&claims[1], 400 * mb).await);
+    assert!(room(&claims[1], 390 * mb).await);
+
+    // What is over gives it back.
+    sql(
+        &app,
+        "update devices.operations set state = 'failed', finished_at = now(), lease_until = null where state = 'running'",
+    )
+    .await;
+    look(&app.devices).await.unwrap();
+    assert!(is(&app, "select count(*) = 0 from devices.reservations").await);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_large(db: PgPool) {
     let app = simulated_nodes(db, 1).await;
     let alice = app.user("alice", &[]).await;
@@ -459,7 +621,20 @@ async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_la
     assert!(hold(&mut tx, &claimed, place, &size(512)).await.unwrap());
     tx.commit().await.unwrap();
 
-    for (memory_mb, fits) in [(4096, false), (1024, true), (512, true)] {
+    // What it has is not counted against it, nor is its place among the devices.
+    sql(
+        &app,
+        "update devices.nodes set most_devices = 1 where name = 'b'",
+    )
+    .await;
+    let cases = [
+        (4096, false),
+        (2049, false),
+        (2048, true),
+        (1024, true),
+        (512, true),
+    ];
+    for (memory_mb, fits) in cases {
         let mut tx = app.platform.db.begin().await.unwrap();
         let redeemed = redeem(&mut tx, &claimed, place, &size(memory_mb)).await;
         assert_eq!(redeemed.unwrap(), fits, "{memory_mb}");
@@ -471,21 +646,37 @@ async fn what_was_promised_to_a_small_device_is_not_enough_when_it_has_become_la
 async fn what_was_promised_to_a_device_that_is_deleted_on_its_way_is_given_back(db: PgPool) {
     let app = simulated_nodes(db, 2).await;
     let alice = app.user("alice", &[]).await;
-    alice.running().await;
+    let device = alice.running().await;
     drain(&app).await;
-    sql(
-        &app,
-        "insert into devices.reservations (operation_id, node, cpu_cores, memory_mb)
-            select id, 'b', 2, 4096 from devices.operations where kind = 'move';
-        update devices.operations set state = 'cancelled', finished_at = now() where kind = 'move'",
+    let claimed: Claimed = sqlx::query_as(
+        "update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'), attempts = 1,
+            lease_until = now() + interval '1 hour'
+        where kind = 'move' returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     )
-    .await;
+    .fetch_one(&app.platform.db)
+    .await
+    .unwrap();
+    let demand = Demand::new(ProviderType::Simulated, (1, 512), Labels::new());
+    let place = ("b", RuntimeKind::Simulated);
+    let mut tx = app.platform.db.begin().await.unwrap();
+    assert!(hold(&mut tx, &claimed, place, &demand).await.unwrap());
+    tx.commit().await.unwrap();
     assert_eq!(node(&app, "b").await["used"]["devices"], 1);
 
-    act(&app, "a", "uncordon").await;
+    // Its worker dies, and the next one finds that it is to be deleted.
+    alice.delete(&device).await.expect(StatusCode::OK);
+    sql(
+        &app,
+        "update devices.operations set lease_until = now() - interval '1 second' where kind = 'move'",
+    )
+    .await;
     settle(&app).await;
 
     assert_eq!(node(&app, "b").await["used"]["devices"], 0);
+    assert_eq!(node(&app, "a").await["used"]["devices"], 0);
+    // The worker that did not know of it gets nothing any more.
+    let mut tx = app.platform.db.begin().await.unwrap();
+    assert!(!begin_transfer(&mut tx, &claimed, "b", 9).await.unwrap());
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -583,8 +774,13 @@ async fn held_up(
     let name = format!("cp-{}", id(&device));
     put(first, &name, "something");
     drain(app).await;
+    let holding = async {
+        passage.holds().await;
+        // Its ports are leased there before its image comes.
+        assert_eq!(leased(app, "b").await, [id(&device).to_string()]);
+    };
     tokio::select! {
-        () = passage.holds() => {}
+        () = holding => {}
         () = app.run_operations() => panic!("nothing was held up"),
     }
     (device, name)

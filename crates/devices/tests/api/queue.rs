@@ -170,3 +170,31 @@ async fn a_worker_that_waits_for_a_connection_goes_on_with_what_it_has(db: PgPoo
     let left = tasks.stop(Duration::from_secs(10)).await;
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn devices_of_a_node_that_is_down_leave_hands_for_all_others(db: PgPool) {
+    let app = TestApp::new(db.clone()).await;
+    let alice = app.user("alice", &[]).await;
+    for _ in 0..4 {
+        alice.running().await;
+    }
+    for statement in [
+        "update devices.devices set runtime = 'docker'",
+        "update devices.nodes set down_since = now(), down_reason = 'burnt'",
+        "insert into devices.operations (saga_id, device_id, kind, state, begun, step, created_at)
+            select id, id, 'repair', 'queued', true, 'queued', now() from devices.devices",
+    ] {
+        sqlx::query(statement).execute(&db).await.unwrap();
+    }
+    let mut conn = db.acquire().await.unwrap();
+    let reached = ["elsewhere".to_owned()];
+
+    let mut claimed = Vec::new();
+    for here in [0, 3, 1] {
+        let boots = Boots { of_node: 8, here };
+        let some = claim(&mut conn, &reached, boots, true, LEASE, 10).await;
+        claimed.push(some.unwrap().len());
+    }
+
+    assert_eq!(claimed, [0, 3, 1]);
+}

@@ -1,4 +1,4 @@
-//! What engines have beside what the database says; skipped where no engine can be started.
+//! What engines have beside what the database says; skipped where no engines are wanted.
 
 use std::time::Duration;
 
