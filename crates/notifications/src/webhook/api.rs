@@ -9,7 +9,6 @@ use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::db::{self, Webhook};
-use crate::channel::guard::Rules;
 use crate::channel::signature;
 use crate::notification::api::Done;
 use crate::{Error, Notifications, Result};
@@ -59,11 +58,8 @@ pub async fn put_webhook(
     user: CurrentUser,
     Json(body): Json<PutWebhook>,
 ) -> Result<Json<ShownWebhook>> {
-    let rules = Rules {
-        plain: state.platform.settings.sandbox,
-        loopback: state.config.webhook_loopback,
-    };
-    let url = rules
+    let url = state
+        .webhook_rules
         .url(&body.url)
         .map_err(|refusal| Problem::invalid_field("url", refusal.to_string()))?;
     let secret = signature::secret();
