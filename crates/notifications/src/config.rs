@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use platform::Env;
 use reqwest::Url;
 use secrecy::SecretString;
@@ -26,6 +27,9 @@ pub struct Config {
     pub retry_pause: Duration,
     /// For how long a delivery is tried. `NOTIFICATIONS_DELIVERY_PATIENCE_SECONDS`, default 86400.
     pub delivery_patience: Duration,
+    /// After how many days notifications are deleted, with their deliveries, and broadcasts that are over.
+    /// `NOTIFICATIONS_RETENTION_DAYS`, default 90.
+    pub retention: TimeDelta,
     /// Whether webhooks may lead to this machine, in the sandbox alone. `NOTIFICATIONS_WEBHOOK_LOOPBACK`, default false.
     pub webhook_loopback: bool,
     /// The server that takes mail, as in `smtps://user:password@host:465`. `SMTP_URL`; without it no mail is sent.
@@ -64,6 +68,7 @@ impl Config {
                 "NOTIFICATIONS_DELIVERY_PATIENCE_SECONDS",
                 Duration::from_secs(86_400),
             ),
+            retention: TimeDelta::days(env.within("NOTIFICATIONS_RETENTION_DAYS", 90, (1, 36_500))),
             webhook_loopback: env.flag("NOTIFICATIONS_WEBHOOK_LOOPBACK", false),
             smtp_url: env.secret("SMTP_URL", 1),
             email_from: env.value("EMAIL_FROM", "Cloudphone <no-reply@localhost>".to_owned()),

@@ -27,6 +27,7 @@ use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use config::Config;
@@ -34,6 +35,7 @@ pub use error::{Error, Result};
 pub use routes::{openapi, router};
 pub use socket::wrap;
 
+use channel::guard::Rules;
 use hub::{Hub, bus};
 use presence::board::Board;
 use socket::Sockets;
@@ -53,6 +55,8 @@ pub struct Notifications {
     socketio: Server,
     accounts: accounts::Accounts,
     board: Board,
+    /// Where users may have us call them.
+    webhook_rules: Rules,
     /// Wakes the worker of deliveries.
     deliveries_due: Arc<Notify>,
     /// Taken by the task that publishes it.
@@ -63,7 +67,7 @@ impl Notifications {
     /// Opens the namespaces of Socket.IO.
     ///
     /// # Errors
-    /// Where Redis does not answer.
+    /// Where Redis does not answer, or webhooks may lead to this machine outside the sandbox.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
         let (hub, outgoing) = Hub::new(platform.db.clone(), platform.settings.reconnect_spread);
         let hub = Arc::new(hub);
@@ -72,6 +76,7 @@ impl Notifications {
             hub: hub.clone(),
         };
         Ok(Self {
+            webhook_rules: Rules::new(platform, &config)?,
             platform: platform.clone(),
             config: Arc::new(config),
             hub,
@@ -138,7 +143,12 @@ impl Notifications {
             let state = state.clone();
             async move { broadcast::jobs::tell_next(&state).await }
         });
-        let carriers = channel::Carriers::new(&self.platform, &self.config, &self.accounts)?;
+        let carriers = channel::Carriers::new(
+            &self.platform,
+            &self.config,
+            &self.accounts,
+            self.webhook_rules,
+        )?;
         delivery::worker::spawn(self.clone(), carriers, tasks);
         events::spawn(self, tasks).await
     }
@@ -163,9 +173,26 @@ impl Notifications {
         });
     }
 
-    /// The service has no locked jobs yet.
+    /// The jobs that one replica at a time runs. They need not guard their runs: each of their transactions locks the
+    /// rows that it deletes, and finds deleted what another one did.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        Vec::new()
+        let state = self.clone();
+        vec![Job::new(
+            "notifications-retention",
+            "43 * * * *",
+            move |run| {
+                let state = state.clone();
+                async move { notification::retention::purge(&state, &run.cancelled).await }
+            },
+        )]
+    }
+
+    /// Runs each locked job once, for tests.
+    ///
+    /// # Errors
+    /// Where a job fails.
+    pub async fn run_cron_jobs(&self) -> anyhow::Result<()> {
+        notification::retention::purge(self, &CancellationToken::new()).await
     }
 
     /// Sends a `message` to the Socket.IO clients in a room, on every instance. It is not stored.

@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 use crate::Notifications;
 use crate::broadcast::api as broadcast;
 use crate::delivery::api as delivery;
-use crate::notification::api;
+use crate::notification::{api, stats};
 use crate::preference::api as preference;
 use crate::presence::api as presence;
 use crate::socket::{PLAIN_PATH, plain, stream};
@@ -35,6 +35,8 @@ fn documented() -> OpenApiRouter<Notifications> {
         .routes(routes!(api::list_notifications_of_user))
         .routes(routes!(api::count_unread))
         .routes(routes!(api::read_all_notifications))
+        .routes(routes!(api::delete_notifications))
+        .routes(routes!(stats::find_notification_stats))
         .routes(routes!(stream::stream_notifications))
         .routes(routes!(api::find_notification, api::delete_notification))
         .routes(routes!(

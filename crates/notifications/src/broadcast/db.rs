@@ -193,3 +193,38 @@ pub async fn count(conn: &mut PgConnection) -> sqlx::Result<i64> {
         .fetch_one(conn)
         .await
 }
+
+/// Deletes who was reached by broadcasts that were over before a time; how many.
+pub async fn forget_receipts(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    batch: i64,
+) -> sqlx::Result<u64> {
+    let delete = sqlx::query(
+        "-- broadcast::forget_receipts
+        delete from notifications.broadcast_receipts where (broadcast_id, user_id) in (
+            select r.broadcast_id, r.user_id from notifications.broadcasts b
+            join notifications.broadcast_receipts r on r.broadcast_id = b.id
+            where b.finished_at < $1 limit $2)",
+    );
+    let done = delete.bind(before).bind(batch).execute(conn).await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes broadcasts that were over before a time, once their receivers are forgotten.
+pub async fn delete_aged(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    batch: i64,
+) -> sqlx::Result<()> {
+    let delete = sqlx::query(
+        "-- broadcast::delete_aged
+        delete from notifications.broadcasts where id in (
+            select b.id from notifications.broadcasts b
+            where b.finished_at < $1 and not exists (
+                select 1 from notifications.broadcast_receipts r where r.broadcast_id = b.id)
+            limit $2)",
+    );
+    delete.bind(before).bind(batch).execute(conn).await?;
+    Ok(())
+}

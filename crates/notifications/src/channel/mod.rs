@@ -12,6 +12,7 @@ use crate::Config;
 use crate::accounts::{Accounts, Away, Contact};
 use crate::notification::Notification;
 use email::Email;
+use guard::Rules;
 use sms::Sms;
 use webhook::Webhook;
 
@@ -64,12 +65,17 @@ impl Carriers {
     /// Connects when one is used.
     ///
     /// # Errors
-    /// Where TLS cannot be set up, or a loopback is allowed outside the sandbox.
-    pub fn new(platform: &Platform, config: &Config, accounts: &Accounts) -> anyhow::Result<Self> {
+    /// Where TLS cannot be set up.
+    pub fn new(
+        platform: &Platform,
+        config: &Config,
+        accounts: &Accounts,
+        rules: Rules,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             email: Email::new(config, accounts.clone())?,
             sms: Sms::new(platform, config, accounts.clone())?,
-            webhook: Webhook::new(platform, guard::Rules::new(platform, config)?)?,
+            webhook: Webhook::new(platform, rules)?,
         })
     }
 }

@@ -73,6 +73,10 @@ pub struct Place {
     seq: i64,
     /// The last number there was when the place was taken.
     newest: i64,
+    /// The highest number that had been deleted for its age then.
+    purged: i64,
+    /// Whether the client, which named the last number it has, gets all that came after it.
+    pub recovered: Option<bool>,
 }
 
 /// A socket asked for more than it may have.
@@ -133,6 +137,7 @@ impl Hub {
     }
 
     /// Follows a user's notifications: first, in order, those after `last_seq` where one is given, then live ones.
+    /// Whether all that came after it is still there.
     ///
     /// # Errors
     /// Where the socket follows too many.
@@ -141,11 +146,13 @@ impl Hub {
         live: &Arc<Live>,
         user: &UserId,
         last_seq: Option<i64>,
-    ) -> Result<(), TooMany> {
-        if let Some(place) = self.take_place(live, user, last_seq).await? {
-            self.catch_up(live, place).await;
-        }
-        Ok(())
+    ) -> Result<Option<bool>, TooMany> {
+        let Some(place) = self.take_place(live, user, last_seq).await? else {
+            return Ok(None);
+        };
+        let recovered = place.recovered;
+        self.catch_up(live, place).await;
+        Ok(recovered)
     }
 
     /// Fixes from where on a socket is given a user's notifications; `None` where it follows that user already. What
@@ -173,8 +180,12 @@ impl Hub {
             self.cut(live, Goodbye::CatchUpFailed);
             return Ok(None);
         };
-        let newest = heads.first().map_or(0, |head| head.last_seq);
+        let (newest, purged) = heads
+            .first()
+            .map_or((0, 0), |head| (head.last_seq, head.purged_seq));
         let seq = last_seq.map_or(newest, |seq| seq.clamp(0, newest));
+        // A number that was never given out comes from another store: what the client has is not ours.
+        let recovered = last_seq.map(|said| seq >= purged && said <= newest);
         let catching_up = Cursor {
             seq: None,
             unread: None,
@@ -184,6 +195,8 @@ impl Hub {
             user: user.clone(),
             seq,
             newest,
+            purged,
+            recovered,
         }))
     }
 
@@ -344,6 +357,17 @@ impl Hub {
                 .patiently(live, || db::pages(&self.db, &wants, PAGE))
                 .await
                 .ok_or(Goodbye::CatchUpFailed)?;
+            // Read after the page, so it knows of whatever the page lacks.
+            let users = [place.user.clone()];
+            let heads = self
+                .patiently(live, || db::heads(&self.db, &users))
+                .await
+                .ok_or(Goodbye::CatchUpFailed)?;
+            let purged = heads.first().map_or(0, |head| head.purged_seq);
+            if purged > place.purged && purged > seq {
+                // The client comes back with the number it has, and is told that there is a gap.
+                return Err(Goodbye::CatchUpFailed);
+            }
             let is_last = (page.len() as i64) < PAGE;
             for stored in page {
                 seq = stored.seq;

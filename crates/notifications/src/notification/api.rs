@@ -147,6 +147,22 @@ pub struct Updated {
     message: String,
 }
 
+/// Which notifications to delete.
+#[derive(Debug, Deserialize, garde::Validate, utoipa::ToSchema)]
+pub struct DeleteNotifications {
+    /// 1 to 100 of the caller's.
+    #[garde(length(min = 1, max = 100))]
+    #[schema(min_items = 1, max_items = 100)]
+    ids: Vec<NotificationId>,
+}
+
+/// How many were deleted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Deleted {
+    deleted: i64,
+    message: String,
+}
+
 /// Whether this call may use what the sandbox opens.
 #[derive(Clone, Copy, Debug)]
 pub struct InSandbox(bool);
@@ -400,6 +416,26 @@ pub async fn delete_notification(
     tx.commit().await?;
     state.hub.announce(&owner);
     Ok(Json(Done::new("Notification deleted")))
+}
+
+/// Deletes those of the caller's that are named; what is gone already, or is another's, does not count.
+#[utoipa::path(post, path = "/notifications/batch/delete", tag = TAG, request_body = DeleteNotifications,
+    responses((status = 200, body = Deleted), (status = 400), (status = 401)))]
+pub async fn delete_notifications(
+    State(state): State<Notifications>,
+    user: CurrentUser,
+    Json(body): Json<DeleteNotifications>,
+) -> Result<Json<Deleted>> {
+    let mut tx = state.platform.db.begin().await?;
+    db::lock_inbox(&mut tx, &user.id).await?;
+    let now = state.platform.clock.now();
+    let deleted = db::delete_all(&mut tx, &user.id, &body.ids, now).await?;
+    tx.commit().await?;
+    state.hub.announce(&user.id);
+    Ok(Json(Deleted {
+        deleted,
+        message: format!("{deleted} notifications deleted"),
+    }))
 }
 
 /// Marks one as read.

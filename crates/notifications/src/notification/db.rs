@@ -16,6 +16,8 @@ pub struct Head {
     pub last_seq: i64,
     /// How many are unread.
     pub unread: i64,
+    /// The highest number that was deleted for its age; 0 where none was.
+    pub purged_seq: i64,
 }
 
 /// Which notifications of a user a list shows.
@@ -222,11 +224,36 @@ pub async fn delete(
     Ok(gone == 1)
 }
 
+/// Deletes those of a user that are named; how many there were. Needs the lock of the inbox.
+pub async fn delete_all(
+    conn: &mut PgConnection,
+    user: &UserId,
+    ids: &[NotificationId],
+    now: Timestamp,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- notification::delete_all
+        with gone as (
+            delete from notifications.notifications where user_id = $1 and id = any($2) returning status),
+        counted as (
+            update notifications.inboxes
+            set unread = unread - (select count(*) from gone where status = 'unread'), updated_at = $3
+            where user_id = $1 and exists (select 1 from gone))
+        select count(*) from gone",
+    )
+    .bind(user)
+    .bind(ids.iter().map(NotificationId::as_str).collect::<Vec<_>>())
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
 /// The inboxes of users; that of one who never had a notification is empty.
 pub async fn heads(db: &PgPool, users: &[UserId]) -> sqlx::Result<Vec<Head>> {
     sqlx::query_as(
         "-- notification::heads
-        select u.user_id, coalesce(i.last_seq, 0) as last_seq, coalesce(i.unread, 0) as unread
+        select u.user_id, coalesce(i.last_seq, 0) as last_seq, coalesce(i.unread, 0) as unread,
+            coalesce(i.purged_seq, 0) as purged_seq
         from unnest($1::text[]) as u (user_id) left join notifications.inboxes i using (user_id)",
     )
     .bind(users)
@@ -237,7 +264,7 @@ pub async fn heads(db: &PgPool, users: &[UserId]) -> sqlx::Result<Vec<Head>> {
 /// Every inbox that changed since a moment.
 pub async fn heads_since(db: &PgPool, since: Timestamp) -> sqlx::Result<Vec<Head>> {
     sqlx::query_as(
-        "select user_id, last_seq, unread from notifications.inboxes where updated_at >= $1",
+        "select user_id, last_seq, unread, purged_seq from notifications.inboxes where updated_at >= $1",
     )
     .bind(since)
     .fetch_all(db)
@@ -246,7 +273,7 @@ pub async fn heads_since(db: &PgPool, since: Timestamp) -> sqlx::Result<Vec<Head
 
 /// Every inbox there is. Only for the sandbox, where a socket may watch them all.
 pub async fn all_heads(db: &PgPool) -> sqlx::Result<Vec<Head>> {
-    sqlx::query_as("select user_id, last_seq, unread from notifications.inboxes")
+    sqlx::query_as("select user_id, last_seq, unread, purged_seq from notifications.inboxes")
         .fetch_all(db)
         .await
 }

@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod db;
+pub mod retention;
+pub mod stats;
 pub mod store;
 
 use contracts::{BroadcastId, EventId, NotificationId, Timestamp, UserId};

@@ -182,12 +182,17 @@ impl Sockets {
 
     /// Greets a socket and gives it what it missed.
     pub async fn welcome(&self, live: &Arc<Live>, client_id: &str, arrival: Arrival) {
-        let greeting = json!({
+        let mut greeting = json!({
             "message": "Connected to the notification service",
             "clientId": client_id,
             "instance": self.platform.instance(contracts::Service::Notifications),
             "timestamp": self.platform.clock.now(),
         });
+        if let Arrival::User(Some(place)) = &arrival
+            && let Some(recovered) = place.recovered
+        {
+            greeting["recovered"] = recovered.into();
+        }
         let _ = live.send(&Frame::new("welcome", greeting));
         match arrival {
             Arrival::User(Some(place)) => self.hub.catch_up(live, place).await,
@@ -208,12 +213,16 @@ impl Sockets {
             );
         }
         match self.hub.follow(live, &ask.user_id, ask.last_seq).await {
-            Ok(()) => answer(
-                "subscribed",
-                "userId",
-                ask.user_id.as_str(),
-                "Subscribed to notifications",
-            ),
+            Ok(recovered) => {
+                let mut said = json!({
+                    "userId": ask.user_id,
+                    "message": "Subscribed to notifications",
+                });
+                if let Some(recovered) = recovered {
+                    said["recovered"] = recovered.into();
+                }
+                Frame::new("subscribed", said)
+            }
             Err(TooMany) => Frame::error("TOO_MANY", "a socket follows at most 100 users"),
         }
     }

@@ -5,14 +5,12 @@ use contracts::Timestamp;
 use garde::Validate;
 use platform::http::Json;
 use platform::problem::ProblemBody;
-use platform::{CurrentUser, Problem};
+use platform::{CurrentUser, Problem, standard_webhook};
 use serde::{Deserialize, Serialize};
 
 use super::db::{self, Webhook};
-use crate::channel::guard::Rules;
 use crate::notification::api::Done;
 use crate::{Error, Notifications, Result};
-use platform::standard_webhook;
 
 const TAG: &str = "notification-webhook";
 
@@ -59,11 +57,8 @@ pub async fn put_webhook(
     user: CurrentUser,
     Json(body): Json<PutWebhook>,
 ) -> Result<Json<ShownWebhook>> {
-    let rules = Rules {
-        plain: state.platform.settings.sandbox,
-        loopback: state.config.webhook_loopback,
-    };
-    let url = rules
+    let url = state
+        .webhook_rules
         .url(&body.url)
         .map_err(|refusal| Problem::invalid_field("url", refusal.to_string()))?;
     let secret = standard_webhook::secret();

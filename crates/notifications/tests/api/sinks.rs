@@ -42,6 +42,17 @@ pub struct Sink {
 struct Inner {
     calls: Mutex<Vec<Call>>,
     answer: watch::Sender<Answer>,
+    /// How many callers have left without an answer.
+    hung_up: watch::Sender<usize>,
+}
+
+/// A caller that waits; it leaves without an answer when this is dropped.
+struct Waiting(Arc<Inner>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.hung_up.send_modify(|count| *count += 1);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +81,7 @@ impl Sink {
         let inner = Arc::new(Inner {
             calls: Mutex::default(),
             answer: watch::channel(answer).0,
+            hung_up: watch::channel(0).0,
         });
         let routes = Router::new().fallback(any(take)).with_state(inner.clone());
         let mut serving = JoinSet::new();
@@ -91,6 +103,15 @@ impl Sink {
 
     pub fn calls(&self) -> Vec<Call> {
         self.inner.calls.lock().unwrap().clone()
+    }
+
+    /// Waits until so many callers have left without an answer.
+    pub async fn after_hang_ups(&self, count: usize) {
+        let mut hung_up = self.inner.hung_up.subscribe();
+        let enough = hung_up.wait_for(|seen| *seen >= count);
+        let _ = tokio::time::timeout(SOON, enough)
+            .await
+            .expect("the callers leave soon");
     }
 
     /// Waits for so many calls.
@@ -115,7 +136,10 @@ async fn take(
     let answer = *inner.answer.borrow();
     match answer {
         Answer::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
-        Answer::Silence => std::future::pending().await,
+        Answer::Silence => {
+            let _waiting = Waiting(inner);
+            std::future::pending().await
+        }
         Answer::Elsewhere => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
     }
 }
