@@ -1,0 +1,192 @@
+"""PM2 itself runs the services by the files of deploy/pm2: as many as shown, reloaded without a failed request, and gone at the end."""
+
+import json
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from conftest import DEPLOY, GATEWAY, HERE, built, run, until
+
+pytestmark = built
+NAMES = [
+    "api-gateway",
+    "user-service",
+    "device-service",
+    "app-service",
+    "media-service",
+    "billing-service",
+    "notification-service",
+]
+PM2 = HERE / "node_modules/.bin"
+
+
+class Pm2:
+    """PM2 with a daemon of its own."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.environment = environment
+
+    def __call__(self, *arguments: str) -> str:
+        return run("pm2", *arguments, cwd=DEPLOY / "pm2", env=self.environment, timeout=600).stdout
+
+    def processes(self, name: str | None = None) -> list[dict]:
+        listed = self("jlist")
+        processes = json.loads(listed[listed.rindex("\n[") + 1 if "\n[" in listed else 0 :])
+        return [each for each in processes if name in (None, each["name"])]
+
+    def pids(self, name: str) -> set[int]:
+        """Of those that serve."""
+        return {each["pid"] for each in self.processes(name) if each["pm2_env"]["status"] == "online"}
+
+    def alone(self) -> bool:
+        """Whether each application has its three replicas, and nothing else is in the list."""
+        names = sorted(each["name"] for each in self.processes() if each["pm2_env"]["status"] == "online")
+        return names == sorted(NAMES * 3 + ["daily-reload"])
+
+
+@pytest.fixture(scope="module")
+def pm2(place):
+    settings = place | {
+        "PATH": f"{PM2}:{place['PATH']}",
+        "PM2_HOME": f"{place['HOME']}/pm2",
+        "PM2_WORKER_INTERVAL": "1000",
+        "CLOUDPHONE_GATEWAY": str(GATEWAY),
+    }
+    pm2 = Pm2(settings)
+    yield pm2
+    pm2("kill")
+
+
+@pytest.fixture(scope="module")
+def started(pm2, door):
+    """Everything, by the command that users know."""
+    pm2("start", "ecosystem.config.development.js")
+    until(pm2.alone, what="21 replicas")
+    until(door.healthy, what="a healthy cluster")
+    door.sign_in()
+    return pm2
+
+
+def test_the_documented_command_starts_every_service_three_times(started):
+    status = started("status")
+
+    for name in NAMES:
+        assert status.count(f" {name} ") == 3, status
+        for process in started.processes(name):
+            environment = process["pm2_env"]
+            assert environment["exec_mode"] == "fork_mode"
+            assert environment["max_memory_restart"] == 600 * 1024 * 1024
+
+
+def test_what_replicas_say_stands_in_one_file_a_service_with_the_time(started, place):
+    [log] = {each["pm2_env"]["pm_err_log_path"] for each in started.processes("device-service")}
+
+    lines = Path(log).read_text().splitlines()
+    assert Path(log).parent == Path(place["CLOUDPHONE_HOME"], "logs")
+    datetime.strptime(lines[0][:30], "%Y-%m-%d %H:%M:%S.%f %z")
+
+
+def test_device_service_says_which_ports_it_gave(started, door):
+    status, device = door.ask("POST", "/api/devices", {"name": "device1"})
+    assert status in (200, 201, 202), device
+
+    until(lambda: "Allocated ports: ADB=" in started("logs", "device-service", "--lines", "50", "--nostream"))
+
+
+def test_each_service_is_replaced_by_the_documented_commands_and_no_request_fails(started, door):
+    commands = ["reload", "reload", "restart", "restart", "reload", "restart", "restart"]
+    before = {name: started.pids(name) for name in NAMES}
+
+    with door.under_load() as failures:
+        for command, name in zip(commands, NAMES, strict=True):
+            started(command, name)
+            assert len(started.pids(name)) == 3
+            assert not started.pids(name) & before[name], f"some of {name} are the old ones"
+
+    assert failures == []
+
+
+def test_the_daily_reload_replaces_one_service_after_the_other_and_no_request_fails(started, door):
+    first = NAMES[:2]
+    before = {name: started.pids(name) for name in first}
+    soon = (datetime.now() + timedelta(seconds=5)).strftime("%H:%M:%S")
+
+    with door.under_load() as failures:
+        run(
+            "pm2",
+            *["restart", "daily-reload", "--update-env"],
+            env=started.environment | {"DAILY_RELOAD_AT": soon},
+        )
+        until(lambda: all(not started.pids(name) & before[name] for name in first), what="a reload")
+        # In the middle of the third: nothing comes of that.
+        started("restart", "daily-reload")
+        until(started.alone)
+
+    assert failures == []
+
+
+def test_one_that_grows_too_large_is_restarted_and_no_request_fails(started, door, tmp_path):
+    # All of them are at any time: PM2 looks each second here, and each 30 s elsewhere.
+    small = tmp_path / "small.config.js"
+    small.write_text(
+        f"const {{ apps }} = require({json.dumps(str(DEPLOY / 'pm2/development.config.js'))});\n"
+        "module.exports = { apps: apps.map((app) => ({ ...app, max_memory_restart: '10M' })) };\n"
+    )
+    started("delete", "media-service")
+    with door.under_load() as failures:
+        # While nobody serves it, requests to it fail.
+        started("start", str(small), "--only", "media-service")
+        until(lambda: len(started.pids("media-service")) == 3)
+        until(lambda: door.ask("GET", "/api/media/tasks")[0] == 200)
+        before = started.pids("media-service")
+        failures.clear()
+        until(lambda: not started.pids("media-service") & before, what="three restarts")
+        restarted = failures.copy()
+        started("delete", "media-service")
+
+    assert restarted == []
+
+
+def test_the_documented_command_starts_what_is_missing_and_leaves_the_rest_alone(started, door):
+    others = {name: started.pids(name) for name in NAMES if name != "media-service"}
+    started("delete", "media-service")
+
+    started("start", "ecosystem.config.development.js", "--only", "media-service")
+    until(started.alone)
+
+    assert {name: started.pids(name) for name in others} == others
+
+
+def test_a_replica_that_is_killed_comes_back(started):
+    victim = min(started.pids("billing-service"))
+
+    os.kill(victim, 9)
+
+    until(lambda: len(started.pids("billing-service") - {victim}) == 3)
+
+
+def test_what_is_stopped_leaves_nothing_behind(started, door):
+    pids = set().union(*(started.pids(name) for name in NAMES))
+
+    started("delete", "all")
+
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    with pytest.raises(ConnectionRefusedError):
+        door.ask("GET", "/health")
+
+
+def test_a_wrong_configuration_is_not_tried_again_and_again(pm2, place, tmp_path):
+    wrong = tmp_path / "production.env"
+    wrong.write_text("PROFILE=production\nREDIS_URL=\nDATABASE_URL=\n")
+    environment = {name: value for name, value in pm2.environment.items() if name not in ("REDIS_URL", "DATABASE_URL")}
+    production = Pm2(environment | {"CLOUDPHONE_ENV_FILE": str(wrong), "CLOUDPHONE_LOGS": str(tmp_path)})
+
+    # The daemon that has run so far knows the stores.
+    production("kill")
+    production("start", "ecosystem.config.production.js")
+    until(lambda: len(production.processes()) >= 8 and not production.pids("api-gateway"), what="all to have ended")
+
+    for process in production.processes("api-gateway"):
+        assert process["pm2_env"]["status"] == "stopped" and process["pm2_env"]["restart_time"] == 0
+    assert "AUTH_SIGNING_KEY" in (tmp_path / "api-gateway.error.log").read_text()
