@@ -49,7 +49,7 @@ module.exports = ({ program, options, folder, logs, env }) => {
     watch: false,
     max_memory_restart: '600M',
     exp_backoff_restart_delay: 200,
-    // The configuration is wrong: to start again would not make it right.
+    // The configuration is wrong: to start again would not make it right. (PM2 shows `waiting restart`, and does not.)
     stop_exit_codes: [78],
     ...log(name),
   }));
