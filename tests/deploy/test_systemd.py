@@ -43,6 +43,7 @@ def test_a_unit_that_is_wrong_is_found(tmp_path):
 
 @needs("systemd-sysusers")
 def test_the_user_is_made(tmp_path):
+    (tmp_path / "etc").mkdir()
     run("systemd-sysusers", f"--root={tmp_path}", UNITS / "cloudphone.sysusers.conf")
 
     assert "cloudphone:" in (tmp_path / "etc/passwd").read_text()
