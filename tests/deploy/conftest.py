@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -144,6 +145,50 @@ def place(door, stores, tmp_path_factory) -> dict[str, str]:
         "DEVICE_NODE_ADDRESS": door.address,
         "DEVICE_RUNTIME": "simulated",
     }
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory):
+    """The command, with an engine of its own that has no image."""
+    # The path of a socket is short.
+    folder = tmp_path_factory.mktemp("d")
+    host = f"unix://{folder}/s"
+    arguments = [
+        "dockerd",
+        *["--host", host, "--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid"],
+        *["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"],
+    ]
+    with open(folder / "log", "w") as log:
+        engine = subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=log)
+
+    environment = os.environ | {"DOCKER_HOST": host, "DOCKER_BUILDKIT": "0"}
+
+    def docker(*command, **options):
+        return run("docker", *command, env=environment, **options)
+
+    docker.environment = environment
+
+    try:
+        until(
+            lambda: engine.poll() is not None or docker("version", check=False).returncode == 0, 60, "an engine's answer"
+        )
+        if engine.poll() is not None:
+            pytest.skip(f"no engine could be started: {(folder / 'log').read_text()[-500:]}")
+        yield docker
+        for container in docker("ps", "-aq").stdout.split():
+            docker("rm", "-f", container)
+    finally:
+        engine.send_signal(signal.SIGTERM)
+        engine.wait(60)
+        # The network of the host, which an engine leaves mounted.
+        run("umount", folder / "exec/netns/default", check=False)
+
+
+@pytest.fixture(scope="session")
+def image(docker):
+    run(DEPLOY / "docker/image", GATEWAY, "cloudphone:test", "--build-arg", "VERSION=1.2.3", env=docker.environment)
+    [made] = json.loads(docker("image", "inspect", "cloudphone:test").stdout)
+    return made
 
 
 def needs(program: str):
