@@ -2,11 +2,17 @@
 
 import json
 import os
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import DEPLOY, GATEWAY, HERE, built, run, until
+from conftest import DEPLOY, GATEWAY, HERE, built, needs, run, until
 
 pytestmark = built
 NAMES = [
@@ -43,6 +49,44 @@ class Pm2:
         """Whether each application has its three replicas, and nothing else is in the list."""
         names = sorted(each["name"] for each in self.processes() if each["pm2_env"]["status"] == "online")
         return names == sorted(NAMES * 3 + ["daily-reload"])
+
+
+class Prometheus:
+    """Prometheus at an address, with `prometheus.yaml` of a folder."""
+
+    def __init__(self, address: str, folder: Path):
+        self.address, self.folder = address, folder
+
+    @contextmanager
+    def running(self):
+        arguments = [
+            f"--config.file={self.folder}/prometheus.yaml",
+            f"--storage.tsdb.path={self.folder}/data",
+            f"--web.listen-address={self.address}",
+        ]
+        with open(self.folder / "log", "w") as log:
+            process = subprocess.Popen(["prometheus", *arguments], stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    def rules(self) -> dict[str, str]:
+        """The alerts, and whether each fires."""
+        with urllib.request.urlopen(f"http://{self.address}/api/v1/rules", timeout=10) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        return {rule["name"]: rule["state"] for group in groups for rule in group["rules"]}
+
+    def value(self, expression: str) -> float | None:
+        """Of one series; None as long as there is none."""
+        try:
+            query = urllib.parse.urlencode({"query": expression})
+            with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{query}", timeout=10) as answer:
+                result = json.load(answer)["data"]["result"]
+        except OSError:
+            return None
+        return float(result[0]["value"][1]) if result else None
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +136,25 @@ def test_device_service_says_which_ports_it_gave(started, door):
     assert status in (200, 201, 202), device
 
     until(lambda: "Allocated ports: ADB=" in started("logs", "device-service", "--lines", "50", "--nostream"))
+
+
+@needs("prometheus")
+def test_prometheus_finds_every_replica(started, place, tmp_path):
+    replicas = dict(place) | {"GATEWAY": str(GATEWAY)}
+    # The files as they are mounted by Compose.
+    for file in [DEPLOY / "monitoring/prometheus.yaml", DEPLOY / "helm/cloudphone/alerts.yaml"]:
+        shutil.copy(file, tmp_path)
+    run(DEPLOY / "monitoring/targets", tmp_path / "targets/cloudphone.json", env=replicas)
+    with socket.create_server((place["LISTEN_ADDRESS"], 0)) as free:
+        at = f"{place['LISTEN_ADDRESS']}:{free.getsockname()[1]}"
+    prometheus = Prometheus(at, tmp_path)
+
+    with prometheus.running():
+        up = 'count(up{namespace="cloudphone", job="cloudphone"} == 1)'
+        until(lambda: prometheus.value(up) == 21, 60, "21 replicas that are scraped")
+        assert prometheus.value('max by (service) (registry_instances{namespace="cloudphone", service="users"})') == 3
+        assert len(prometheus.rules()) > 20
+        assert "firing" not in prometheus.rules().values()
 
 
 def test_each_service_is_replaced_by_the_documented_commands_and_no_request_fails(started, door):
