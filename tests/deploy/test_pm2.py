@@ -51,6 +51,17 @@ class Pm2:
         return names == sorted(NAMES * 3 + ["daily-reload"])
 
 
+def install(folder: Path, version: str):
+    """The program as a version to which `current` leads from now on."""
+    (folder / version).mkdir()
+    try:
+        os.link(GATEWAY, folder / version / "gateway")
+    except OSError:
+        shutil.copy(GATEWAY, folder / version)
+    (folder / "next").symlink_to(version)
+    (folder / "next").rename(folder / "current")
+
+
 class Prometheus:
     """Prometheus at an address, with `prometheus.yaml` of a folder."""
 
@@ -95,8 +106,9 @@ def pm2(place):
         "PATH": f"{PM2}:{place['PATH']}",
         "PM2_HOME": f"{place['HOME']}/pm2",
         "PM2_WORKER_INTERVAL": "1000",
-        "CLOUDPHONE_GATEWAY": str(GATEWAY),
+        "CLOUDPHONE_GATEWAY": f"{place['HOME']}/current/gateway",
     }
+    install(Path(place["HOME"]), "1.0")
     pm2 = Pm2(settings)
     yield pm2
     pm2("kill")
@@ -157,15 +169,18 @@ def test_prometheus_finds_every_replica(started, place, tmp_path):
         assert "firing" not in prometheus.rules().values()
 
 
-def test_each_service_is_replaced_by_the_documented_commands_and_no_request_fails(started, door):
+def test_each_service_is_replaced_by_the_documented_commands_and_no_request_fails(started, door, place):
     commands = ["reload", "reload", "restart", "restart", "reload", "restart", "restart"]
     before = {name: started.pids(name) for name in NAMES}
+    install(Path(place["HOME"]), "2.0")
 
     with door.under_load() as failures:
         for command, name in zip(commands, NAMES, strict=True):
             started(command, name)
             assert len(started.pids(name)) == 3
             assert not started.pids(name) & before[name], f"some of {name} are the old ones"
+            programs = {os.readlink(f"/proc/{pid}/exe") for pid in started.pids(name)}
+            assert programs == {f"{place['HOME']}/2.0/gateway"}
 
     assert failures == []
 
