@@ -47,8 +47,9 @@ class Pm2:
 
     def alone(self) -> bool:
         """Whether each application has its three replicas, and nothing else is in the list."""
-        names = sorted(each["name"] for each in self.processes() if each["pm2_env"]["status"] == "online")
-        return names == sorted(NAMES * 3 + ["daily-reload"])
+        processes = self.processes()
+        online = all(each["pm2_env"]["status"] == "online" for each in processes)
+        return online and sorted(each["name"] for each in processes) == sorted(NAMES * 3 + ["daily-reload"])
 
 
 def install(folder: Path, version: str):
@@ -60,6 +61,14 @@ def install(folder: Path, version: str):
         shutil.copy(GATEWAY, folder / version)
     (folder / "next").symlink_to(version)
     (folder / "next").rename(folder / "current")
+
+
+def program(process: Path) -> str | None:
+    """What a process runs; None where it has just ended."""
+    try:
+        return os.readlink(process / "exe")
+    except OSError:
+        return None
 
 
 class Prometheus:
@@ -111,7 +120,11 @@ def pm2(place):
     install(Path(place["HOME"]), "1.0")
     pm2 = Pm2(settings)
     yield pm2
+    # `kill` alone does not wait for all of them.
+    run("pm2", "delete", "all", env=settings, check=False)
     pm2("kill")
+    left = [path for path in Path("/proc").glob("[0-9]*") if str(program(path)).startswith(place["HOME"])]
+    assert not left, left
 
 
 @pytest.fixture(scope="module")
