@@ -1,5 +1,6 @@
 """Alerts and scrapes speak of metrics that there are."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -79,3 +80,18 @@ def test_every_pod_is_scraped_and_keeps_its_own_labels():
     # By it alerts know our scrapes.
     for each in single.of("Service"):
         assert each["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "cloudphone"
+
+
+def test_every_dashboard_is_shipped_as_it_is():
+    boards = sorted((CHART / "dashboards").glob("*.json"))
+    shipped = {}
+    for each in rendered("production").of("ConfigMap"):
+        if each["metadata"]["labels"].get("grafana_dashboard") == "1":
+            shipped |= each["data"]
+
+    assert len(boards) == 6
+    assert {name: json.loads(text) for name, text in shipped.items()} == {
+        board.name: json.loads(board.read_text()) for board in boards
+    }
+    # Without it, none.
+    assert not [each for each in rendered("small").of("ConfigMap") if "dashboard" in each["metadata"]["name"]]
