@@ -229,6 +229,24 @@ pub async fn refund_paid_by(
     Ok(())
 }
 
+/// The invoice that a payment has paid is paid again, where its refund came back.
+pub async fn unrefund_paid_by(
+    conn: &mut PgConnection,
+    payment: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- invoice::unrefund_paid_by
+        update billing.invoices set status = 'paid', updated_at = $2
+        where payment_id = $1 and status = 'refunded'",
+    )
+    .bind(payment)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// The invoice generated for a user and period.
 pub async fn find_generated(
     conn: &mut PgConnection,

@@ -26,6 +26,35 @@ macro_rules! matching {
     };
 }
 
+/// Lets nobody else bill minutes of a device until the end of the transaction.
+pub async fn lock_device(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('billing.usage:' || $1, 0))")
+        .bind(device)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Minutes of a span that the hours told of a device have billed.
+pub async fn minutes_within(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- usage::minutes_within
+        select coalesce(sum(least(minutes,
+            ceil(extract(epoch from least(ended_at, $3) - greatest(began_at, $2)) / 60))), 0)::bigint
+        from billing.device_usage
+        where device_id = $1 and began_at < $3 and began_at > $2 - interval '1 day' and ended_at > $2",
+    )
+    .bind(device)
+    .bind(from)
+    .bind(to)
+    .fetch_one(conn)
+    .await
+}
+
 /// Stores how long a device ran in an hour and what that cost; `false` where that is known.
 pub async fn insert(
     conn: &mut PgConnection,
