@@ -58,7 +58,6 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/orders", Grant::All("orders")),
     ("/billing/orders", Grant::All("orders")),
     ("/payments", Grant::All("payments")),
-    // Refunds are allowed by an admin in person.
     ("/admin/payments", Grant::Read("payments")),
     ("/balance", Grant::All("balance")),
     ("/transactions", Grant::All("balance")),
@@ -82,6 +81,15 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/notifications/stream", Grant::Nothing),
     ("/gateway", Grant::All("gateway")),
     ("/circuit-breaker", Grant::All("gateway")),
+];
+
+/// What is done in person: giving money back, and saying of an order that it was paid.
+const IN_PERSON: &[(&str, &str)] = &[
+    ("/payments/", "/refund"),
+    ("/orders/", "/refund"),
+    ("/orders/", "/confirm"),
+    ("/billing/orders/", "/refund"),
+    ("/billing/orders/", "/confirm"),
 ];
 
 impl Scopes {
@@ -141,6 +149,10 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
         true => "read",
         false => "write",
     };
+    let in_person = |(start, end): &(&str, &str)| path.starts_with(start) && path.ends_with(end);
+    if IN_PERSON.iter().any(in_person) {
+        return Wanted::SignIn;
+    }
     match grant(path) {
         Some(Grant::All(resource)) => Wanted::Scope(Scope { resource, action }),
         Some(Grant::Read(resource)) if action == "read" => {
@@ -199,6 +211,14 @@ mod tests {
             (Method::POST, "/lifecycle/cleanup", "lifecycle:write"),
             (Method::DELETE, "/apps/{app_id}", "apps:write"),
             (Method::POST, "/billing/orders", "orders:write"),
+            (Method::POST, "/orders/{id}/cancel", "orders:write"),
+            (Method::POST, "/orders/{id}/refund", "sign in"),
+            (Method::POST, "/orders/{id}/confirm", "sign in"),
+            (Method::POST, "/billing/orders/{id}/refund", "sign in"),
+            (Method::POST, "/billing/orders/{id}/confirm", "sign in"),
+            (Method::POST, "/payments/{id}/refund", "sign in"),
+            (Method::POST, "/admin/payments/{id}/refund", "sign in"),
+            (Method::POST, "/payments", "payments:write"),
             (Method::GET, "/auth/me", "users:read"),
             (Method::GET, "/users/{id}", "users:read"),
             (Method::PATCH, "/users/profile", "sign in"),
