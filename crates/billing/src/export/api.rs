@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::tables::{self, Wanted};
 use super::{Table, copy};
 use crate::times::Bound;
-use crate::{Billing, Result};
+use crate::{Billing, Result, callers};
 
 /// Which rows are wanted.
 #[derive(Clone, Debug, Deserialize, Validate, utoipa::IntoParams)]
@@ -38,7 +38,7 @@ pub struct ExportQuery {
 /// formulas begin with an apostrophe. An export takes a minute at most; one that fails on its way ends with a broken transfer
 /// and never as if it were whole.
 #[utoipa::path(get, path = "/billing/exports/{table}", tag = "statistics", params(("table" = inline(Table), Path), ExportQuery),
-    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody), (status = 429, body = ProblemBody),
         (status = 503, body = ProblemBody, description = "As many exports as a replica carries are under way")))]
 pub async fn export_table(
     State(state): State<Billing>,
@@ -50,6 +50,7 @@ pub async fn export_table(
         None if user.is_admin => None,
         named => Some(user.acting_for(named)?),
     };
+    callers::limit(&state, &user, "exports").await?;
     let Ok(permit) = state.exports.clone().try_acquire_owned() else {
         return Err(Problem::not_ready(
             "other exports are under way here; try again when they are done",

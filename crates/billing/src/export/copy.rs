@@ -60,9 +60,13 @@ async fn pass_on(db: &PgPool, statement: &str, pieces: &Pieces) -> sqlx::Result<
     let mut conn = db.acquire().await?;
     // Whoever leaves in the middle leaves rows on it.
     conn.close_on_drop();
-    sqlx::raw_sql("set statement_timeout = '60s'; set default_transaction_read_only = on")
-        .execute(&mut *conn)
-        .await?;
+    // It also ends soon after its client is gone, before there is a row to write.
+    sqlx::raw_sql(
+        "set statement_timeout = '60s'; set client_connection_check_interval = '1s';
+        set default_transaction_read_only = on",
+    )
+    .execute(&mut *conn)
+    .await?;
     let mut rows = conn.copy_out_raw(statement).await?;
     let mut piece = Vec::with_capacity(PIECE);
     loop {
