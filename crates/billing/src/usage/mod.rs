@@ -50,7 +50,7 @@ impl Consumer for Meter {
         }
         let hour = (*began_at, *ended_at, minutes);
         let of = (&event.user_id, device_id);
-        let plan = db::price(tx, &event.user_id, ResourceType::DeviceTime).await;
+        let plan = db::price(tx, &event.user_id, ResourceType::DeviceTime, span).await;
         let price = plan.with_context(told)?.unwrap_or(self.price);
         let cost = price.cost(Quantity::whole(minutes.into()));
         let new = db::insert(tx, of, hour, (price, cost), event.occurred_at).await;

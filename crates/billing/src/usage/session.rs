@@ -199,7 +199,14 @@ async fn bill(
 ) -> Result<TransactionId> {
     let (user, device, began_at) = (&session.user_id, &session.device_id, session.start_time);
     let quantity = Quantity::whole(minutes);
-    let price = record::due(conn, user, ResourceType::DeviceTime, state).await?;
+    let price = record::due(
+        conn,
+        user,
+        ResourceType::DeviceTime,
+        (began_at, ended_at),
+        state,
+    )
+    .await?;
     let cost = price.cost(quantity);
     let charge = Charge {
         user,

@@ -306,6 +306,39 @@ async fn a_minute_is_billed_once_by_an_hour_or_a_session_whichever_comes_first(d
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn while_a_refund_is_on_its_way_the_plan_goes_on_and_an_hour_has_the_price_of_its_time(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice").await;
+    let store = &app.platform.db;
+    let plan = "update billing.plans set usage_prices = '{\"device_time\": 0}' where id = 'basic'";
+    sqlx::query(plan).execute(store).await.unwrap();
+    let start = app.platform.clock.now();
+    alice.pay(&alice.order("basic").await).await;
+    recharge(&alice, 100).await;
+    let state = |state: &'static str| {
+        let update = sqlx::query("update billing.orders set state = $1");
+        update.bind(state).execute(store)
+    };
+
+    for (told, days) in [
+        ("PAID", 0),
+        ("REFUNDING", 1),
+        ("COMPLETED", 2),
+        ("PAID", 29),
+    ] {
+        state(told).await.unwrap();
+        ran(&app, "d1", start + TimeDelta::days(days)).await;
+    }
+    assert_eq!(balance(&alice).await, 100);
+
+    // After its term the setting holds, a yuan a minute, though no cron has completed the order yet.
+    ran(&app, "d1", start + TimeDelta::days(31)).await;
+    assert_eq!(balance(&alice).await, 40);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_low_balance_is_told_when_it_falls_not_with_each_debit(db: PgPool) {
     let app = TestApp::new(db).await;
     let alice = app.user("alice").await;
