@@ -33,12 +33,10 @@ pub enum Error {
         wanted: &'static str,
     },
     /// The provider said no.
-    #[error("{provider} refused the payment: {reason}")]
+    #[error("{provider} refused the payment; choose another method, or try again later")]
     ProviderRefused {
-        /// Its name.
+        /// Its name. What it said is for admins, in the payment's last answer and the log.
         provider: &'static str,
-        /// What it said.
-        reason: String,
     },
     /// The provider did not answer, or not clearly.
     #[error(

@@ -15,6 +15,11 @@ pub fn payment_succeeded() {
     counter!("cloudphone_payments_success_total").increment(1);
 }
 
+/// Counts a payment of which nobody could say how it ended.
+pub fn payment_given_up() {
+    counter!("cloudphone_payments_given_up_total").increment(1);
+}
+
 /// Counts minutes that devices ran, as they are stored for the first time or told again.
 pub fn device_minutes(minutes: i32) {
     counter!("cloudphone_device_minutes_total").increment(minutes.unsigned_abs().into());

@@ -210,6 +210,13 @@ pub enum EventBody {
         order_no: String,
         amount: Money,
     },
+    /// A refund that had gone to where the payment came from has come back: the order is what it was before.
+    #[serde(rename = "refund.failed")]
+    RefundFailed {
+        order_id: OrderId,
+        order_no: String,
+        amount: Money,
+    },
     /// The provider reported that a payment failed.
     #[serde(rename = "payment.failed")]
     PaymentFailed {
@@ -278,6 +285,7 @@ impl EventBody {
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::OrderExpired { .. } => "order.expired",
             Self::PaymentRefunded { .. } => "payment.refunded",
+            Self::RefundFailed { .. } => "refund.failed",
             Self::PaymentFailed { .. } => "payment.failed",
             Self::BalanceChanged { .. } => "balance.changed",
             Self::BalanceLow { .. } => "balance.low",

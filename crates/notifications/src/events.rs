@@ -323,6 +323,7 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
         | EventBody::DeviceUsed { .. }
         | EventBody::OrderCreated { .. }
         | EventBody::OrderCompleted { .. }
+        | EventBody::RefundFailed { .. }
         | EventBody::BalanceChanged { .. }
         | EventBody::CreditHoldRequested { .. }
         | EventBody::NotificationStored { .. }

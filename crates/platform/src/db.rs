@@ -9,7 +9,9 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::time::Instant;
 use tracing::info;
 
-/// Every migration of the system, in the order of time. Replicas may start at once: the migrator holds an advisory lock.
+pub use crate::migrate::{migrate, migrate_within};
+
+/// Every migration of the system, in the order of time.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long a statement may run; below the 8 s within which a request is answered.
@@ -106,30 +108,4 @@ async fn is_clean(connection: &mut PgConnection) -> bool {
 
 fn silent(place: &str) -> String {
     format!("PostgreSQL at {place} does not answer: start it, or correct DATABASE_URL")
-}
-
-/// Brings the schemas up to date. Safe on several replicas at once.
-///
-/// # Errors
-/// Where a migration fails; those before it stay.
-pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
-    let mut connection = db.acquire().await.context("migrating the database")?;
-    // Waiting for another replica's migration, and long ones of our own, may take longer than a request.
-    sqlx::query("set statement_timeout = '10min'")
-        .execute(&mut *connection)
-        .await?;
-    let mut migrator = Migrator {
-        migrations: MIGRATOR.migrations.clone(),
-        ..Migrator::DEFAULT
-    };
-    // While an upgrade rolls, replicas of the old version meet migrations of the new one, and must be able to start.
-    migrator.set_ignore_missing(true);
-    migrator
-        .run(&mut *connection)
-        .await
-        .context("migrating the database")?;
-    sqlx::query("reset statement_timeout")
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
 }

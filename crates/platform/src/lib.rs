@@ -10,6 +10,7 @@ pub mod http;
 pub mod idempotency;
 pub mod lifecycle;
 pub mod listen;
+mod migrate;
 pub mod network;
 pub mod objects;
 pub mod problem;

@@ -120,7 +120,8 @@ async fn balance_of(state: &Billing, owner: &UserId) -> Result<BalanceReply> {
     let mut conn = state.platform.db.acquire().await?;
     let mut balance = db::find(&mut conn, owner).await?;
     if balance.is_none() {
-        db::ensure(&mut conn, owner, state.platform.clock.now()).await?;
+        let now = state.platform.clock.shared(&mut conn).await?;
+        db::ensure(&mut conn, owner, now).await?;
         balance = db::find(&mut conn, owner).await?;
     }
     Ok(balance.ok_or(sqlx::Error::RowNotFound)?.into())
@@ -236,7 +237,7 @@ async fn commit(
         Turn::First(turn) => turn,
         Turn::Replay(response) => return Ok(response),
     };
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let moved = move_money(&mut tx, user, movement, amount, details, now).await?;
     let response = turn.reply(&mut tx, StatusCode::OK, &moved).await?;
     tx.commit().await?;

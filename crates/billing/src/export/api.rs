@@ -38,7 +38,7 @@ pub struct ExportQuery {
 /// formulas begin with an apostrophe. An export takes a minute at most; one that fails on its way ends with a broken transfer
 /// and never as if it were whole.
 #[utoipa::path(get, path = "/billing/exports/{table}", tag = "statistics", params(("table" = inline(Table), Path), ExportQuery),
-    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody), (status = 429, body = ProblemBody),
         (status = 503, body = ProblemBody, description = "As many exports as a replica carries are under way")))]
 pub async fn export_table(
     State(state): State<Billing>,

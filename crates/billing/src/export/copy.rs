@@ -61,10 +61,10 @@ async fn pass_on(db: &PgPool, statement: &str, pieces: &Pieces) -> sqlx::Result<
     let mut conn = db.acquire().await?;
     // Whoever leaves in the middle leaves rows on it.
     conn.close_on_drop();
-    // A client that leaves is noticed while nothing is written yet, too.
+    // It also ends soon after its client is gone, before there is a row to write.
     sqlx::raw_sql(
-        "set statement_timeout = '60s'; set default_transaction_read_only = on; \
-         set client_connection_check_interval = '1s'",
+        "set statement_timeout = '60s'; set client_connection_check_interval = '1s';
+        set default_transaction_read_only = on",
     )
     .execute(&mut *conn)
     .await?;

@@ -38,7 +38,7 @@ pub fn copy(table: Table, wanted: &Wanted) -> String {
     if let Some(to) = wanted.to {
         select.push_str(&format!(" and t.{time} <= '{to}'"));
     }
-    // Named by their table, these are its columns, which have an index, and not the texts that are shown of them.
+    // By the column and not by the text that the list makes of it: an index gives that order, and the first row at once.
     format!("copy ({select} order by t.{time}, t.seq) to stdout (format csv, header)")
 }
 
@@ -149,18 +149,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_sorted_by_the_column_that_has_an_index_and_not_by_its_text() {
+    fn rows_come_in_the_order_of_the_stored_time() {
         let wanted = Wanted {
             user: None,
             from: None,
             to: None,
         };
-        for (table, time) in [(Table::Orders, "created_at"), (Table::Usage, "began_at")] {
-            let statement = copy(table, &wanted);
-            assert!(
-                statement.contains(&format!("order by t.{time}, t.seq)")),
-                "{statement}"
-            );
+        for (table, order) in [
+            (
+                Table::Orders,
+                "billing.orders t where true order by t.created_at, t.seq)",
+            ),
+            (
+                Table::Usage,
+                "billing.usage t where true order by t.began_at, t.seq)",
+            ),
+        ] {
+            assert!(copy(table, &wanted).contains(order));
         }
     }
 }

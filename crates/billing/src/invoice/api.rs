@@ -12,11 +12,12 @@ use platform::{Admin, CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::db::{self, Wanted};
-use super::{Invoice, InvoiceReply, Item, Kind, LONGEST, Status, pdf};
+use super::{CLOSED_FOR, Invoice, InvoiceReply, Item, Kind, LONGEST, Status, pdf};
 use crate::times::Bound;
-use crate::{Billing, Error, Result, rules};
+use crate::usage::debt;
+use crate::{Billing, Error, Result, callers, rules};
 
-/// The span of time whose consumption is billed.
+/// The span of time whose consumption is stated.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerateInvoice {
@@ -27,7 +28,7 @@ pub struct GenerateInvoice {
     #[schema(value_type = String)]
     #[garde(skip)]
     pub start_date: Bound,
-    /// A day or a moment, with which the span ends; later, by 366 days at most.
+    /// A day or a moment, with which the span ends; later, by 366 days at most, and over.
     #[schema(value_type = String)]
     #[garde(skip)]
     pub end_date: Bound,
@@ -140,9 +141,12 @@ fn period(start: Bound, end: Bound) -> Result<(Timestamp, Timestamp)> {
     Ok((start, end))
 }
 
-/// Bills a user's consumption of a span, once: asked again, it shows the invoice there is.
+/// States what a user consumed in a span that is over, once: asked again, it shows the invoice there is.
+///
+/// What has left the balance or was paid at a provider is settled; `amountDue` is what the balance did not cover. What
+/// stands on another invoice that is not cancelled is not stated again.
 #[utoipa::path(post, path = "/invoices/generate", tag = "invoices", request_body = GenerateInvoice,
-    responses((status = 201, body = InvoiceReply), (status = 200, body = InvoiceReply, description = "Billed before"), (status = 400, body = ProblemBody), (status = 403, body = ProblemBody)))]
+    responses((status = 201, body = InvoiceReply), (status = 200, body = InvoiceReply, description = "Generated before"), (status = 400, body = ProblemBody, description = "Among others where the span is not over"), (status = 403, body = ProblemBody), (status = 429, body = ProblemBody)))]
 pub async fn generate_invoice(
     State(state): State<Billing>,
     user: CurrentUser,
@@ -150,22 +154,25 @@ pub async fn generate_invoice(
 ) -> Result<(StatusCode, Json<InvoiceReply>)> {
     let owner = user.acting_for(body.user_id)?;
     let period = period(body.start_date, body.end_date)?;
+    callers::limit(&state, &user, "invoices").await?;
     let mut tx = state.platform.db.begin().await?;
+    db::lock_generation(&mut tx, &owner).await?;
     let now = state.platform.clock.shared(&mut tx).await?;
     if let Some(there) = db::find_generated(&mut tx, &owner, period).await? {
         return Ok((StatusCode::OK, Json(there.reply(now))));
     }
-    let items = db::consumption(&mut tx, &owner, period).await?;
-    let invoice = Invoice {
-        generated: true,
-        published_at: Some(now),
-        ..Invoice::over(owner.clone(), Kind::Monthly, items, period, now)
-    };
+    if period.1 + CLOSED_FOR > now {
+        let fault = "must have passed 10 seconds ago: an invoice states a span that is over";
+        return Err(Problem::invalid_field("endDate", fault).into());
+    }
+    let invoice = Invoice::over(owner.clone(), Kind::Monthly, Vec::new(), period, now);
+    let (items, owed) = db::claim(&mut tx, &invoice.id, &owner, period).await?;
+    let invoice = invoice.stating(items, owed);
     if let Some(written) = db::insert(&mut tx, &invoice).await? {
         tx.commit().await?;
         return Ok((StatusCode::CREATED, Json(written.reply(now))));
     }
-    // Another replica was first. Its number stays, ours is given back.
+    // A replica from before the lock was first. Its number stays, ours is given back.
     tx.rollback().await?;
     let mut conn = state.platform.db.acquire().await?;
     let there = db::find_generated(&mut conn, &owner, period).await?;
@@ -347,7 +354,7 @@ pub async fn publish_invoice(
     changed(&mut conn, &id, published, refusal).await
 }
 
-/// Cancels an unpaid invoice; its number stays taken.
+/// Cancels an unpaid invoice; its number stays taken, what it stated is free for another one, and debts on it stay owed.
 #[utoipa::path(put, path = "/invoices/{id}/cancel", tag = "invoices", params(("id" = String, Path)), request_body = CancelInvoice,
     responses((status = 200, body = InvoiceReply), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn cancel_invoice(
@@ -356,14 +363,17 @@ pub async fn cancel_invoice(
     Path(id): Path<TransactionId>,
     Json(body): Json<CancelInvoice>,
 ) -> Result<Json<InvoiceReply>> {
-    let mut conn = state.platform.db.acquire().await?;
-    let now = state.platform.clock.shared(&mut conn).await?;
-    let cancelled = db::cancel(&mut conn, id.as_str(), body.reason.as_deref(), now).await?;
+    let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
+    debt::lock_on_invoice(&mut tx, id.as_str()).await?;
+    let cancelled = db::cancel(&mut tx, id.as_str(), body.reason.as_deref(), now).await?;
     let refusal = || Error::InvoiceState {
         status: "no longer unpaid",
         wanted: "cancelled",
     };
-    changed(&mut conn, &id, cancelled, refusal).await
+    let reply = changed(&mut tx, &id, cancelled, refusal).await?;
+    tx.commit().await?;
+    Ok(reply)
 }
 
 async fn changed(

@@ -9,7 +9,7 @@ use super::{Invoice, Item, Kind, Status};
 macro_rules! columns {
     () => {
         "id, invoice_number, user_id, type, status, items, subtotal, tax, discount, total, currency, generated,
-        period_start, period_end, due_date, published_at, paid_at, created_at, updated_at"
+        paid_amount, period_start, period_end, due_date, published_at, paid_at, created_at, updated_at"
     };
 }
 
@@ -62,8 +62,8 @@ pub async fn insert(conn: &mut PgConnection, invoice: &Invoice) -> sqlx::Result<
         )
         insert into billing.invoices
             (id, invoice_number, user_id, type, status, items, subtotal, tax, discount, total, generated, period_start,
-             period_end, due_date, published_at, created_at, updated_at)
-        select $1, number.text, $3, $4, 'unpaid', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $2, $2 from number
+             period_end, due_date, published_at, paid_amount, paid_at, created_at, updated_at)
+        select $1, number.text, $3, $4, $15, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17, $2, $2 from number
         on conflict (user_id, period_start, period_end) where generated and status <> 'cancelled' do nothing
         returning ",
         columns!()
@@ -82,32 +82,81 @@ pub async fn insert(conn: &mut PgConnection, invoice: &Invoice) -> sqlx::Result<
     .bind(invoice.period_end)
     .bind(invoice.due_date)
     .bind(invoice.published_at)
+    .bind(invoice.status)
+    .bind(invoice.paid_amount)
+    .bind(invoice.paid_at)
     .fetch_optional(conn)
     .await
 }
 
-/// What a user consumed in a span: a line for each plan ordered, one for devices, one for the rest. What paid an invoice
-/// is not billed again.
-pub async fn consumption(
+/// Lets nobody else generate an invoice of a user until the end of the transaction.
+pub async fn lock_generation(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('billing.invoices:' || $1, 0))")
+        .bind(user)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Puts on an invoice, which is still to be written, what a user consumed in a span and what stands on no other: a line
+/// for each plan ordered, one for devices, one for the rest, and one for what is owed. Gives them and what is owed.
+///
+/// What is owed stands where it was recorded, also once it is collected; the movement that collects it, or that pays an
+/// invoice, states nothing new.
+pub async fn claim(
     conn: &mut PgConnection,
+    invoice: &str,
     user: &UserId,
     (from, to): (Timestamp, Timestamp),
-) -> sqlx::Result<Vec<Item>> {
-    let lines: Vec<(String, i64, Money)> = sqlx::query_as(
-        "-- invoice::consumption
+) -> sqlx::Result<(Vec<Item>, Money)> {
+    let mut lines: Vec<(String, i64, Money)> = sqlx::query_as(
+        "-- invoice::claim_movements
+        with claimed as (
+            insert into billing.invoice_entries (invoice_id, transaction_id)
+            select $4, t.id from billing.transactions t
+            where t.user_id = $1 and t.type in ('consume', 'payment') and t.created_at between $2 and $3
+                and not exists (select 1 from billing.invoices i where i.transaction_id = t.id)
+                and not exists (select 1 from billing.debts d where d.transaction_id = t.id)
+                and not exists (select 1 from billing.invoice_entries e where e.transaction_id = t.id)
+            returning transaction_id
+        )
         select case when t.order_id is not null then 'Orders: ' || coalesce(o.plan_name, 'other')
                 when t.device_id is not null then 'Devices' else 'Other consumption' end as line,
             count(*), sum(t.amount)::bigint
-        from billing.transactions t left join billing.orders o on o.id = t.order_id
-        where t.user_id = $1 and t.type in ('consume', 'payment') and t.created_at between $2 and $3
-            and not exists (select 1 from billing.invoices i where i.transaction_id = t.id)
+        from claimed c join billing.transactions t on t.id = c.transaction_id
+        left join billing.orders o on o.id = t.order_id
         group by 1 order by 1",
     )
     .bind(user)
     .bind(from)
     .bind(to)
-    .fetch_all(conn)
+    .bind(invoice)
+    .fetch_all(&mut *conn)
     .await?;
+    // Locked, so that one that is being collected meanwhile is seen as it ends.
+    let (count, recorded, owed): (i64, Money, Money) = sqlx::query_as(
+        "-- invoice::claim_debts
+        with wanted as (
+            select d.id, d.amount, d.settled_at from billing.debts d
+            where d.user_id = $1 and d.created_at between $2 and $3
+                and not exists (select 1 from billing.invoice_entries e where e.debt_id = d.id)
+            order by d.seq for no key update of d
+        ), claimed as (
+            insert into billing.invoice_entries (invoice_id, debt_id) select $4, id from wanted
+        )
+        select count(*), coalesce(sum(amount), 0)::bigint,
+            coalesce(sum(amount) filter (where settled_at is null), 0)::bigint
+        from wanted",
+    )
+    .bind(user)
+    .bind(from)
+    .bind(to)
+    .bind(invoice)
+    .fetch_one(conn)
+    .await?;
+    if count > 0 {
+        lines.push(("Devices, beyond the balance".to_owned(), count, recorded));
+    }
     let item = |(place, (line, count, amount)): (usize, (String, i64, Money))| Item {
         id: (place + 1).to_string(),
         description: format!("{line} ({count})"),
@@ -115,7 +164,30 @@ pub async fn consumption(
         unit_price: amount,
         amount,
     };
-    Ok(lines.into_iter().enumerate().map(item).collect())
+    Ok((lines.into_iter().enumerate().map(item).collect(), owed))
+}
+
+/// Counts a debt that was just settled on the invoice on which it stands; the last one pays it.
+pub async fn settle_debt(
+    conn: &mut PgConnection,
+    debt: &str,
+    amount: Money,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- invoice::settle_debt
+        update billing.invoices i
+        set paid_amount = i.paid_amount + $2, updated_at = $3,
+            status = case when i.paid_amount + $2 = i.total then 'paid' else i.status end,
+            paid_at = case when i.paid_amount + $2 = i.total then $3 end
+        from billing.invoice_entries e where e.debt_id = $1 and i.id = e.invoice_id and i.status = 'unpaid'",
+    )
+    .bind(debt)
+    .bind(amount)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Whether what a payment paid for falls into a period.
@@ -149,6 +221,24 @@ pub async fn refund_paid_by(
         "-- invoice::refund_paid_by
         update billing.invoices set status = 'refunded', updated_at = $2
         where payment_id = $1 and status = 'paid'",
+    )
+    .bind(payment)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The invoice that a payment has paid is paid again, where its refund came back.
+pub async fn unrefund_paid_by(
+    conn: &mut PgConnection,
+    payment: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- invoice::unrefund_paid_by
+        update billing.invoices set status = 'paid', updated_at = $2
+        where payment_id = $1 and status = 'refunded'",
     )
     .bind(payment)
     .bind(now)
@@ -247,9 +337,10 @@ pub async fn sums(conn: &mut PgConnection, user: &UserId, now: Timestamp) -> sql
         select count(*), count(*) filter (where status = 'paid') as paid_count,
             count(*) filter (where status = 'unpaid') as unpaid_count,
             coalesce(sum(total) filter (where status <> 'cancelled'), 0)::bigint as total,
-            coalesce(sum(total) filter (where status = 'paid'), 0)::bigint as paid,
-            coalesce(sum(total) filter (where status = 'unpaid'), 0)::bigint as unpaid,
-            coalesce(sum(total) filter (where status = 'unpaid' and due_date < $2), 0)::bigint as overdue,
+            coalesce(sum(case status when 'paid' then total when 'unpaid' then paid_amount end), 0)::bigint as paid,
+            coalesce(sum(total - coalesce(paid_amount, 0)) filter (where status = 'unpaid'), 0)::bigint as unpaid,
+            coalesce(sum(total - coalesce(paid_amount, 0)) filter (where status = 'unpaid' and due_date < $2), 0)::bigint
+                as overdue,
             coalesce(sum(total) filter (where status = 'refunded'), 0)::bigint as refunded
         from billing.invoices where user_id = $1 and published_at is not null",
     )
@@ -278,14 +369,15 @@ pub async fn publish(
     .await
 }
 
-/// Cancels an unpaid invoice; `None` where it is no longer unpaid.
+/// Cancels an unpaid invoice, and frees what stood on it; `None` where it is no longer unpaid. Its open debts are locked
+/// before it.
 pub async fn cancel(
     conn: &mut PgConnection,
     id: &str,
     reason: Option<&str>,
     now: Timestamp,
 ) -> sqlx::Result<Option<Invoice>> {
-    sqlx::query_as(concat!(
+    let cancelled: Option<Invoice> = sqlx::query_as(concat!(
         "-- invoice::cancel
         update billing.invoices set status = 'cancelled', cancel_reason = $3, updated_at = $2
         where id = $1 and status = 'unpaid'
@@ -295,8 +387,15 @@ pub async fn cancel(
     .bind(id)
     .bind(now)
     .bind(reason)
-    .fetch_optional(conn)
-    .await
+    .fetch_optional(&mut *conn)
+    .await?;
+    if cancelled.is_some() {
+        sqlx::query("delete from billing.invoice_entries where invoice_id = $1")
+            .bind(id)
+            .execute(conn)
+            .await?;
+    }
+    Ok(cancelled)
 }
 
 /// Marks a locked, unpaid invoice as paid by a movement or by a payment. The key `invoices_payment_used_once` refuses a
@@ -310,7 +409,8 @@ pub async fn mark_paid(
     sqlx::query_as(concat!(
         "-- invoice::mark_paid
         update billing.invoices
-        set status = 'paid', paid_at = $2, updated_at = $2, transaction_id = $3, payment_id = $4
+        set status = 'paid', paid_at = $2, updated_at = $2, transaction_id = $3, payment_id = $4,
+            paid_amount = case when generated then total end
         where id = $1 and status = 'unpaid'
         returning ",
         columns!()

@@ -1,4 +1,8 @@
-//! Invoices: what users are asked to pay for a span of time, numbered without gaps.
+//! Invoices, numbered without gaps.
+//!
+//! A generated one states what was consumed in a span of time that is over. What has left the balance or was paid at a
+//! provider is settled: owed are the debts alone, usage that the balance did not cover. It is paid once they are, by its
+//! user or by the cron that collects them. Those that admins write by hand are paid in full.
 
 pub mod api;
 pub mod db;
@@ -15,6 +19,8 @@ use crate::rules;
 
 /// How long an invoice can be paid before it is overdue.
 pub const DUE_AFTER: TimeDelta = TimeDelta::days(15);
+/// For how long a span must be over: longer than a request that moves money takes.
+pub const CLOSED_FOR: TimeDelta = TimeDelta::seconds(10);
 /// The longest span that one invoice is about.
 pub const LONGEST: TimeDelta = TimeDelta::days(366);
 
@@ -84,6 +90,7 @@ pub struct Invoice {
     pub total: Money,
     pub currency: String,
     pub generated: bool,
+    pub paid_amount: Option<Money>,
     pub period_start: Timestamp,
     pub period_end: Timestamp,
     pub due_date: Timestamp,
@@ -121,6 +128,10 @@ pub struct InvoiceReply {
     pub amount: Money,
     /// The same as `total`.
     pub final_amount: Money,
+    /// How much of `total` is settled.
+    pub paid_amount: Money,
+    /// What is still owed: what paying it debits.
+    pub amount_due: Money,
     pub currency: String,
     pub start_date: Timestamp,
     pub end_date: Timestamp,
@@ -161,6 +172,7 @@ impl Invoice {
             total: subtotal,
             currency: "CNY".to_owned(),
             generated: false,
+            paid_amount: None,
             period_start: period.0,
             period_end: period.1,
             due_date: now + DUE_AFTER,
@@ -171,8 +183,38 @@ impl Invoice {
         }
     }
 
+    /// Generated, over these lines, of which an amount is owed: paid where it is none.
+    pub fn stating(mut self, items: Vec<Item>, owed: Money) -> Self {
+        self.total = items.iter().map(|item| item.amount).sum();
+        self.subtotal = self.total;
+        self.items = Json(items);
+        self.generated = true;
+        self.published_at = Some(self.created_at);
+        self.paid_amount = Some(self.total - owed);
+        if owed == Money::ZERO {
+            self.status = Status::Paid;
+            self.paid_at = Some(self.created_at);
+        }
+        self
+    }
+
+    /// How much of it is settled, and how much is owed.
+    pub fn settled(&self) -> (Money, Money) {
+        let paid = match self.status {
+            Status::Unpaid | Status::Cancelled => self.paid_amount.unwrap_or_default(),
+            Status::Paid | Status::Refunding | Status::Refunded => self.total,
+        };
+        match self.status {
+            Status::Unpaid => (paid, self.total - paid),
+            Status::Paid | Status::Cancelled | Status::Refunding | Status::Refunded => {
+                (paid, Money::ZERO)
+            }
+        }
+    }
+
     /// The invoice as clients read it at a moment.
     pub fn reply(self, now: Timestamp) -> InvoiceReply {
+        let (paid_amount, amount_due) = self.settled();
         InvoiceReply {
             id: self.id,
             invoice_no: self.invoice_number.clone(),
@@ -190,6 +232,8 @@ impl Invoice {
             total_amount: self.total,
             amount: self.total,
             final_amount: self.total,
+            paid_amount,
+            amount_due,
             currency: self.currency,
             start_date: self.period_start,
             end_date: self.period_end,

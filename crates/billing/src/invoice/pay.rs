@@ -1,4 +1,4 @@
-//! Paying an invoice: from the balance, or by a payment that was made.
+//! Paying what is owed of an invoice: from the balance, or one written by hand by a payment that was made.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -17,6 +17,7 @@ use super::{Invoice, InvoiceReply, Status, db};
 use crate::balance::{self, Movement};
 use crate::ledger::Details;
 use crate::payment::{self, Method, PaymentStatus};
+use crate::usage::debt::{self, Debt};
 use crate::{Billing, Error, Result, order, rules};
 
 /// How an invoice is paid.
@@ -26,12 +27,13 @@ pub struct PayInvoice {
     /// Only `balance`, which is the default, unless a payment is named.
     #[garde(skip)]
     pub payment_method: Option<Method>,
-    /// A successful payment of the same user and amount, of what the invoice is about, that has paid no invoice.
+    /// For an invoice written by hand: a successful payment of the same user and amount, of what the invoice is about,
+    /// that has paid no invoice.
     #[garde(custom(rules::reference))]
     pub payment_id: Option<String>,
 }
 
-/// Pays an invoice.
+/// Pays an invoice: what is owed of it (`amountDue`), and no more.
 #[utoipa::path(post, path = "/invoices/{id}/pay", tag = "invoices", params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = PayInvoice,
     responses((status = 200, body = InvoiceReply), (status = 400, body = ProblemBody), (status = 402, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub async fn pay_invoice(
@@ -51,6 +53,8 @@ pub async fn pay_invoice(
     {
         order::db::lock(&mut tx, &payment.order_id).await?;
     }
+    // Debts are locked before their invoice, as where a cron collects them.
+    let debts = debt::lock_on_invoice(&mut tx, id.as_str()).await?;
     let invoice = db::lock(&mut tx, id.as_str()).await?;
     let invoice = invoice
         .filter(|invoice| super::api::visible(invoice, &user))
@@ -64,7 +68,9 @@ pub async fn pay_invoice(
     let now = state.platform.clock.shared(&mut tx).await?;
     let paid = match (&body.payment_id, body.payment_method) {
         (Some(payment), _) => by_payment(&mut tx, &invoice, payment, now).await?,
-        (None, None | Some(Method::Balance)) => from_balance(&mut tx, &invoice, now).await?,
+        (None, None | Some(Method::Balance)) => {
+            from_balance(&mut tx, &invoice, &debts, now).await?
+        }
         (None, Some(_)) => {
             let fault = "must be balance, or name a paymentId";
             return Err(Problem::invalid_field("paymentMethod", fault).into());
@@ -76,12 +82,18 @@ pub async fn pay_invoice(
     Ok(response)
 }
 
+/// Debits what is owed: the open debts, which that settles, or the whole of an invoice written by hand.
 async fn from_balance(
     conn: &mut PgConnection,
     invoice: &Invoice,
+    debts: &[Debt],
     now: Timestamp,
 ) -> Result<Invoice> {
-    if invoice.total == Money::ZERO {
+    let owed = match invoice.generated {
+        true => debts.iter().map(|debt| debt.amount).sum(),
+        false => invoice.total,
+    };
+    if owed == Money::ZERO {
         return Ok(db::mark_paid(conn, &invoice.id, (None, None), now).await?);
     }
     let details = Details {
@@ -89,10 +101,11 @@ async fn from_balance(
         metadata: Some(json!({ "invoiceId": invoice.id })),
         ..Details::default()
     };
-    let (user, total) = (&invoice.user_id, invoice.total);
-    let moved = balance::move_money(conn, user, Movement::Consume, total, details, now).await?;
-    let by = (Some(moved.transaction.id.as_str()), None);
-    Ok(db::mark_paid(conn, &invoice.id, by, now).await?)
+    let user = &invoice.user_id;
+    let moved = balance::move_money(conn, user, Movement::Consume, owed, details, now).await?;
+    let by = &moved.transaction.id;
+    debt::settle(conn, debts, by, now).await?;
+    Ok(db::mark_paid(conn, &invoice.id, (Some(by.as_str()), None), now).await?)
 }
 
 async fn by_payment(
@@ -107,6 +120,11 @@ async fn by_payment(
         .ok_or(Error::PaymentNotFound)?;
     if found.status != PaymentStatus::Success || found.refund_amount.is_some() {
         return Err(Error::PaymentUnusable("the payment is not successful"));
+    }
+    if invoice.generated {
+        return Err(Error::PaymentUnusable(
+            "what payments have paid for is settled on this invoice; what is owed is paid from the balance",
+        ));
     }
     if found.amount != invoice.total {
         return Err(Error::AmountMismatch {

@@ -104,11 +104,14 @@ fn lines(invoice: &Invoice) -> Vec<Line> {
         lines.extend(parts.map(plain));
     }
     lines.push(line(10.0, &[]));
+    let (settled, owed) = invoice.settled();
     for (name, amount) in [
         ("Subtotal", invoice.subtotal),
         ("Tax", invoice.tax),
         ("Discount", invoice.discount),
         ("Total", invoice.total),
+        ("Settled", settled),
+        ("Due", owed),
     ] {
         lines.push(line(10.0, &[(2, name.to_owned()), (3, money(amount))]));
     }

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use contracts::Timestamp;
 use futures::{StreamExt, future, stream};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Payment, PaymentStatus, db};
 use crate::provider::{Failure, Provider, Standing};
@@ -13,7 +13,7 @@ use crate::webhook::db::Delivery;
 use crate::webhook::message::Said;
 use crate::webhook::notice::{Notice, Status};
 use crate::webhook::settle::settle;
-use crate::{Billing, Result, refund, webhook};
+use crate::{Billing, Result, metrics, refund, webhook};
 
 /// How many one run of the cron asks about.
 const BATCH: i64 = 100;
@@ -21,6 +21,8 @@ const BATCH: i64 = 100;
 pub const AT_ONCE: usize = 8;
 /// How long after its time a payment may still be carried out at its provider.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
+/// How long after its time a payment is asked about, where no answer ends it.
+const ASKED_FOR: TimeDelta = TimeDelta::days(7);
 
 /// The cron: payments, and refunds beside them.
 pub async fn run(state: &Billing, cancelled: &CancellationToken) -> anyhow::Result<()> {
@@ -52,26 +54,48 @@ async fn ask_or_later(state: Billing, payment: Payment) {
     }
 }
 
-/// Asks about one payment and carries out what its provider says, as if it had told it by itself.
+/// Asks about one payment and carries out what its provider says, as if it had told it by itself. One that nobody has
+/// answered for, seven days after its time, is given up.
 ///
 /// # Errors
 /// Where the store does not answer. A provider that does not is asked again by the cron.
 pub async fn ask(state: &Billing, payment: &Payment) -> Result<()> {
-    let provider = payment.provider.as_deref();
-    let Some(provider) = provider.and_then(|name| state.providers.named(name)) else {
-        let reason = "its provider is not configured here any more";
-        warn!(
-            payment.no = payment.payment_no,
-            "payment {}: {reason}", payment.payment_no
-        );
-        let mut conn = state.platform.db.acquire().await?;
-        return Ok(db::answered(&mut conn, &payment.id, reason).await?);
-    };
-    let answer = match provider.ask(payment).await {
-        Ok(standing) => carry_out(state, provider, payment, standing).await?,
-        Err(failure) => failure.to_string(),
+    let name = payment.provider.as_deref().unwrap_or_default();
+    let answer = match state.providers.named(name) {
+        Some(provider) => match provider.ask(payment).await {
+            Ok(standing) => carry_out(state, provider, payment, standing).await?,
+            Err(failure) => failure.to_string(),
+        },
+        None => {
+            let (number, reason) = (&payment.payment_no, "its provider is not configured here");
+            warn!(payment.no = number, "payment {number}: {reason}");
+            reason.to_owned()
+        }
     };
     let mut conn = state.platform.db.acquire().await?;
+    db::answered(&mut conn, &payment.id, &answer).await?;
+    if state.platform.clock.now() <= payment.expires_at + ASKED_FOR {
+        return Ok(());
+    }
+    let is_open = db::is_open(&mut conn, &payment.id).await?;
+    drop(conn);
+    match is_open {
+        true => give_up(state, name, payment, &answer).await,
+        false => Ok(()),
+    }
+}
+
+/// Ends a payment of which nobody can say how it ended. Money that comes by it all the same goes to the balance.
+async fn give_up(state: &Billing, name: &str, payment: &Payment, answer: &str) -> Result<()> {
+    end(state, name, payment, Status::Cancelled, "given up").await?;
+    let number = &payment.payment_no;
+    error!(
+        payment.no = number,
+        "payment {number} is given up, seven days after its time: {answer}"
+    );
+    metrics::payment_given_up();
+    let mut conn = state.platform.db.acquire().await?;
+    let answer = format!("given up after seven days: {answer}");
     Ok(db::answered(&mut conn, &payment.id, &answer).await?)
 }
 
@@ -82,11 +106,13 @@ async fn carry_out(
     payment: &Payment,
     standing: Standing,
 ) -> Result<String> {
-    let now = state.platform.clock.now();
+    let mut conn = state.platform.db.acquire().await?;
+    let now = state.platform.clock.shared(&mut conn).await?;
+    drop(conn);
     match standing {
         Standing::Open | Standing::Missing if is_over(payment, now) => {
             match provider.close(payment).await {
-                Ok(()) => end(state, provider, payment, Status::Cancelled, "closed").await,
+                Ok(()) => end(state, provider.name(), payment, Status::Cancelled, "closed").await,
                 // Most likely it was paid at this moment: the next time tells.
                 Err(Failure::Refused(reason) | Failure::Unclear(reason)) => {
                     Ok(format!("not closed: {reason}"))
@@ -96,10 +122,10 @@ async fn carry_out(
         Standing::Open => Ok("waits for its payer".to_owned()),
         Standing::Missing => Ok("nobody has begun to pay".to_owned()),
         Standing::Failed(reason) => {
-            let said = end(state, provider, payment, Status::Failed, "failed").await?;
+            let said = end(state, provider.name(), payment, Status::Failed, "failed").await?;
             Ok(format!("{said}: {reason}"))
         }
-        Standing::Closed => end(state, provider, payment, Status::Cancelled, "closed").await,
+        Standing::Closed => end(state, provider.name(), payment, Status::Cancelled, "closed").await,
         Standing::Paid {
             transaction_id,
             amount,
@@ -107,7 +133,7 @@ async fn carry_out(
             let notice = Notice {
                 transaction_id: Some(transaction_id),
                 amount: Some(amount),
-                ..told(provider, payment, Status::Paid)
+                ..told(provider.name(), payment, Status::Paid)
             };
             deliver(state, &notice).await?;
             let mut conn = state.platform.db.acquire().await?;
@@ -129,7 +155,7 @@ fn is_over(payment: &Payment, now: Timestamp) -> bool {
 
 async fn end(
     state: &Billing,
-    provider: &dyn Provider,
+    provider: &str,
     payment: &Payment,
     status: Status,
     word: &str,
@@ -145,7 +171,7 @@ async fn end(
     Ok(word.to_owned())
 }
 
-fn told(provider: &dyn Provider, payment: &Payment, status: Status) -> Notice {
+fn told(provider: &str, payment: &Payment, status: Status) -> Notice {
     let word = match status {
         Status::Paid | Status::Success => "paid",
         Status::Failed => "failed",
@@ -158,7 +184,7 @@ fn told(provider: &dyn Provider, payment: &Payment, status: Status) -> Notice {
         transaction_id: payment.transaction_id.clone(),
         amount: None,
         event_id: Some(format!("asked-{}-{word}", payment.payment_no)),
-        provider: Some(provider.name().to_owned()),
+        provider: Some(provider.to_owned()),
     }
 }
 

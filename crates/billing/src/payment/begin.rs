@@ -33,10 +33,17 @@ pub async fn begin(state: &Billing, provider: &dyn Provider, payment: &Payment) 
             Ok(payment)
         }
         Err(Failure::Refused(reason)) => {
-            db::end(&mut tx, &payment.id, PaymentStatus::Failed, &reason, now).await?;
+            let told = "the provider refused it";
+            db::end(&mut tx, &payment.id, PaymentStatus::Failed, told, now).await?;
+            db::answered(&mut tx, &payment.id, &reason).await?;
             // It is asked about all the same: an attempt before this one may have begun it.
             tx.commit().await?;
-            Err(Error::ProviderRefused { provider, reason })
+            tracing::warn!(
+                payment.no = payment.payment_no,
+                "{provider} refused {}: {reason}",
+                payment.payment_no
+            );
+            Err(Error::ProviderRefused { provider })
         }
         Err(Failure::Unclear(reason)) => {
             db::answered(&mut tx, &payment.id, &reason).await?;

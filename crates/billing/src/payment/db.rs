@@ -95,6 +95,14 @@ pub async fn answered(conn: &mut PgConnection, id: &str, answer: &str) -> sqlx::
     Ok(())
 }
 
+/// Whether money may still come by a payment, as far as its provider has said.
+pub async fn is_open(conn: &mut PgConnection, id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select provider_open from billing.payments where id = $1")
+        .bind(id)
+        .fetch_one(conn)
+        .await
+}
+
 /// No money can come by it any more, or it has come and is known: its provider is asked no more.
 pub async fn close(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query(
@@ -218,12 +226,14 @@ pub async fn give_back(
     conn: &mut PgConnection,
     id: &str,
     transaction_id: Option<&str>,
+    came: Option<Money>,
     now: Timestamp,
 ) -> sqlx::Result<Payment> {
     sqlx::query_as(concat!(
         "-- payment::give_back
         update billing.payments
-        set status = 'refunded', paid_at = $2, updated_at = $2, refund_amount = amount, failure_reason = null,
+        set status = 'refunded', paid_at = $2, updated_at = $2, failure_reason = null,
+            amount = coalesce($4, amount), refund_amount = coalesce($4, amount),
             transaction_id = coalesce($3, transaction_id)
         where id = $1
         returning ",
@@ -232,6 +242,7 @@ pub async fn give_back(
     .bind(id)
     .bind(now)
     .bind(transaction_id)
+    .bind(came)
     .fetch_one(conn)
     .await
 }

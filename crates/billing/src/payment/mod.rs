@@ -265,7 +265,8 @@ async fn collect(
     Ok(())
 }
 
-/// Keeps money that came for a locked order which cannot take it, and gives it to the user's balance.
+/// Keeps money that came for a locked order which cannot take it, and gives it to the user's balance: as much as was told to
+/// have come, else what the payment is about.
 ///
 /// # Errors
 /// Where the store does not take it: roll back.
@@ -273,6 +274,7 @@ pub async fn give_back(
     conn: &mut PgConnection,
     order: &Order,
     paying: Paying,
+    came: Option<Money>,
     now: Timestamp,
 ) -> Result<Payment> {
     let payment = match paying.payment {
@@ -280,7 +282,7 @@ pub async fn give_back(
         None => db::insert(conn, &Payment::of(order, paying.method, now)).await?,
     };
     let transaction_id = paying.transaction_id.as_deref();
-    let payment = db::give_back(conn, &payment.id, transaction_id, now).await?;
+    let payment = db::give_back(conn, &payment.id, transaction_id, came, now).await?;
     let details = Details {
         description: format!("order {} could not take this payment", order.order_no),
         order_id: Some(order.id.clone()),

@@ -134,6 +134,43 @@ pub async fn lock_open(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option
     .await
 }
 
+/// A refund that has gone to its source, locked. The order is locked before it.
+pub async fn lock_gone(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Refund>> {
+    sqlx::query_as(concat!(
+        "-- refund::lock_gone
+        select ",
+        columns!(),
+        " from billing.refunds where id = $1 and state = 'succeeded' and destination = 'source' for no key update"
+    ))
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Ends a locked refund that had gone to its source and has come back, by the movement that says so.
+pub async fn reverse(
+    conn: &mut PgConnection,
+    id: &str,
+    reason: &str,
+    reversal: &TransactionId,
+    now: Timestamp,
+) -> sqlx::Result<Refund> {
+    sqlx::query_as(concat!(
+        "-- refund::reverse
+        update billing.refunds
+        set state = 'failed', failure_reason = $2, reversal_id = $3, settled_at = $4
+        where id = $1 and state = 'succeeded'
+        returning ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(reason)
+    .bind(reversal)
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
 /// Refunds that wait for an admin or their provider, the newest first.
 pub async fn list_open(conn: &mut PgConnection, slice: Slice) -> sqlx::Result<Vec<Refund>> {
     sqlx::query_as(concat!(

@@ -43,7 +43,7 @@ pub enum RefundState {
     Processing,
     /// The money has gone back.
     Succeeded,
-    /// Its provider refused it for good.
+    /// Its provider refused it for good, or had made it and the money came back.
     Failed,
     /// A second admin did not allow it.
     Rejected,
@@ -186,7 +186,7 @@ pub async fn settle(
             Ok(Some(refund))
         }
         RefundStanding::Succeeded { reference } => {
-            let transaction = book(conn, &order, &refund, now).await?;
+            let transaction = book(conn, &order, &refund, Way::Out, now).await?;
             let refund = db::succeed(conn, id, reference.as_deref(), &transaction, now).await?;
             let order = count_in(conn, &order, &paid, Money::ZERO, now).await?;
             if order.state == OrderState::Refunded {
@@ -203,6 +203,37 @@ pub async fn settle(
             Ok(Some(refund))
         }
     }
+}
+
+/// Undoes a refund to its source that had succeeded, and that its provider gave up later: the money is with us again, the
+/// order is what it was before, and may be refunded another way. In a transaction that holds the order's lock; `None` where it has
+/// not succeeded, or was undone before.
+///
+/// # Errors
+/// Where the store does not take it: roll back.
+pub async fn undo(
+    conn: &mut PgConnection,
+    order: &Order,
+    id: &str,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Option<Refund>> {
+    let Some(refund) = db::lock_gone(conn, id).await? else {
+        return Ok(None);
+    };
+    let paid = payment::db::find(conn, &refund.payment_id).await?;
+    let paid = paid.ok_or(sqlx::Error::RowNotFound)?;
+    let reversal = book(conn, order, &refund, Way::Back, now).await?;
+    let refund = db::reverse(conn, id, reason, &reversal, now).await?;
+    count_in(conn, order, &paid, -refund.amount, now).await?;
+    invoice::db::unrefund_paid_by(conn, &paid.id, now).await?;
+    let body = EventBody::RefundFailed {
+        order_id: order.id.clone(),
+        order_no: order.order_no.clone(),
+        amount: refund.amount,
+    };
+    platform::events::emit(conn, &Event::new(order.user_id.clone(), now, body)).await?;
+    Ok(Some(refund))
 }
 
 /// Takes a refund back that a second admin did not allow.
@@ -241,21 +272,35 @@ async fn count_in(
     Ok(order)
 }
 
-/// The way of the money in the ledger: what was earned goes back to the world outside.
+/// Which way the money of a refund goes.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// What was earned goes to the world outside.
+    Out,
+    /// It has come back from there.
+    Back,
+}
+
+/// Writes the way of the money into the ledger.
 async fn book(
     conn: &mut PgConnection,
     order: &Order,
     refund: &Refund,
+    way: Way,
     now: Timestamp,
 ) -> sqlx::Result<TransactionId> {
+    let (kind, from, to) = match way {
+        Way::Out => ("payout", Account::Refunds, Account::CashIn),
+        Way::Back => ("payout_returned", Account::CashIn, Account::Refunds),
+    };
     let entry = Entry {
         id: TransactionId::new(),
         user_id: order.user_id.clone(),
-        kind: "payout",
+        kind,
         amount: refund.amount,
         balances: None,
-        from: Account::Refunds,
-        to: Account::CashIn,
+        from,
+        to,
         value: refund.amount,
         details: Details {
             description: refund.reason.clone(),

@@ -26,6 +26,35 @@ macro_rules! matching {
     };
 }
 
+/// Lets nobody else bill minutes of a device until the end of the transaction.
+pub async fn lock_device(conn: &mut PgConnection, device: &DeviceId) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('billing.usage:' || $1, 0))")
+        .bind(device)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Minutes of a span that the hours told of a device have billed.
+pub async fn minutes_within(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- usage::minutes_within
+        select coalesce(sum(least(minutes,
+            ceil(extract(epoch from least(ended_at, $3) - greatest(began_at, $2)) / 60))), 0)::bigint
+        from billing.device_usage
+        where device_id = $1 and began_at < $3 and began_at > $2 - interval '1 day' and ended_at > $2",
+    )
+    .bind(device)
+    .bind(from)
+    .bind(to)
+    .fetch_one(conn)
+    .await
+}
+
 /// Stores how long a device ran in an hour and what that cost; `false` where that is known.
 pub async fn insert(
     conn: &mut PgConnection,
@@ -53,20 +82,26 @@ pub async fn insert(
     Ok(insert.execute(conn).await?.rows_affected() == 1)
 }
 
-/// What the plan that a user paid for last asks for one of a resource, where it says so.
+/// What the plan that a user paid for last, and whose term the span touches, asks for one of a resource, where it says so. A
+/// refund ends the term once it is made, not while it is on its way.
 pub async fn price(
     conn: &mut PgConnection,
     user: &UserId,
     resource: ResourceType,
+    (from, to): (Timestamp, Timestamp),
 ) -> sqlx::Result<Option<UnitPrice>> {
     let price: Option<Option<UnitPrice>> = sqlx::query_scalar(
         "-- usage::price
         select (p.usage_prices ->> $2)::bigint
         from billing.orders o join billing.plans p on p.id = o.plan_id
-        where o.user_id = $1 and o.state = 'PAID' order by o.paid_at desc limit 1",
+        where o.user_id = $1 and o.paid_at <= $4 and o.paid_at + make_interval(days => (o.terms ->> 'days')::integer) > $3
+            and (o.state in ('PAID', 'COMPLETED', 'REFUNDING') or (o.state = 'REFUNDED' and o.refunded_at > $3))
+        order by o.paid_at desc limit 1",
     )
     .bind(user)
     .bind(resource)
+    .bind(from)
+    .bind(to)
     .fetch_optional(conn)
     .await?;
     Ok(price.flatten())
@@ -83,7 +118,7 @@ pub async fn list(
         select id, user_id, device_id, resource_type, quantity, unit_price, total_cost, began_at as start_time,
             ended_at as end_time, created_at",
         matching!(),
-        " order by began_at desc, id desc limit $5 offset $6"
+        " order by began_at desc, seq desc limit $5 offset $6"
     ))
     .bind(wanted.user)
     .bind(wanted.device)

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::balance::{self, Movement};
 use crate::ledger::Details;
-use crate::{Billing, Error, Result};
+use crate::{Billing, Error, Result, invoice};
 
 const BATCH: i64 = 100;
 
@@ -20,13 +20,14 @@ pub struct Charge<'a> {
     pub amount: Money,
 }
 
+/// A charge that the balance did not cover.
 #[derive(Clone, Debug, sqlx::FromRow)]
-struct Debt {
-    id: String,
-    user_id: UserId,
-    device_id: DeviceId,
-    began_at: Timestamp,
-    amount: Money,
+pub struct Debt {
+    pub id: String,
+    pub user_id: UserId,
+    pub device_id: DeviceId,
+    pub began_at: Timestamp,
+    pub amount: Money,
 }
 
 /// Takes a charge from the balance, in the caller's transaction; what it does not cover is owed, and told.
@@ -118,7 +119,8 @@ async fn collect_batch(state: &Billing) -> Result<usize> {
         };
         match take(&mut tx, charge, now).await {
             Ok(transaction) => {
-                settle(&mut tx, &debt.id, &transaction, now).await?;
+                settle(&mut tx, std::slice::from_ref(&debt), &transaction, now).await?;
+                invoice::db::settle_debt(&mut tx, &debt.id, debt.amount, now).await?;
                 collected += 1;
             }
             // The ones before it took what there was; it waits for more.
@@ -130,17 +132,33 @@ async fn collect_batch(state: &Billing) -> Result<usize> {
     Ok(collected)
 }
 
-async fn settle(
+/// The open debts that stand on an invoice, in the order of their age, which nobody else settles until the end of the
+/// transaction. Debts are locked before invoices and balances.
+pub async fn lock_on_invoice(conn: &mut PgConnection, invoice: &str) -> sqlx::Result<Vec<Debt>> {
+    sqlx::query_as(
+        "-- debt::lock_on_invoice
+        select d.id, d.user_id, d.device_id, d.began_at, d.amount
+        from billing.invoice_entries e join billing.debts d on d.id = e.debt_id
+        where e.invoice_id = $1 and d.settled_at is null order by d.seq for no key update of d",
+    )
+    .bind(invoice)
+    .fetch_all(conn)
+    .await
+}
+
+/// Marks locked, open debts as settled by a movement.
+pub async fn settle(
     conn: &mut PgConnection,
-    debt: &str,
+    debts: &[Debt],
     transaction: &TransactionId,
     now: Timestamp,
 ) -> sqlx::Result<()> {
+    let ids: Vec<&str> = debts.iter().map(|debt| debt.id.as_str()).collect();
     sqlx::query(
         "-- debt::settle
-        update billing.debts set transaction_id = $2, settled_at = $3 where id = $1 and settled_at is null",
+        update billing.debts set transaction_id = $2, settled_at = $3 where id = any($1) and settled_at is null",
     )
-    .bind(debt)
+    .bind(ids)
     .bind(transaction)
     .bind(now)
     .execute(conn)

@@ -1,5 +1,5 @@
 //! Usage: how long devices ran, hour by hour, as their service tells it, and what others record. What is told twice is
-//! stored and charged once.
+//! stored and charged once, and so is a minute that an hour and a session tell: by whichever came first.
 
 pub mod api;
 pub mod db;
@@ -40,12 +40,19 @@ impl Consumer for Meter {
         else {
             return Ok(());
         };
-        let hour = (*began_at, *ended_at, *minutes);
-        let of = (&event.user_id, device_id);
         let told = || format!("storing how long device {device_id} ran from {began_at}");
-        let plan = db::price(tx, &event.user_id, ResourceType::DeviceTime).await;
+        db::lock_device(tx, device_id).await.with_context(told)?;
+        let span = (*began_at, *ended_at);
+        let billed = session::minutes_within(tx, device_id, span).await;
+        let minutes = minutes - billed.with_context(told)?;
+        if minutes <= 0 {
+            return Ok(());
+        }
+        let hour = (*began_at, *ended_at, minutes);
+        let of = (&event.user_id, device_id);
+        let plan = db::price(tx, &event.user_id, ResourceType::DeviceTime, span).await;
         let price = plan.with_context(told)?.unwrap_or(self.price);
-        let cost = price.cost(Quantity::whole((*minutes).into()));
+        let cost = price.cost(Quantity::whole(minutes.into()));
         let new = db::insert(tx, of, hour, (price, cost), event.occurred_at).await;
         if new.with_context(told)? && cost > Money::ZERO {
             let charge = Charge {

@@ -99,14 +99,14 @@ pub async fn record_usage(
         Turn::First(turn) => turn,
         Turn::Replay(response) => return Ok(response),
     };
+    let now = state.platform.clock.shared(&mut tx).await?;
     if !sandbox {
-        let due = due(&mut tx, &user, body.resource_type, &state).await?;
+        let due = due(&mut tx, &user, body.resource_type, (now, now), &state).await?;
         if body.unit_price != due {
             let fault = format!("is not the price of the user's plan, {}", due.yuan());
             return Err(Problem::invalid_field("unitPrice", fault).into());
         }
     }
-    let now = state.platform.clock.shared(&mut tx).await?;
     let end = body.end_time.map_or(now, Bound::end);
     let start = body.start_time.map_or(end, Bound::start);
     if start > end {
@@ -154,14 +154,15 @@ pub async fn record_usage(
     Ok(response)
 }
 
-/// What one of a resource costs a user: what the plan says, else for device time the setting, else nothing.
+/// What one of a resource costs a user in a span: what the plan says, else for device time the setting, else nothing.
 pub async fn due(
     conn: &mut PgConnection,
     user: &UserId,
     resource: ResourceType,
+    span: (Timestamp, Timestamp),
     state: &Billing,
 ) -> sqlx::Result<UnitPrice> {
-    let plan = db::price(conn, user, resource).await?;
+    let plan = db::price(conn, user, resource, span).await?;
     Ok(plan.unwrap_or(match resource {
         ResourceType::DeviceTime => state.config.device_minute_price,
         ResourceType::Storage | ResourceType::Traffic | ResourceType::ApiCall => {

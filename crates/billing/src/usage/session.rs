@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::ResourceType;
+use super::db;
 use super::debt::{self, Charge};
 use super::price::Quantity;
 use super::record::{self, NewUsage};
@@ -49,14 +50,15 @@ pub struct UsageSession {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[sqlx(rename = "stopped_at")]
     pub end_time: Option<Timestamp>,
-    /// What it cost, once it has ended.
+    /// What it cost, once it has ended: 0 where the device's own hours had billed all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_cost: Option<Money>,
 }
 
 macro_rules! sessions {
     () => {
-        "select s.id, s.id as record_id, s.user_id, s.device_id, s.started_at, s.stopped_at, r.total_cost
+        "select s.id, s.id as record_id, s.user_id, s.device_id, s.started_at, s.stopped_at,
+            case when s.stopped_at is not null then coalesce(r.total_cost, 0) end as total_cost
         from billing.usage_sessions s left join billing.usage_records r on r.id = s.usage_id "
     };
 }
@@ -108,7 +110,7 @@ pub async fn start_usage(
         .ok_or(Error::DeviceInUse)
 }
 
-/// Ends a use and bills it by the minute begun; asked again, shows it.
+/// Ends a use and bills it by the minute begun, save minutes that hours told by the device have billed; asked again, shows it.
 #[utoipa::path(post, path = "/billing/usage/stop", tag = "usage", request_body = StopUsage,
     responses((status = 200, body = UsageSession), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub async fn stop_usage(
@@ -139,16 +141,72 @@ async fn find(conn: &mut PgConnection, id: &TransactionId) -> Result<UsageSessio
     found.ok_or(Error::UsageNotFound)
 }
 
+/// Minutes of a span that sessions of a device have billed.
+pub async fn minutes_within(
+    conn: &mut PgConnection,
+    device: &DeviceId,
+    (from, to): (Timestamp, Timestamp),
+) -> sqlx::Result<i32> {
+    sqlx::query_scalar(
+        "-- session::minutes_within
+        select coalesce(sum(ceil(
+            extract(epoch from least(stopped_at, $3) - greatest(started_at, $2)) / 60)), 0)::integer
+        from billing.usage_sessions where device_id = $1 and stopped_at > $2 and started_at < $3",
+    )
+    .bind(device)
+    .bind(from)
+    .bind(to)
+    .fetch_one(conn)
+    .await
+}
+
+/// Ends a locked session, and bills what the hours of its device have not billed.
 async fn stop(
     conn: &mut PgConnection,
     session: &UsageSession,
     state: &Billing,
     now: Timestamp,
 ) -> Result<()> {
+    let began_at = session.start_time;
+    let ended_at = now.max(began_at);
+    db::lock_device(conn, &session.device_id).await?;
+    let told = db::minutes_within(conn, &session.device_id, (began_at, ended_at)).await?;
+    let lasted = (ended_at.utc() - began_at.utc()).num_milliseconds();
+    let begun = (lasted + 59_999) / 60_000;
+    let minutes = begun.max(1) - told;
+    let usage = match minutes > 0 {
+        true => Some(bill(conn, session, minutes, ended_at, state).await?),
+        false => None,
+    };
+    sqlx::query(
+        "-- usage::stop
+        update billing.usage_sessions set stopped_at = $2, usage_id = $3 where id = $1 and stopped_at is null",
+    )
+    .bind(&session.id)
+    .bind(ended_at)
+    .bind(usage)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn bill(
+    conn: &mut PgConnection,
+    session: &UsageSession,
+    minutes: i64,
+    ended_at: Timestamp,
+    state: &Billing,
+) -> Result<TransactionId> {
     let (user, device, began_at) = (&session.user_id, &session.device_id, session.start_time);
-    let seconds = (now.utc() - began_at.utc()).num_seconds();
-    let quantity = Quantity::whole((seconds / 60 + 1).max(1));
-    let price = record::due(conn, user, ResourceType::DeviceTime, state).await?;
+    let quantity = Quantity::whole(minutes);
+    let price = record::due(
+        conn,
+        user,
+        ResourceType::DeviceTime,
+        (began_at, ended_at),
+        state,
+    )
+    .await?;
     let cost = price.cost(quantity);
     let charge = Charge {
         user,
@@ -157,7 +215,7 @@ async fn stop(
         amount: cost,
     };
     let transaction = match cost > Money::ZERO {
-        true => debt::charge(conn, charge, now).await?,
+        true => debt::charge(conn, charge, ended_at).await?,
         false => None,
     };
     let id = TransactionId::new();
@@ -171,17 +229,8 @@ async fn stop(
         cost,
         transaction: transaction.as_ref(),
         description: None,
-        span: (began_at, now.max(began_at)),
+        span: (began_at, ended_at),
     };
-    record::insert(conn, &usage, now).await?;
-    sqlx::query(
-        "-- usage::stop
-        update billing.usage_sessions set stopped_at = $2, usage_id = $3 where id = $1 and stopped_at is null",
-    )
-    .bind(&session.id)
-    .bind(now)
-    .bind(&id)
-    .execute(conn)
-    .await?;
-    Ok(())
+    record::insert(conn, &usage, ended_at).await?;
+    Ok(id)
 }

@@ -133,12 +133,13 @@ pub fn decide(notice: &Notice, facts: &Facts, now: Timestamp) -> Outcome {
     }
 }
 
-/// Whether the amount is no longer the order's, but that of the open payment which the notice names.
+/// Whether the amount is no longer the order's, but that of the open payment which the notice names; so it is where the
+/// notice tells none.
 fn is_its_own_amount(notice: &Notice, facts: &Facts) -> bool {
     facts.named.as_ref().is_some_and(|named| {
         named.status.is_open_or_failed()
             && named.amount != facts.order.final_amount
-            && notice.amount == Some(named.amount)
+            && notice.amount.is_none_or(|amount| amount == named.amount)
     })
 }
 
@@ -244,7 +245,10 @@ mod tests {
         let then = notice(r#"{"paymentNo":"p","status":"paid","amount":99}"#);
         let other = notice(r#"{"paymentNo":"p","status":"paid","amount":98}"#);
 
+        let silent = notice(r#"{"paymentNo":"p","status":"paid"}"#);
+
         assert_eq!(decide(&then, &facts, now), Outcome::Refunded);
+        assert_eq!(decide(&silent, &facts, now), Outcome::Refunded);
         assert_eq!(decide(&other, &facts, now), Outcome::AmountMismatch);
     }
 

@@ -66,8 +66,15 @@ async fn settle_known(
 ) -> Result<(Outcome, Option<Order>)> {
     refund::settle(conn, id, &told.standing(), now).await?;
     let refund = refund::db::find(conn, id).await?;
-    let refund = refund.ok_or(sqlx::Error::RowNotFound)?;
-    let order = order::db::lock(conn, &refund.order_id).await?;
+    let mut refund = refund.ok_or(sqlx::Error::RowNotFound)?;
+    let mut order = order::db::lock(conn, &refund.order_id).await?;
+    if let (Stands::Failed, Some(locked)) = (told.stands, &order)
+        && let Some(undone) =
+            refund::undo(conn, locked, id, "came back after it had gone out", now).await?
+    {
+        order = order::db::lock(conn, &undone.order_id).await?;
+        refund = undone;
+    }
     let contradicts = match told.stands {
         Stands::Processing => false,
         Stands::Succeeded => refund.state != RefundState::Succeeded,

@@ -173,7 +173,7 @@ async fn settle_order(
             order
         }
         Outcome::Refunded => {
-            payment::give_back(conn, &order, paying, now).await?;
+            payment::give_back(conn, &order, paying, notice.amount, now).await?;
             order
         }
         Outcome::Failed => {

@@ -28,6 +28,21 @@ async fn hour(app: &TestApp, device: &str, hours_ago: i64, minutes: i32) {
     tx.commit().await.unwrap();
 }
 
+/// A device of alice ran all of an hour from a moment on.
+async fn ran(app: &TestApp, device: &str, began: Timestamp) {
+    let body = EventBody::DeviceUsed {
+        device_id: device.parse().unwrap(),
+        began_at: began,
+        ended_at: began + TimeDelta::hours(1),
+        minutes: 60,
+    };
+    let event = Event::new("alice".parse().unwrap(), began, body);
+    let price = UnitPrice::from_yuan(1.0).unwrap();
+    let mut tx = app.platform.db.begin().await.unwrap();
+    Meter { price }.apply(&mut tx, &event).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 async fn recharge(client: &Client, amount: i64) {
     let body = json!({ "amount": amount });
     client.post("/balance/recharge", body).await.is(200);
@@ -221,6 +236,106 @@ async fn a_use_is_billed_once_however_often_it_is_stopped(db: PgPool) {
     boss.post("/billing/usage/stop", nobodys)
         .await
         .refused(404, "NOT_FOUND");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_minute_is_billed_once_by_an_hour_or_a_session_whichever_comes_first(db: PgPool) {
+    let replicas = [TestApp::replica(&db).await, TestApp::replica(&db).await];
+    let [app, other] = &replicas;
+    let (alice, boss) = (app.user("alice").await, app.admin().await);
+    sqlx::query(
+        "update billing.plans set usage_prices = '{\"device_time\": 10000}' where id = 'basic'",
+    )
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
+    alice.pay(&alice.order("basic").await).await;
+    let minutes = |device: &'static str| {
+        let pool = app.platform.db.clone();
+        async move {
+            let sum = "select coalesce(sum(amount), 0)::bigint / 100 from billing.debts where device_id = $1";
+            let sum: i64 = sqlx::query_scalar(sum)
+                .bind(device)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            sum
+        }
+    };
+    let start = |device: &'static str| {
+        let boss = boss.clone();
+        async move {
+            let body = json!({ "userId": "alice", "deviceId": device });
+            let session = boss.post("/billing/usage/start", body).await.is(200);
+            let began: Timestamp = serde_json::from_value(session["startTime"].clone()).unwrap();
+            (json!({ "recordId": session["id"] }), began)
+        }
+    };
+    // None has money: a session and an hour with the same beginning are both owed.
+    let (first, began) = start("session-first").await;
+    let (hours, hours_began) = start("hour-first").await;
+    let (raced, raced_began) = start("race").await;
+    for replica in &replicas {
+        replica.platform.clock.advance(TimeDelta::minutes(10));
+    }
+
+    let stopped = boss.post("/billing/usage/stop", first).await.is(200);
+    assert_eq!(stopped["totalCost"], 10);
+    ran(app, "session-first", began).await;
+    ran(other, "session-first", began).await;
+    assert_eq!(minutes("session-first").await, 60);
+    assert_eq!(app.count("select count(*) from billing.debts").await, 2);
+
+    ran(app, "hour-first", hours_began).await;
+    let stopped = boss.post("/billing/usage/stop", hours.clone()).await;
+    assert_eq!(stopped.is(200)["totalCost"], 0);
+    let again = boss.post("/billing/usage/stop", hours).await.is(200);
+    assert!(again["endTime"].is_string());
+    assert_eq!(minutes("hour-first").await, 60);
+
+    let elsewhere = other.admin().await;
+    tokio::join!(
+        async {
+            elsewhere.post("/billing/usage/stop", raced).await.is(200);
+        },
+        ran(app, "race", raced_began),
+    );
+    assert_eq!(minutes("race").await, 60);
+    let used = boss.get("/metering/devices/race").await.is(200);
+    assert_eq!(used["totalUsage"], 60, "{used}");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn while_a_refund_is_on_its_way_the_plan_goes_on_and_an_hour_has_the_price_of_its_time(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice").await;
+    let store = &app.platform.db;
+    let plan = "update billing.plans set usage_prices = '{\"device_time\": 0}' where id = 'basic'";
+    sqlx::query(plan).execute(store).await.unwrap();
+    let start = app.platform.clock.now();
+    alice.pay(&alice.order("basic").await).await;
+    recharge(&alice, 100).await;
+    let state = |state: &'static str| {
+        let update = sqlx::query("update billing.orders set state = $1");
+        update.bind(state).execute(store)
+    };
+
+    for (told, days) in [
+        ("PAID", 0),
+        ("REFUNDING", 1),
+        ("COMPLETED", 2),
+        ("PAID", 29),
+    ] {
+        state(told).await.unwrap();
+        ran(&app, "d1", start + TimeDelta::days(days)).await;
+    }
+    assert_eq!(balance(&alice).await, 100);
+
+    // After its term the setting holds, a yuan a minute, though no cron has completed the order yet.
+    ran(&app, "d1", start + TimeDelta::days(31)).await;
+    assert_eq!(balance(&alice).await, 40);
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -302,13 +302,22 @@ async fn a_provider_that_refuses_ends_the_payment_and_the_order_waits_for_anothe
         .await
         .refused(502, "UPSTREAM_DOWN");
 
+    // The payer is told that it was refused, an admin by which words.
     let said = refusal["message"].as_str().unwrap();
     assert!(
-        said.contains("amount too small") && !said.contains("sk_test"),
+        said.contains("stripe refused the payment") && !said.contains("too small"),
         "{said}"
     );
     let payment = &alice.get("/payments").await.is(200)["data"][0];
     assert_eq!(payment["status"], "failed");
+    assert_eq!(payment["failureReason"], "the provider refused it");
+    let path = format!("/admin/payments/{}", payment["id"].as_str().unwrap());
+    let shown = app.admin().await.get(&path).await.is(200);
+    let words = shown["lastAnswer"].as_str().unwrap();
+    assert!(
+        words.contains("amount too small") && !words.contains("sk_test"),
+        "{words}"
+    );
     provider.answer_with(stripe("open", "unpaid")).await;
     begin(&alice, &order, "stripe").await;
 }

@@ -1,5 +1,6 @@
 //! The provider of the sandbox: its page, and notices as on a bad day.
 
+use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::json;
 use sqlx::PgPool;
@@ -86,4 +87,38 @@ async fn where_no_notice_comes_the_cron_asks_and_refunds_go_back(db: PgPool) {
         alice.get(&format!("/orders/{order}")).await.is(200)["status"],
         "REFUNDED"
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_payment_that_nobody_can_answer_for_is_given_up_after_a_week(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice").await;
+    let order = alice.order("basic").await;
+    let payment = alice.post("/payments", json!({ "orderId": order, "method": "alipay" }));
+    let number = payment.await.is(201)["paymentNo"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    sqlx::query("update billing.payments set provider = 'elsewhere'")
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let open = "select count(*) from billing.payments where provider_open";
+
+    app.platform.clock.advance(TimeDelta::days(6));
+    app.run_job("ask-payment-providers").await;
+    assert_eq!(app.count(open).await, 1);
+    app.platform.clock.advance(TimeDelta::days(2));
+    app.run_job("ask-payment-providers").await;
+
+    assert_eq!(app.count(open).await, 0);
+    let given_up = "select count(*) from billing.payments where status = 'cancelled' and last_answer like 'given up%'";
+    let pending = "select count(*) from billing.payments where status in ('pending', 'processing')";
+    assert_eq!(app.count(given_up).await + app.count(pending).await, 1);
+    // What comes all the same is not lost.
+    let late = format!("paymentNo={number}&status=paid&transactionId=late&amount=99");
+    app.anybody().form("/webhooks/payment", &late).await.is(200);
+    let alice = app.user("alice").await;
+    let balance = alice.get("/balance/user/alice").await.is(200);
+    assert_eq!(balance["balance"], 99);
 }

@@ -7,6 +7,7 @@ mod callers;
 mod events;
 mod idempotency;
 mod layers;
+mod migrations;
 mod pool;
 mod redis;
 mod sessions;

@@ -58,7 +58,6 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/orders", Grant::All("orders")),
     ("/billing/orders", Grant::All("orders")),
     ("/payments", Grant::All("payments")),
-    // As with refunds by other routes, below.
     ("/admin/payments", Grant::Read("payments")),
     ("/balance", Grant::All("balance")),
     ("/transactions", Grant::All("balance")),
@@ -82,6 +81,15 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/notifications/stream", Grant::Nothing),
     ("/gateway", Grant::All("gateway")),
     ("/circuit-breaker", Grant::All("gateway")),
+];
+
+/// What is done in person: giving money back, and saying of an order that it was paid.
+const IN_PERSON: &[(&str, &str)] = &[
+    ("/payments/", "/refund"),
+    ("/orders/", "/refund"),
+    ("/orders/", "/confirm"),
+    ("/billing/orders/", "/refund"),
+    ("/billing/orders/", "/confirm"),
 ];
 
 impl Scopes {
@@ -141,7 +149,8 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
         true => "read",
         false => "write",
     };
-    if moves_money_back(path) {
+    let in_person = |(start, end): &(&str, &str)| path.starts_with(start) && path.ends_with(end);
+    if IN_PERSON.iter().any(in_person) {
         return Wanted::SignIn;
     }
     match grant(path) {
@@ -151,14 +160,6 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
         }
         Some(Grant::Read(_) | Grant::Nothing) | None => Wanted::SignIn,
     }
-}
-
-/// Refunds, and orders that are called paid without a payment: an admin does that in person.
-fn moves_money_back(path: &str) -> bool {
-    let is_order = ["/orders/", "/billing/orders/", "/payments/"]
-        .iter()
-        .any(|start| path.starts_with(start));
-    is_order && (path.ends_with("/refund") || path.ends_with("/confirm"))
 }
 
 /// What a route wants of a key besides that, where it gives away what belongs to another resource.
@@ -212,11 +213,14 @@ mod tests {
             (Method::POST, "/lifecycle/cleanup", "lifecycle:write"),
             (Method::DELETE, "/apps/{app_id}", "apps:write"),
             (Method::POST, "/billing/orders", "orders:write"),
-            (Method::POST, "/payments/{id}/refund", "sign in"),
-            (Method::POST, "/admin/payments/{id}/refund", "sign in"),
+            (Method::POST, "/orders/{id}/cancel", "orders:write"),
             (Method::POST, "/orders/{id}/refund", "sign in"),
             (Method::POST, "/orders/{id}/confirm", "sign in"),
-            (Method::POST, "/orders/{id}/cancel", "orders:write"),
+            (Method::POST, "/billing/orders/{id}/refund", "sign in"),
+            (Method::POST, "/billing/orders/{id}/confirm", "sign in"),
+            (Method::POST, "/payments/{id}/refund", "sign in"),
+            (Method::POST, "/admin/payments/{id}/refund", "sign in"),
+            (Method::POST, "/payments", "payments:write"),
             (Method::GET, "/auth/me", "users:read"),
             (Method::GET, "/users/{id}", "users:read"),
             (Method::PATCH, "/users/profile", "sign in"),
