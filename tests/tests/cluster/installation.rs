@@ -98,3 +98,87 @@ async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> an
     post(&cluster, &bob, &of_bob, json!({ "appId": app }), 404).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn an_app_is_installed_and_removed_by_its_id_for_whoever_may() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let alice = bearing(&register(&cluster, "alice").await?)?;
+    let bob = bearing(&register(&cluster, "bob").await?)?;
+    let app = upload(&cluster, &alice, &vec![7; 100_000]).await?;
+    let (device, foreign) = (
+        running(&cluster, &alice).await?,
+        running(&cluster, &bob).await?,
+    );
+    let on = json!({ "applicationId": app, "deviceIds": [device, foreign] });
+
+    let each = post(&cluster, &alice, "/apps/install", on.clone(), 200).await?;
+
+    let results = &each["results"];
+    assert_eq!(
+        (&results[0]["deviceId"], &results[0]["status"]),
+        (&json!(device), &json!("pending"))
+    );
+    assert_eq!(
+        (&results[1]["success"], &results[1]["status"]),
+        (&json!(false), &json!("failed"))
+    );
+    let saga = format!("/apps/install/saga/{}", text(&results[0], "sagaId"));
+    eventually(PATIENCE, "the app is installed", async || {
+        let shown = call_with(&alice, Method::GET, cluster.url(GATEWAY, &saga), None).await?;
+        ensure!(shown.expect(200)["status"] == "completed", "not yet");
+        Ok(())
+    })
+    .await;
+    call_with(&bob, Method::GET, cluster.url(GATEWAY, &saga), None)
+        .await?
+        .expect(404);
+    // What waits for review is its owner's alone, and so is a device.
+    post(&cluster, &bob, "/apps/install", on.clone(), 404).await?;
+    post(
+        &cluster,
+        &alice,
+        "/apps/install",
+        json!({ "appId": app }),
+        400,
+    )
+    .await?;
+    let packages = cluster.url(GATEWAY, &format!("/devices/{device}/packages"));
+    let listed = call_with(&alice, Method::GET, packages.clone(), None)
+        .await?
+        .expect(200);
+    assert_eq!(listed["count"], 1, "{listed}");
+    let gone = json!({ "packageName": "com.example.app", "deviceId": device });
+    for _ in 0..2 {
+        let each = post(&cluster, &alice, "/apps/uninstall", gone.clone(), 200).await?;
+        assert_eq!(each["results"][0]["status"], "uninstalled", "{each}");
+    }
+    let listed = call_with(&alice, Method::GET, packages, None)
+        .await?
+        .expect(200);
+    assert_eq!(listed["count"], 0, "{listed}");
+
+    // A key is held to both scopes before anything is asked of another service.
+    for (scopes, status) in [
+        (json!(["apps:write"]), 403),
+        (json!(["apps:write", "apps:read", "devices:write"]), 200),
+    ] {
+        let made = post(
+            &cluster,
+            &alice,
+            "/api-keys",
+            json!({ "name": "ci", "scopes": scopes }),
+            201,
+        )
+        .await?;
+        let url = cluster.url(GATEWAY, "/apps/install");
+        let with_key = testkit::fresh()
+            .post(url)
+            .header("x-api-key", text(&made, "key"));
+        let reply = with_key
+            .json(&json!({ "appId": app, "deviceId": device }))
+            .send()
+            .await?;
+        assert_eq!(reply.status(), status, "{scopes}: {}", reply.text().await?);
+    }
+    Ok(())
+}

@@ -19,6 +19,7 @@ mod ports;
 mod refusals;
 mod reload;
 mod restart;
+mod resumption;
 mod revocation;
 mod rolling;
 mod sockets;

@@ -92,9 +92,9 @@ pub async fn lose_devices(state: &Devices, node: &Node, elsewhere: bool) -> Resu
 }
 
 async fn lose(state: &Devices, node: &Node, id: &DeviceId, elsewhere: bool) -> Result<bool> {
-    let now = state.platform.clock.now();
     let reason = format!("node {} is down", node.name);
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let Some(device) = device::db::lock(&mut tx, id).await? else {
         return Ok(false);
     };

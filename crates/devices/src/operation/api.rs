@@ -193,7 +193,7 @@ pub async fn accept(
     if device.node_down && !matches!(decision, Decision::Refuse | Decision::Nothing) {
         return Err(Error::NodeDown { node: device.node });
     }
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let starts = match decision {
         Decision::CreateRunning => true,
         Decision::Begin(kind, _) | Decision::Queue(kind) => {

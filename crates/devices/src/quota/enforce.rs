@@ -80,8 +80,8 @@ async fn stop(state: &Devices, user: &UserId) -> crate::error::Result<usize> {
     };
     let mut stopped = 0;
     for id in devices {
-        let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
+        let now = state.platform.clock.shared(&mut tx).await?;
         let device = device::db::lock(&mut tx, &id).await?;
         let Some(device) = device.filter(|device| device.status == Status::Running) else {
             continue;

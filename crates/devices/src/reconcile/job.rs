@@ -166,8 +166,8 @@ async fn orphan(state: &Devices, node: &Node, container: &Container) -> Result<(
 
 /// Has a device put right, unless that was tried often enough.
 async fn broken(state: &Devices, node: &Node, id: &DeviceId, how: &str) -> Result<()> {
-    let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
+    let now = state.platform.clock.shared(&mut tx).await?;
     let Some(device) = device::db::lock(&mut tx, id).await? else {
         return Ok(());
     };

@@ -419,7 +419,7 @@ async fn restore(
     if open >= MOST_OPEN {
         return Err(Error::Busy { device: of });
     }
-    let now = state.platform.clock.now();
+    let now = state.platform.clock.shared(&mut tx).await?;
     let about = (&of, Some(&id));
     let mut wait_for = None;
     match decide(device.status, waiting.is_some()) {
