@@ -21,6 +21,17 @@ GATEWAY = Path(os.environ.get("CLOUDPHONE_GATEWAY", TARGET / "debug/gateway"))
 WITH_STORES = Path(os.environ.get("CLOUDPHONE_WITH_STORES", GATEWAY.with_name("with-stores")))
 SERVICES = ["gateway", "users", "devices", "apps", "media", "billing", "notifications"]
 
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what starts replicas or a container engine")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--quick"):
+        slow = [item for item in items if {"stores", "docker"} & set(item.fixturenames)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 built = pytest.mark.skipif(not GATEWAY.exists(), reason=f"{GATEWAY} is not built")
 
 

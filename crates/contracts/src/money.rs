@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type, utoipa::ToSchema,
 )]
 #[sqlx(transparent)]
-#[schema(value_type = f64, example = 99.0)]
+#[schema(value_type = f64, example = 99.0, description = "Yuan, with two decimals at most.")]
 pub struct Money(pub i64);
 
 /// A number that is not an amount of money.

@@ -8,12 +8,12 @@ const ONE: f64 = 10_000.0;
 /// Ten-thousandths of a yuan for one of something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::Type, utoipa::ToSchema)]
 #[sqlx(transparent)]
-#[schema(value_type = f64, example = 0.0125)]
+#[schema(value_type = f64, example = 0.0125, description = "Yuan for one, with four decimals at most.")]
 pub struct UnitPrice(pub i64);
 
 /// Ten-thousandths of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, utoipa::ToSchema)]
-#[schema(value_type = f64, example = 1.5)]
+#[schema(value_type = f64, example = 1.5, description = "How much, with four decimals at most.")]
 pub struct Quantity(pub i64);
 
 impl UnitPrice {

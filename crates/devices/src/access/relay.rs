@@ -106,10 +106,11 @@ pub async fn carry(
         reason: words(ending).into(),
     };
     let farewell = async {
-        to_client.send(Message::Close(Some(close))).await?;
-        // The client answers with its own close, so that what was sent is not lost to a reset.
+        // Refused where the client said goodbye first.
+        let _ = to_client.send(Message::Close(Some(close))).await;
+        // The client answers with its own close, so that what was sent is not lost to a reset; or the answer to its close is
+        // sent by this.
         while let Some(Ok(_)) = from_client.next().await {}
-        Ok::<_, axum::Error>(())
     };
     let _ = timeout(FAREWELL, farewell).await;
     ending

@@ -74,6 +74,11 @@ async fn serve(sockets: Sockets, mut socket: WebSocket, identity: Identity, last
     }
     sockets.hub.remove(&live);
     let Some((goodbye, reason)) = farewell(&live) else {
+        // Its client has said goodbye, or is gone: reading on sends the answer that closes the connection in order.
+        let _ = timeout(FAREWELL, async {
+            while let Some(Ok(_)) = socket.recv().await {}
+        })
+        .await;
         return;
     };
     let close = CloseFrame {

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::SinkExt;
 use serde_json::json;
 use sqlx::PgPool;
-use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::app::{Cluster, id, with_sweep, without_sweep};
 
@@ -24,6 +27,25 @@ async fn a_socket_on_one_instance_gets_what_is_sent_through_the_other(db: PgPool
 
     assert_eq!(socket.event("notification").await, sent);
     assert_eq!(socket.event("unread-count").await["count"], 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_client_that_says_goodbye_is_answered_in_kind(db: PgPool) {
+    let cluster = Cluster::new(db, without_sweep()).await;
+    let mut socket = cluster.first.connect("/notifications").await;
+    socket.event("welcome").await;
+    let goodbye = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "bye".into(),
+    };
+
+    socket
+        .0
+        .send(Message::Close(Some(goodbye.clone())))
+        .await
+        .unwrap();
+
+    assert_eq!(socket.closed().await, Some(goodbye));
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
