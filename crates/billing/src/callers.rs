@@ -40,7 +40,7 @@ impl MoneyMover {
 
     /// The name under which the caller's idempotency keys are kept.
     pub fn key_owner(&self) -> String {
-        key_owner(&self.0)
+        self.0.key_owner()
     }
 
     /// Who stands as operator in the ledger: nobody for a user's own movement.
@@ -50,15 +50,6 @@ impl MoneyMover {
             Caller::Service(service) => Some(service.public_name().to_owned()),
             Caller::User(_) | Caller::Sandbox => None,
         }
-    }
-}
-
-/// The name under which a caller's idempotency keys are kept.
-pub fn key_owner(caller: &Caller) -> String {
-    match caller {
-        Caller::User(user) => format!("user:{}", user.id),
-        Caller::Service(service) => format!("service:{service}"),
-        Caller::Sandbox => "sandbox".to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod group;
 pub mod installation;
+mod lease;
 pub mod lifecycle;
 pub mod measure;
 mod metrics;

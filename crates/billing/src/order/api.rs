@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reply::{OrderQuery, OrderReply};
 use super::{Order, OrderState, db};
-use crate::callers::{Family, key_owner};
+use crate::callers::Family;
 use crate::payment::{self, Funding, Method, Paying};
 use crate::plan::Plan;
 use crate::{Billing, Error, Result, coupon, metrics, plan, rules};
@@ -94,7 +94,7 @@ pub async fn create_order(
 ) -> Result<Response> {
     let user = caller.acting_for(body.user_id)?;
     let mut tx = state.platform.db.begin().await?;
-    let turn = match key.claim(&mut tx, &key_owner(&caller)).await? {
+    let turn = match key.claim(&mut tx, &caller.key_owner()).await? {
         Turn::First(turn) => turn,
         Turn::Replay(response) => return Ok(response),
     };

@@ -58,7 +58,7 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     /// The name of the operation.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub saga_id: Option<String>,
     /// Why not, as an answer of its own.
     #[serde(skip)]

@@ -440,10 +440,6 @@ async fn store(
     {
         return Ok(Stored::NotWanted);
     }
-    // Before the device is there, or it would be counted twice.
-    let shall_run = device.wanted == Status::Running;
-    let charged = (device.sizes(), shall_run);
-    quota::charge_creation(&mut tx, &state.quotas, &device.user_id, charged, now).await?;
     let (node, runtime) = (&place.node.name, place.runtime);
     db::insert(&mut tx, device, (node, runtime), leased.ports, now).await?;
     let saga_id = operation::db::insert(&mut tx, &device.id, Kind::Create, true, now).await?;
@@ -457,7 +453,9 @@ async fn store(
         message: "the device is being created".into(),
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
-    // Last, since whoever comes next to this node waits for the end of the transaction.
+    // Last, since whoever comes next to this quota and to this node waits for the end of the transaction.
+    let charged = (&device.id, device.sizes(), device.wanted == Status::Running);
+    quota::charge_creation(&mut tx, &state.quotas, &device.user_id, charged, now).await?;
     if !placement::reserve(&mut tx, (node, runtime), &device.demand()).await? {
         return Ok(Stored::NoRoom);
     }

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use platform::lifecycle::Tasks;
 use platform::problem::causes;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -15,7 +15,7 @@ use super::db::{self, Claimed};
 use super::{Next, judge};
 use crate::access::{Viewer, install};
 use crate::error::Result;
-use crate::{Devices, metrics};
+use crate::{Devices, lease, metrics};
 
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(500);
@@ -26,8 +26,8 @@ const WITHIN: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long an installation waits for what is away, which counts as no attempt.
 const WAIT: Duration = Duration::from_secs(3);
-/// The longest pause before an installation is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After which time an installation that failed is tried again; twice as long each time.
+const BACKOFF: Duration = Duration::from_millis(500);
 
 /// Starts working on the queue.
 pub fn spawn(state: Devices, tasks: &Tasks) {
@@ -158,7 +158,7 @@ async fn end(state: &Devices, claimed: &Claimed, installed: Result<String>) -> s
             if may_retry {
                 let pause = match next {
                     Next::Wait => WAIT,
-                    Next::Retry | Next::Fail => backoff(claimed.attempts),
+                    Next::Retry | Next::Fail => lease::backoff(BACKOFF, claimed.attempts),
                 };
                 debug!(device.id = %device, "an installation on device {device} failed, next try in {pause:.1?}: {}", causes(&error));
                 let mut conn = state.platform.db.acquire().await?;
@@ -199,23 +199,9 @@ async fn hand_back(state: &Devices, claimed: &Claimed) {
 /// Renews the lease; ends when it is lost.
 async fn keep(state: &Devices, claimed: &Claimed) {
     let lease = state.config.operation_lease;
-    let mut held_until = Instant::now() + lease;
-    loop {
-        let begun = (Instant::now() + lease / 3).min(held_until);
-        sleep_until(begun).await;
-        let renewed = async {
-            let mut conn = state.platform.db.acquire().await?;
-            db::renew(&mut conn, claimed, lease).await
-        };
-        match timeout_at(held_until, renewed).await {
-            Ok(Ok(true)) => held_until = begun + lease,
-            Ok(Ok(false)) | Err(_) => return,
-            Ok(Err(error)) => debug!("a lease was not renewed yet: {}", causes(&error)),
-        }
-    }
-}
-
-fn backoff(attempts: i32) -> Duration {
-    let exponent = u32::try_from(attempts.clamp(1, 10)).unwrap_or(1);
-    (Duration::from_millis(500) * 2_u32.pow(exponent)).min(LONGEST_PAUSE)
+    let renew = || async {
+        let mut conn = state.platform.db.acquire().await?;
+        db::renew(&mut conn, claimed, lease).await
+    };
+    lease::keep(lease, renew).await;
 }

@@ -46,6 +46,13 @@ pub async fn hold(
     Ok(true)
 }
 
+/// The node that holds room for an operation.
+pub async fn node(conn: &mut PgConnection, claimed: &Claimed) -> sqlx::Result<Option<String>> {
+    let select = "select node from devices.reservations where operation_id = $1";
+    let select = sqlx::query_scalar(select).bind(claimed.id);
+    select.fetch_optional(conn).await
+}
+
 /// Promises what so many bytes take of the disk of a node for the images of an operation, beside what snapshots, what is stored
 /// on devices and what is on its way take there; `false` where that is more than may be. The room is held, and by that the row
 /// of the node.

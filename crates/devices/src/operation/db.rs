@@ -223,7 +223,7 @@ pub async fn advance_unless(
     write_step(conn, claimed, step, Some(goes_on), false).await
 }
 
-/// The same after something that has a deadline of its own: that of the operation begins anew.
+/// The same after something that has a deadline of its own: that of the operation begins anew, unless the step is this already.
 pub async fn advance_anew(
     conn: &mut PgConnection,
     claimed: &Claimed,
@@ -242,7 +242,7 @@ async fn write_step(
     let update = sqlx::query(
         "-- operations::write_step
         update devices.operations set step = case when step = $4 then step else $3 end, begun = true,
-            begun_at = case when $5 then clock_timestamp() else begun_at end
+            begun_at = case when $5 and step <> $3 then clock_timestamp() else begun_at end
         where id = $1 and fencing_token = $2 and state = 'running'",
     );
     let done = update

@@ -14,7 +14,7 @@ use crate::config::Failover;
 use crate::device::{self, Device, RuntimeKind, Status};
 use crate::moving::back::{self, Back};
 use crate::node::placement::{self, Demand, Refusal};
-use crate::node::{self, down, reservation};
+use crate::node::{self, Node, down, reservation};
 use crate::runtime::{RuntimeError, Seen};
 use crate::{Devices, Error, port, snapshot};
 
@@ -136,14 +136,19 @@ async fn relocate(
         node: device.node.clone(),
         reason: "is down".into(),
     }];
-    let nodes = {
+    let (nodes, before) = {
         let mut conn = state.platform.db.acquire().await?;
         let mut nodes = node::db::all(&mut conn).await?;
         reservation::discount(&mut conn, claimed, &mut nodes).await?;
-        nodes
+        (nodes, reservation::node(&mut conn, claimed).await?)
     };
+    // The image may have come to the node of an earlier attempt.
+    let is_before = |node: &&Node| Some(&node.name) == before.as_ref();
+    let chosen_before: Vec<Node> = nodes.iter().filter(is_before).cloned().collect();
     for _ in 0..nodes.len() {
-        let chosen = placement::choose(&nodes, &demand, state.config.placement, &tried);
+        let policy = state.config.placement;
+        let chosen = placement::choose(&chosen_before, &demand, policy, &tried)
+            .or_else(|_| placement::choose(&nodes, &demand, policy, &tried));
         let (node, runtime) = chosen.map_err(Interrupted::no_room)?;
         let refuses = |reason: String| Refusal {
             node: node.name.clone(),
@@ -189,6 +194,9 @@ async fn relocate(
                 ports.hand_back(leased).await.map_err(Interrupted::Ports)?;
                 tried.push(refuses("has no room any more".into()));
                 continue;
+            }
+            if let Some(before) = before.as_ref().filter(|before| **before != node.name) {
+                snapshot::copies::no_longer_expect(&mut tx, snapshot, before).await?;
             }
             let weight = snapshot::copies::weight(&mut tx, snapshot, &node.name).await?;
             if !reservation::hold_disk(&mut tx, claimed, &node.name, weight).await? {

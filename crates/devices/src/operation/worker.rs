@@ -6,8 +6,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use platform::lifecycle::Tasks;
 use platform::problem::causes;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
 
 use coordination::PortError;
 
@@ -16,15 +16,15 @@ use super::steps::{self, Interrupted};
 use super::{Kind, boots};
 use crate::config::Failover;
 use crate::runtime::RuntimeError;
-use crate::{Devices, Error, metrics, moving, snapshot};
+use crate::{Devices, Error, lease, metrics, moving, snapshot};
 
 /// How often the queue is looked at when nobody says that there is something.
 const POLL: Duration = Duration::from_millis(300);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// After which time an operation looks again whether it is its turn to bring an image.
 const TURN: Duration = Duration::from_secs(2);
-/// The longest pause before an operation is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After which time an operation that failed is tried again; twice as long each time.
+const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Starts working on the queue.
 pub fn spawn(state: Devices, tasks: &Tasks) {
@@ -141,25 +141,6 @@ async fn work(state: &Devices, claimed: Claimed) -> Kind {
     claimed.kind
 }
 
-/// Renews the lease; ends when it is lost.
-async fn keep(state: &Devices, claimed: &Claimed) {
-    let lease = state.config.operation_lease;
-    let mut held_until = Instant::now() + lease;
-    loop {
-        let begun = (Instant::now() + lease / 3).min(held_until);
-        sleep_until(begun).await;
-        let renewed = async {
-            let mut conn = state.platform.db.acquire().await?;
-            db::renew(&mut conn, claimed, lease).await
-        };
-        match timeout_at(held_until, renewed).await {
-            Ok(Ok(true)) => held_until = begun + lease,
-            Ok(Ok(false)) | Err(_) => return,
-            Ok(Err(error)) => debug!("a lease was not renewed yet: {}", causes(&error)),
-        }
-    }
-}
-
 async fn give_back(
     state: &Devices,
     claimed: &Claimed,
@@ -195,11 +176,11 @@ async fn give_back(
             | RuntimeError::OtherEngine { .. }
             | RuntimeError::NoEngine { .. }
             | RuntimeError::Down { .. },
-        ) => (backoff(claimed.attempts), false),
+        ) => (lease::backoff(BACKOFF, claimed.attempts), false),
         Interrupted::Runtime(_)
         | Interrupted::Ports(_)
         | Interrupted::Place(_)
-        | Interrupted::Database(_) => (backoff(claimed.attempts), true),
+        | Interrupted::Database(_) => (lease::backoff(BACKOFF, claimed.attempts), true),
     };
     let text = causes(&interrupted);
     // A store that does not answer says nothing about the device.
@@ -245,7 +226,12 @@ async fn give_back(
     Ok(())
 }
 
-fn backoff(attempts: i32) -> Duration {
-    let exponent = u32::try_from(attempts.clamp(1, 10)).unwrap_or(1);
-    (Duration::from_millis(250) * 2_u32.pow(exponent)).min(LONGEST_PAUSE)
+/// Renews the lease; ends when it is lost.
+async fn keep(state: &Devices, claimed: &Claimed) {
+    let lease = state.config.operation_lease;
+    let renew = || async {
+        let mut conn = state.platform.db.acquire().await?;
+        db::renew(&mut conn, claimed, lease).await
+    };
+    lease::keep(lease, renew).await;
 }

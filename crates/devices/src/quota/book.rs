@@ -111,7 +111,7 @@ async fn change(
     let user = caller.acting_for(body.user_id.clone())?;
     let (now, amounts) = (quotas.platform.clock.now(), body.amounts());
     let mut tx = quotas.platform.db.begin().await?;
-    let turn = match key.claim(&mut tx, &key_owner(caller)).await? {
+    let turn = match key.claim(&mut tx, &caller.key_owner()).await? {
         Turn::First(turn) => turn,
         Turn::Replay(reply) => return Ok(reply),
     };
@@ -162,15 +162,6 @@ pub async fn book_device(
     let quota = db::lock(&mut tx, &quotas, &user, None, now).await?;
     tx.commit().await?;
     Ok(Json(quota.view(now)))
-}
-
-/// The name under which a caller's idempotency keys are kept.
-fn key_owner(caller: &Caller) -> String {
-    match caller {
-        Caller::User(user) => format!("user:{}", user.id),
-        Caller::Service(service) => format!("service:{service}"),
-        Caller::Sandbox => "sandbox".to_owned(),
-    }
 }
 
 /// Only services and admins book.

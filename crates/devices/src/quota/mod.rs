@@ -214,7 +214,7 @@ impl Size {
     }
 }
 
-/// Charges a device that is to be made, in the transaction that makes it.
+/// Charges a device that is being made, in the transaction that makes it; it may be written there already.
 ///
 /// # Errors
 /// [`Error::QuotaExceeded`] where there is no room: roll back.
@@ -222,10 +222,10 @@ pub async fn charge_creation(
     tx: &mut PgConnection,
     quotas: &Quotas,
     owner: &UserId,
-    (size, shall_run): (Size, bool),
+    (device, size, shall_run): (&DeviceId, Size, bool),
     now: Timestamp,
 ) -> Result<()> {
-    let quota = db::lock(tx, quotas, owner, None, now).await?;
+    let quota = db::lock(tx, quotas, owner, Some(device), now).await?;
     fits(&quota.limits, size)?;
     let wanted = Amounts {
         running: shall_run.into(),

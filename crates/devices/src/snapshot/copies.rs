@@ -307,6 +307,18 @@ pub async fn expect(
     Ok(())
 }
 
+/// Forgets that a snapshot was to come to a node. One that came stays.
+pub async fn no_longer_expect(
+    conn: &mut PgConnection,
+    snapshot: &SnapshotId,
+    node: &str,
+) -> sqlx::Result<()> {
+    let delete = "delete from devices.snapshot_copies where snapshot_id = $1 and node = $2 and state = 'copying'";
+    let delete = sqlx::query(delete).bind(snapshot).bind(node);
+    delete.execute(conn).await?;
+    Ok(())
+}
+
 /// How many bytes are brought to a node with a snapshot: none where it keeps a copy.
 pub async fn weight(
     conn: &mut PgConnection,

@@ -73,18 +73,17 @@ pub async fn restore(state: &Devices, claimed: &Claimed) -> Step<()> {
 /// Brings the image of a snapshot to the node of its device where that does not have it. That has a deadline of its own, and
 /// what comes after it begins its own anew.
 async fn fetch(state: &Devices, claimed: &Claimed, id: &SnapshotId, node: &str) -> Step<()> {
-    if state.runtimes.engines.of(node)?.has_image(id).await? {
-        return Ok(());
-    }
-    let mut tx = state.platform.db.begin().await?;
-    lock_living(&mut tx, claimed).await?;
-    if !advance(&mut tx, claimed, overdue::BRINGING).await? {
-        return Err(Interrupted::Lost);
-    }
-    tx.commit().await?;
+    if !state.runtimes.engines.of(node)?.has_image(id).await? {
+        let mut tx = state.platform.db.begin().await?;
+        lock_living(&mut tx, claimed).await?;
+        if !advance(&mut tx, claimed, overdue::BRINGING).await? {
+            return Err(Interrupted::Lost);
+        }
+        tx.commit().await?;
 
-    copies::bring_to(state, id, node, state.config.move_deadline).await?;
-
+        copies::bring_to(state, id, node, state.config.move_deadline).await?;
+    }
+    // A worker that died may have brought it without writing so.
     let mut tx = state.platform.db.begin().await?;
     lock_living(&mut tx, claimed).await?;
     if !advance_anew(&mut tx, claimed, "restore-container").await? {

@@ -124,6 +124,15 @@ fn administers(roles: &[String]) -> bool {
 }
 
 impl Caller {
+    /// The name under which the caller's idempotency keys are kept.
+    pub fn key_owner(&self) -> String {
+        match self {
+            Self::User(user) => format!("user:{}", user.id),
+            Self::Service(service) => format!("service:{service}"),
+            Self::Sandbox => "sandbox".to_owned(),
+        }
+    }
+
     /// Whom the call is for: the owner rule for a user; services and the sandbox name anybody.
     ///
     /// # Errors
