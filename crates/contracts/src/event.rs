@@ -66,6 +66,9 @@ pub enum EventBody {
     /// A user changed the password; other sessions have ended.
     #[serde(rename = "user.password_changed")]
     PasswordChanged {},
+    /// An account was deleted: what it has is given up.
+    #[serde(rename = "user.deleted")]
+    UserDeleted {},
     /// An account was locked after too many wrong passwords.
     #[serde(rename = "user.locked")]
     UserLocked { until: Timestamp },
@@ -265,6 +268,7 @@ impl EventBody {
         match self {
             Self::UserRegistered { .. } => "user.registered",
             Self::PasswordChanged { .. } => "user.password_changed",
+            Self::UserDeleted { .. } => "user.deleted",
             Self::UserLocked { .. } => "user.locked",
             Self::SessionEnded { .. } => "session.ended",
             Self::DeviceCreated { .. } => "device.created",

@@ -107,12 +107,15 @@ impl Devices {
         })
     }
 
-    /// Starts the worker, the hosting of simulated devices, the renewal of port leases, and the handling of paid orders.
+    /// Starts the worker, the hosting of simulated devices, the renewal of port leases, and the handling of paid orders and of
+    /// deleted accounts.
     ///
     /// # Errors
     /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
         platform::events::spawn_consumer(&self.platform, tasks, quota::grant::Grants).await?;
+        let leavers = device::leaver::Leavers(self.platform.clock.clone());
+        platform::events::spawn_consumer(&self.platform, tasks, leavers).await?;
         operation::worker::spawn(self.clone(), tasks);
         installation::worker::spawn(self.clone(), tasks);
         self.runtimes.simulated.spawn(tasks);

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tracing::debug;
 
+use crate::leaver::Leavers;
 use crate::notification::{Channel, Draft, Kind, MAX_MESSAGE, Priority, Push, db, store::store};
 use crate::socket::Sockets;
 use crate::{Notifications, metrics};
@@ -19,7 +20,8 @@ pub async fn spawn(state: &Notifications, tasks: &Tasks) -> anyhow::Result<()> {
     let teller = Teller {
         sockets: state.sockets(),
     };
-    spawn_consumer(&state.platform, tasks, teller).await
+    spawn_consumer(&state.platform, tasks, teller).await?;
+    spawn_consumer(&state.platform, tasks, Leavers).await
 }
 
 struct Teller {
@@ -319,6 +321,7 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
             format!("The task {kind} ended as {status}"),
         ),
         EventBody::SessionEnded { .. }
+        | EventBody::UserDeleted {}
         | EventBody::BatchProgressed { .. }
         | EventBody::DeviceUsed { .. }
         | EventBody::OrderCreated { .. }

@@ -9,6 +9,7 @@ mod delivery;
 mod error;
 mod events;
 mod hub;
+mod leaver;
 mod metrics;
 mod notification;
 mod preference;

@@ -75,6 +75,24 @@ pub enum Error {
         /// How many they are.
         used: i64,
     },
+    /// What a user would prefer takes too much room.
+    #[error("the preferences would take more than 64 KiB")]
+    PreferencesTooLarge,
+    /// Nobody would be left who passes every check.
+    #[error("the account is the last super admin")]
+    LastSuperAdmin,
+    /// A role that came with the system.
+    #[error("the role {name} came with the system and stays as it is")]
+    RoleBuiltIn {
+        /// Which.
+        name: String,
+    },
+    /// A role that somebody has.
+    #[error("the role {name} is somebody's")]
+    RoleHeld {
+        /// Which.
+        name: String,
+    },
     /// More passwords of one account are being compared than may be wrong.
     #[error("too many sign-ins of one account at once")]
     Crowded,
@@ -154,6 +172,19 @@ impl IntoResponse for Error {
                     "the quota of API keys is used up, {used} of {}: delete one",
                     api_key::MOST
                 ),
+            ),
+            Self::PreferencesTooLarge => Problem::invalid_field(
+                "preferences",
+                "would be more than 64 KiB together with those that stand",
+            ),
+            Self::LastSuperAdmin => Problem::conflict(
+                "CONFLICT",
+                "this is the last active super admin: make another one first",
+            ),
+            Self::RoleBuiltIn { .. } => Problem::conflict("CONFLICT", self.to_string()),
+            Self::RoleHeld { name } => Problem::conflict(
+                "CONFLICT",
+                format!("users have the role {name}: take it from them first"),
             ),
             Self::Crowded | Self::Hash(HashError::Busy) => {
                 Problem::not_ready("too many sign-ins at once; try again")

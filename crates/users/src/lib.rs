@@ -8,6 +8,7 @@ mod error;
 mod limits;
 mod metrics;
 mod password;
+mod role;
 mod routes;
 mod secret;
 mod session;
@@ -53,6 +54,7 @@ impl Users {
     /// # Errors
     /// Never yet.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        account::spawn_jobs(self, tasks);
         session::spawn_jobs(self, tasks);
         api_key::spawn_jobs(self, tasks);
         Ok(())
@@ -68,6 +70,7 @@ impl Users {
     /// # Errors
     /// Where a step fails.
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
+        account::run_jobs(self).await?;
         session::run_jobs(self).await?;
         api_key::run_jobs(self).await
     }

@@ -5,8 +5,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Users;
-use crate::account::{admin, api as account, contact};
+use crate::account::{admin, api as account, contact, manage, overview};
 use crate::api_key::{api as api_key, change};
+use crate::role::{api as role, permission};
 use crate::session::{api as session, own};
 
 /// The routes of the service.
@@ -31,8 +32,28 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(own::end_session))
         .routes(routes!(account::find_own_user))
         .routes(routes!(account::find_profile, account::update_profile))
-        .routes(routes!(admin::list_users))
-        .routes(routes!(account::find_user))
+        .routes(routes!(admin::list_users, manage::create_user))
+        .routes(routes!(overview::user_stats))
+        .routes(routes!(overview::count_users))
+        .routes(routes!(overview::name_users))
+        .routes(routes!(manage::delete_users))
+        .routes(routes!(
+            account::find_user,
+            manage::update_user,
+            manage::delete_user
+        ))
+        .routes(routes!(manage::set_password))
+        .routes(routes!(manage::update_preferences))
+        .routes(routes!(role::list_roles, role::create_role))
+        .routes(routes!(
+            role::find_role,
+            role::update_role,
+            role::delete_role
+        ))
+        .routes(routes!(role::give_permissions, role::take_permissions))
+        .routes(routes!(permission::list_permissions))
+        .routes(routes!(permission::my_permissions))
+        .routes(routes!(permission::my_menus))
         .routes(routes!(api_key::create_api_key, api_key::list_api_keys))
         .routes(routes!(api_key::list_api_keys_of_user))
         .routes(routes!(api_key::api_key_statistics))

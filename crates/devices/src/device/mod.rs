@@ -5,6 +5,7 @@ pub mod browse;
 pub mod clearing;
 pub mod create;
 pub mod db;
+pub mod leaver;
 pub mod list;
 pub mod usage;
 

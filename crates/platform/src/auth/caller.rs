@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use tracing::warn;
 
-use super::api_key::{KeyIdentity, Wanted, besides, wanted};
+use super::api_key::{KeyIdentity, Scope, Wanted, besides, wanted};
 use super::vouch::Vouched;
 use super::{Auth, AuthError, Claims, IDENTITY_HEADER, Identity, SERVICE_HEADER};
 use crate::Problem;
@@ -25,7 +25,8 @@ pub struct CurrentUser {
     pub username: String,
     /// By what it is known.
     pub proof: Proof,
-    /// Whether the owner rule does not bind.
+    /// Whether the owner rule does not bind on this call: for admins, and for who has a role with the permission that the route
+    /// wants.
     pub is_admin: bool,
 }
 
@@ -38,7 +39,7 @@ pub enum Proof {
     Key(ApiKeyId),
 }
 
-/// A signed-in user with the role `admin` or `super_admin`.
+/// A signed-in user with the role `admin` or `super_admin`, or one whose roles permit what the route wants.
 #[derive(Clone, Debug)]
 pub struct Admin(pub CurrentUser);
 
@@ -169,9 +170,27 @@ impl Auth {
     /// # Errors
     /// 401; 503 where no store can tell whether the session lives.
     pub async fn authenticate(&self, token: &str) -> Result<CurrentUser, Problem> {
+        self.living(token).await.map(CurrentUser::from)
+    }
+
+    async fn living(&self, token: &str) -> Result<Identity, Problem> {
         let claims = self.verify(token)?;
         self.check_living(&claims.identity.session_id).await?;
-        Ok(claims.identity.into())
+        Ok(claims.identity)
+    }
+
+    /// The user of a call with a session, with what the roles permit on its route.
+    async fn permitted(&self, identity: Identity, parts: &Parts) -> CurrentUser {
+        let roles = identity.roles.clone();
+        let mut user = CurrentUser::from(identity);
+        if !user.is_admin
+            && let Wanted::Scope(scope) = wanted(&parts.method, route(parts))
+        {
+            let besides = besides(&parts.method, route(parts));
+            let wanted: Vec<Scope> = [Some(scope), besides].into_iter().flatten().collect();
+            user.is_admin = self.0.roles.permit(&roles, &wanted).await;
+        }
+        user
     }
 
     /// What a token says, if it is one of ours and its time is not over.
@@ -196,10 +215,15 @@ impl Auth {
     /// user asks here, and here a key is held to its scopes.
     async fn user(&self, parts: &Parts) -> Result<Option<CurrentUser>, Problem> {
         let identity = match self.vouched(parts) {
-            Some(Vouched::Session(identity)) => return Ok(Some(identity.into())),
+            Some(Vouched::Session(identity)) => {
+                return Ok(Some(self.permitted(identity, parts).await));
+            }
             Some(Vouched::Key(identity)) => identity,
             None => match borne(&parts.headers)? {
-                Borne::Token(token) => return self.authenticate(token).await.map(Some),
+                Borne::Token(token) => {
+                    let identity = self.living(token).await?;
+                    return Ok(Some(self.permitted(identity, parts).await));
+                }
                 Borne::Key(text) => {
                     let key = self.api_keys().find(text).await?;
                     key.used(self.0.clock.now());
@@ -223,10 +247,15 @@ impl Auth {
     }
 }
 
+/// The path as the service has it, with the names of its parameters.
+fn route(parts: &Parts) -> &str {
+    let route = parts.extensions.get::<MatchedPath>();
+    route.map_or(parts.uri.path(), MatchedPath::as_str)
+}
+
 /// Refuses a key whose scopes do not cover the route.
 fn hold_to_scopes(identity: &KeyIdentity, parts: &Parts) -> Result<(), Problem> {
-    let route = parts.extensions.get::<MatchedPath>();
-    let path = route.map_or(parts.uri.path(), MatchedPath::as_str);
+    let path = route(parts);
     let Wanted::Scope(scope) = wanted(&parts.method, path) else {
         return Err(Problem::forbidden(SIGN_IN));
     };
@@ -299,7 +328,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
         if user.is_admin {
             Ok(Self(user))
         } else {
-            Err(Problem::forbidden("the role admin is required"))
+            Err(Problem::forbidden(
+                "the role admin is required, or one that permits this",
+            ))
         }
     }
 }

@@ -10,6 +10,9 @@
 //! Programs call with an API key ([`ApiKeys`]) in place of a token, and may do what its scopes grant on routes that want one
 //! (`wanted`), as far as their user may. Who sends both is refused (400): whom they speak for may differ.
 //!
+//! Admins may do everything with what belongs to others. Other roles carry permissions, which are the same scopes: on a route
+//! that wants one of those, who has it is as good as an admin (`Roles`).
+//!
 //! | away | what holds |
 //! | --- | --- |
 //! | a message | the end is read from PostgreSQL: refused within a second of the answer to whoever ended the session |
@@ -27,6 +30,7 @@ mod freshness;
 mod latest;
 mod link;
 mod recent;
+mod roles;
 mod sessions;
 #[cfg(test)]
 pub mod tests;
@@ -54,6 +58,7 @@ pub use vouch::{IDENTITY_HEADER, Occasion};
 
 use crate::Clock;
 use credential::ServiceMac;
+use roles::Roles;
 
 /// How long a connection may take that reads who is gone.
 const WATCH_PATIENCE: Duration = Duration::from_secs(3);
@@ -67,6 +72,7 @@ struct Inner {
     tokens: Tokens,
     sessions: Sessions,
     api_keys: ApiKeys,
+    roles: Roles,
     watch: PgPool,
     service_key: ServiceMac,
     sandbox: bool,
@@ -96,11 +102,13 @@ impl Auth {
             .max_lifetime(None)
             .connect_lazy_with(db.connect_options().as_ref().clone());
         let api_keys = ApiKeys::new(db.clone(), watch.clone(), clock.clone());
+        let roles = Roles::new(watch.clone());
         let sessions = Sessions::new(db, redis, keys);
         Ok(Self(Arc::new(Inner {
             tokens,
             sessions,
             api_keys,
+            roles,
             watch,
             service_key: credential::keyed(service_secret),
             sandbox,

@@ -13,6 +13,7 @@ use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sqlx::PgConnection;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
@@ -79,11 +80,11 @@ pub struct ChangePassword {
     /// The one that stands.
     #[garde(custom(password::sent))]
     #[schema(value_type = String, format = Password)]
-    old_password: SecretText,
+    pub old_password: SecretText,
     /// 8 to 100 characters with a lower-case letter, an upper-case letter and a digit, and not the old one.
     #[garde(custom(password::changed))]
     #[schema(value_type = String, format = Password)]
-    new_password: SecretText,
+    pub new_password: SecretText,
 }
 
 /// What was done.
@@ -176,8 +177,7 @@ pub async fn update_profile(
         .map_err(taken)?
     {
         db::find(&mut conn, &user.id).await?.ok_or(Error::NoUser)?;
-        let fault = "would be more than 64 KiB together with those that stand";
-        return Err(Problem::invalid_field("preferences", fault).into());
+        return Err(Error::PreferencesTooLarge);
     }
     drop(conn);
     me(&state, &user.id).await
@@ -197,13 +197,18 @@ pub async fn find_user(
 ) -> Result<Json<Shown>> {
     let id = caller.acting_for(Some(id))?;
     let mut conn = state.platform.db.acquire().await?;
-    let account = db::find(&mut conn, &id).await?.ok_or(Error::NoUser)?;
-    if !caller.is_admin {
-        return Ok(Json(Shown::Me(Box::new(account.into()))));
+    Ok(Json(shown(&mut conn, &id, caller.is_admin).await?))
+}
+
+/// An account, as an admin sees it or its user.
+pub async fn shown(conn: &mut PgConnection, id: &UserId, to_admin: bool) -> Result<Shown> {
+    let account = db::find(conn, id).await?.ok_or(Error::NoUser)?;
+    if !to_admin {
+        return Ok(Shown::Me(Box::new(account.into())));
     }
-    let roles = db::roles_of(&mut conn, std::slice::from_ref(&id)).await?;
+    let roles = db::roles_of(conn, std::slice::from_ref(id)).await?;
     let user: Option<User> = admin::with_roles(vec![account], roles).pop();
-    Ok(Json(Shown::User(Box::new(user.ok_or(Error::NoUser)?))))
+    Ok(Shown::User(Box::new(user.ok_or(Error::NoUser)?)))
 }
 
 /// Changes the caller's password and ends the other sessions.
@@ -218,6 +223,15 @@ pub async fn change_password(
     user: CurrentUser,
     Json(body): Json<ChangePassword>,
 ) -> Result<Json<Done>> {
+    change_own_password(&state, &user, body).await
+}
+
+/// The same, by whichever route it is asked for.
+pub async fn change_own_password(
+    state: &Users,
+    user: &CurrentUser,
+    body: ChangePassword,
+) -> Result<Json<Done>> {
     let current = user.session()?;
     if body.new_password.expose() == body.old_password.expose() {
         return Err(Problem::invalid_field("newPassword", "must not be the old one").into());
@@ -231,7 +245,7 @@ pub async fn change_password(
             .await?
             .ok_or(Error::NoUser)?
     };
-    let compared = attempt::compare(&state, &user.id, stands, body.old_password).await;
+    let compared = attempt::compare(state, &user.id, stands, body.old_password).await;
     let right = compared
         .map_err(Error::about_old_password)?
         .ok_or(Error::WrongOldPassword)?;
@@ -258,7 +272,7 @@ pub async fn change_password(
     tx.commit().await?;
 
     // The password is changed whatever happens now; a job goes on where this fails.
-    if let Err(error) = session::enforce(&state, &ended).await {
+    if let Err(error) = session::enforce(state, &ended).await {
         warn!(user.id = %user.id, "sessions of {} end a little later: {error}", user.id);
     }
     Ok(Json(Done {

@@ -46,11 +46,21 @@ pub async fn create(
     let id = UserId::new();
     db::insert(conn, &id, new, now).await.map_err(taken)?;
     db::give_role(conn, &id, role).await?;
+    announce(conn, &id, new, now).await?;
+    Ok(id)
+}
+
+/// Tells the other services of a new account.
+pub async fn announce(
+    conn: &mut PgConnection,
+    id: &UserId,
+    new: &NewAccount,
+    now: Timestamp,
+) -> sqlx::Result<()> {
     let body = EventBody::UserRegistered {
         username: new.username.clone(),
     };
-    emit(conn, &Event::new(id.clone(), now, body)).await?;
-    Ok(id)
+    emit(conn, &Event::new(id.clone(), now, body)).await
 }
 
 /// Makes an admin who passes every check, for a system that has none yet and for one that lost its own.

@@ -8,7 +8,9 @@ use sqlx::PgConnection;
 use super::MOST_STORED_PREFERENCES;
 use super::admin::{Filter, Order};
 use super::create::NewAccount;
+use super::overview::{Named, UserStats};
 use super::view::{Account, Role, Status};
+use crate::error::Error;
 use crate::password::PasswordHash;
 
 /// What sign-in needs of an account.
@@ -84,6 +86,99 @@ pub async fn find_credentials(
     .bind(name)
     .fetch_optional(conn)
     .await
+}
+
+/// Locks an account and gives its status. Whoever changes roles, status or sessions of a user comes here first.
+///
+/// # Errors
+/// [`Error::NoUser`].
+pub async fn lock(conn: &mut PgConnection, id: &UserId) -> Result<Status, Error> {
+    let select = "select status from users.accounts where id = $1 for update";
+    let select = sqlx::query_scalar(select).bind(id);
+    select.fetch_optional(conn).await?.ok_or(Error::NoUser)
+}
+
+/// Switches an account on or off.
+pub async fn set_status(
+    conn: &mut PgConnection,
+    id: &UserId,
+    status: Status,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let update =
+        "update users.accounts set status = $2, updated_at = $3, deleted_at = null where id = $1";
+    let update = sqlx::query(update).bind(id).bind(status).bind(now);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+/// Says of a new account whether it may be used, and of which tenant it is.
+pub async fn place(
+    conn: &mut PgConnection,
+    id: &UserId,
+    status: Status,
+    tenant: Option<&str>,
+) -> sqlx::Result<()> {
+    let update = "update users.accounts set status = $2, tenant_id = $3 where id = $1";
+    let update = sqlx::query(update).bind(id).bind(status).bind(tenant);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+/// Sets a password without the old one, and forgets the wrong ones.
+pub async fn set_hash(
+    conn: &mut PgConnection,
+    id: &UserId,
+    hash: &PasswordHash,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- account::set_hash
+        update users.accounts set password_hash = $2, updated_at = $3, failed_logins = 0, locked_until = null where id = $1",
+    )
+    .bind(id)
+    .bind(hash)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Counts accounts by their status.
+pub async fn stats(conn: &mut PgConnection) -> sqlx::Result<UserStats> {
+    sqlx::query_as(
+        "-- account::stats
+        select count(*) as total, count(*) filter (where status = 'active') as active,
+            count(*) filter (where status = 'inactive') as inactive, count(*) filter (where status = 'suspended') as banned
+        from users.accounts where status <> 'deleted'",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Counts accounts, of those with a status where one is named, and made since a moment.
+pub async fn count_since(
+    conn: &mut PgConnection,
+    status: Option<Status>,
+    since: Option<Timestamp>,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "-- account::count_since
+        select count(*) from users.accounts
+        where ($1::text is null and status <> 'deleted' or status = $1) and ($2::timestamptz is null or created_at >= $2)",
+    )
+    .bind(status)
+    .bind(since)
+    .fetch_one(conn)
+    .await
+}
+
+/// Who some users are.
+pub async fn named(conn: &mut PgConnection, ids: &[UserId]) -> sqlx::Result<Vec<Named>> {
+    sqlx::query_as("select id, username, email from users.accounts where id = any($1)")
+        .bind(ids)
+        .fetch_all(conn)
+        .await
 }
 
 /// The password of an account.

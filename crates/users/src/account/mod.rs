@@ -4,11 +4,15 @@ pub mod admin;
 pub mod api;
 pub mod contact;
 pub mod db;
+mod deletion;
+pub mod manage;
+pub mod overview;
 pub mod view;
 
 mod create;
 
 pub use create::create_admin;
+pub use deletion::{run_jobs, spawn_jobs};
 
 use serde_json::{Map, Value};
 

@@ -141,13 +141,14 @@ pub async fn end(
     now: Timestamp,
 ) -> sqlx::Result<Vec<SessionId>> {
     let (id, all_but) = match which {
-        Which::One(id) => (id, false),
-        Which::AllBut(id) => (id, true),
+        Which::One(id) => (Some(id), false),
+        Which::AllBut(id) => (Some(id), true),
+        Which::All => (None, false),
     };
     sqlx::query_scalar(
         "-- session::end
         update users.sessions set ended_at = $4
-        where user_id = $1 and (id = $2) <> $3 and ended_at is null and expires_at > $4
+        where user_id = $1 and ($2::text is null or (id = $2) <> $3) and ended_at is null and expires_at > $4
         returning id",
     )
     .bind(user)

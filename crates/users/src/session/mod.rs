@@ -27,6 +27,8 @@ pub enum Which<'a> {
     One(&'a SessionId),
     /// All others.
     AllBut(&'a SessionId),
+    /// All.
+    All,
 }
 
 /// Decides that sessions end, in the caller's transaction; commit, then [`enforce`].

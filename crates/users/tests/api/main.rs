@@ -4,4 +4,6 @@ mod account;
 mod api_key;
 mod app;
 mod attempt;
+mod manage;
+mod role;
 mod session;

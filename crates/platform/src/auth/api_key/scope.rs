@@ -6,7 +6,7 @@ use std::fmt;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-/// What a key may do, as `devices:read`, `devices:*`, `*:read` or `*`. One that names nothing grants nothing.
+/// What a key may do, or what a role permits, as `devices:read`, `devices:*`, `*:read` or `*`. One that names nothing grants nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scopes(pub Vec<String>);
@@ -45,6 +45,9 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/auth", Grant::Nothing),
     ("/auth/me", Grant::Read("users")),
     ("/users", Grant::Read("users")),
+    ("/roles", Grant::Nothing),
+    ("/permissions", Grant::Nothing),
+    ("/menu-permissions", Grant::Nothing),
     ("/devices", Grant::All("devices")),
     ("/ports", Grant::All("devices")),
     ("/nodes", Grant::All("nodes")),
