@@ -5,13 +5,18 @@ use std::thread::available_parallelism;
 use chrono::TimeDelta;
 use platform::Env;
 
+use crate::password::Cost;
+
 /// The settings of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How many passwords are hashed at once; each takes a core and 19 MiB. `USERS_HASHES_AT_ONCE`, default: the cores.
+    /// How many passwords are hashed at once; each takes a core and the memory of its cost. `USERS_HASHES_AT_ONCE`, default: the cores.
     pub hashes_at_once: usize,
     /// How many more may wait before callers hear 503. `USERS_HASHES_WAITING`, default 64.
     pub hashes_waiting: usize,
+    /// What a new hash costs: `USERS_HASH_MEMORY_KIB`, default 19,456, and `USERS_HASH_PASSES`, default 2, the least that OWASP
+    /// recommends. Other hashes are made anew when their users sign in.
+    pub hash_cost: Cost,
     /// How long a session may live, however often it is refreshed. `USERS_SESSION_DAYS`, default 30.
     pub session_lifetime: TimeDelta,
 }
@@ -23,6 +28,14 @@ impl Config {
         Self {
             hashes_at_once: env.within("USERS_HASHES_AT_ONCE", cores, (1, 1_024)),
             hashes_waiting: env.within("USERS_HASHES_WAITING", 64, (1, 65_536)),
+            hash_cost: Cost {
+                memory: env.within(
+                    "USERS_HASH_MEMORY_KIB",
+                    Cost::default().memory,
+                    (8 * 1024, 1024 * 1024),
+                ),
+                passes: env.within("USERS_HASH_PASSES", Cost::default().passes, (1, 100)),
+            },
             session_lifetime: TimeDelta::days(env.within("USERS_SESSION_DAYS", 30, (8, 365))),
         }
     }

@@ -40,7 +40,12 @@ impl Users {
     /// # Errors
     /// Where no password can be hashed.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
-        let hasher = Hasher::new(config.hashes_at_once, config.hashes_waiting).await?;
+        let hasher = Hasher::new(
+            config.hash_cost,
+            config.hashes_at_once,
+            config.hashes_waiting,
+        )
+        .await?;
         Ok(Self {
             hasher,
             limiter: RateLimiter::new(platform.redis.clone(), platform.keys.clone()),

@@ -83,7 +83,7 @@ impl Auth {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// Where the signing key is not a base64 seed of 32 bytes.
+    /// Where a signing key is not a base64 seed of 32 bytes.
     pub fn new(
         signing_key: &SecretString,
         service_secret: &SecretString,

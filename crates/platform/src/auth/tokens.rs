@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
@@ -69,35 +69,54 @@ pub enum TokenError {
     Invalid,
 }
 
-/// Signs and verifies tokens.
+/// The most keys at a time.
+const MOST_KEYS: usize = 8;
+
+/// Signs tokens with one key and believes several, so that a key makes way for another one and nobody is signed out.
 pub struct Tokens {
-    key_id: String,
-    public: [u8; 32],
     signing: EncodingKey,
+    /// The first one belongs to `signing`.
+    keys: Vec<Key>,
+}
+
+struct Key {
+    /// Names it in tokens: of its public half, so that all replicas agree.
+    id: String,
+    public: [u8; 32],
     verifying: DecodingKey,
 }
 
-impl Tokens {
-    /// Takes the 32-byte seed in base64.
-    pub fn new(seed: &SecretString) -> anyhow::Result<Self> {
-        let seed = STANDARD
-            .decode(seed.expose_secret().trim())
-            .context("the signing key is not base64")?;
-        ensure!(
-            seed.len() == 32,
-            "the signing key holds {} bytes instead of 32",
-            seed.len()
-        );
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(&seed);
-        let public = SigningKey::from_bytes(&bytes).verifying_key().to_bytes();
+impl Key {
+    fn new(signing: &SigningKey) -> anyhow::Result<Self> {
+        let public = signing.verifying_key().to_bytes();
         let x = URL_SAFE_NO_PAD.encode(public);
         Ok(Self {
-            key_id: hex::encode(&Sha256::digest(public)[..8]),
+            id: hex::encode(&Sha256::digest(public)[..8]),
             public,
-            signing: EncodingKey::from_ed_der(&[&PKCS8[..], &seed].concat()),
             verifying: DecodingKey::from_ed_components(&x).context("deriving the public key")?,
         })
+    }
+}
+
+impl Tokens {
+    /// Takes 32-byte seeds in base64, with commas between them: the first one signs, all are believed.
+    ///
+    /// # Errors
+    /// Where one is no such seed, or they are more than eight.
+    pub fn new(seeds: &SecretString) -> anyhow::Result<Self> {
+        let seeds: Vec<&str> = seeds.expose_secret().split(',').map(str::trim).collect();
+        ensure!(
+            seeds.len() <= MOST_KEYS,
+            "{} keys are more than {MOST_KEYS}",
+            seeds.len()
+        );
+        let mut keys = Vec::with_capacity(seeds.len());
+        for seed in &seeds {
+            keys.push(Key::new(&SigningKey::from_bytes(&decode(seed)?))?);
+        }
+        let first = seeds.first().context("no key")?;
+        let signing = EncodingKey::from_ed_der(&[&PKCS8[..], &decode(first)?].concat());
+        Ok(Self { signing, keys })
     }
 
     /// Signs a token that lives for a while from now.
@@ -118,7 +137,7 @@ impl Tokens {
             jti: Uuid::new_v4().to_string(),
         };
         let header = Header {
-            kid: Some(self.key_id.clone()),
+            kid: self.keys.first().map(|key| key.id.clone()),
             ..Header::new(Algorithm::EdDSA)
         };
         jsonwebtoken::encode(&header, &claims, &self.signing).context("signing a token")
@@ -146,33 +165,49 @@ impl Tokens {
         // The time is compared with our clock by the caller, the audience is not used.
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(
-            |error| match error.kind() {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+        let key = self
+            .keys
+            .iter()
+            .find(|key| header.kid.as_deref() == Some(&*key.id));
+        let key = key.ok_or(TokenError::Invalid)?;
+        let decoded = jsonwebtoken::decode::<Claims>(token, &key.verifying, &validation);
+        decoded
+            .map(|decoded| decoded.claims)
+            .map_err(|error| match error.kind() {
                 ErrorKind::ExpiredSignature => TokenError::Expired,
                 _ => TokenError::Invalid,
-            },
-        )?;
-        let known = decoded.header.kid.as_deref() == Some(self.key_id.as_str());
-        if known {
-            Ok(decoded.claims)
-        } else {
-            Err(TokenError::Invalid)
-        }
+            })
     }
 
     /// The public keys as a JSON Web Key Set (RFC 7517, RFC 8037).
     pub fn jwks(&self) -> Value {
-        json!({ "keys": [{
-            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
-            "kid": self.key_id, "x": URL_SAFE_NO_PAD.encode(self.public),
-        }] })
+        let keys = self.keys.iter().map(|key| {
+            json!({
+                "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
+                "kid": key.id, "x": URL_SAFE_NO_PAD.encode(key.public),
+            })
+        });
+        json!({ "keys": keys.collect::<Vec<_>>() })
     }
+}
+
+/// The seed of a key.
+fn decode(seed: &str) -> anyhow::Result<[u8; 32]> {
+    let bytes = STANDARD
+        .decode(seed)
+        .context("the signing key is not base64")?;
+    let length = bytes.len();
+    bytes
+        .try_into()
+        .map_err(|_| anyhow!("the signing key holds {length} bytes instead of 32"))
 }
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<&str> = self.keys.iter().map(|key| &*key.id).collect();
         f.debug_struct("Tokens")
-            .field("key_id", &self.key_id)
+            .field("keys", &ids)
             .finish_non_exhaustive()
     }
 }
@@ -215,6 +250,32 @@ mod tests {
     }
 
     #[test]
+    fn a_key_makes_way_for_another_one_and_no_token_is_refused_meanwhile() {
+        let (one, two) = (STANDARD.encode([1; 32]), STANDARD.encode([2; 32]));
+        let replica = |keys: String| Tokens::new(&keys.into()).unwrap();
+        let steps = [
+            replica(one.clone()),
+            replica(format!("{one}, {two}")),
+            replica(format!("{two},{one}")),
+            replica(two),
+        ];
+        let now = Clock::system().now();
+        let token = |tokens: &Tokens| tokens.issue(identity(), now, TimeDelta::hours(1)).unwrap();
+
+        // While the setting changes, replicas of two steps stand beside each other.
+        for pair in steps.windows(2) {
+            assert!(pair[1].verify(&token(&pair[0]), now).is_ok());
+        }
+        for pair in steps[..3].windows(2) {
+            assert!(pair[0].verify(&token(&pair[1]), now).is_ok());
+        }
+        assert!(steps[3].verify(&token(&steps[0]), now).is_err());
+        assert_eq!(steps[1].jwks()["keys"].as_array().map(Vec::len), Some(2));
+        let many = vec![STANDARD.encode([1; 32]); MOST_KEYS + 1].join(",");
+        assert!(Tokens::new(&many.into()).is_err());
+    }
+
+    #[test]
     fn other_keys_algorithms_and_changed_bytes_are_refused() {
         let (ours, now) = (tokens(1), Clock::system().now());
         let good = ours.issue(identity(), now, TimeDelta::hours(1)).unwrap();
@@ -228,11 +289,11 @@ mod tests {
         );
         let hmac = jsonwebtoken::encode(
             &Header {
-                kid: Some(ours.key_id.clone()),
+                kid: Some(ours.keys[0].id.clone()),
                 ..Header::new(Algorithm::HS256)
             },
             &json!({ "sub": "x", "exp": i64::MAX }),
-            &EncodingKey::from_secret(&ours.public),
+            &EncodingKey::from_secret(&ours.keys[0].public),
         )
         .unwrap();
 

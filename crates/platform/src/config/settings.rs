@@ -129,7 +129,8 @@ pub struct Settings {
     /// `CRON_PAUSE_AFTER`: after how many failed runs in a row a job pauses itself, unless it says so by itself; 0 for
     /// never, which is the default.
     pub cron_pause_after: u32,
-    /// `AUTH_SIGNING_KEY`: the 32-byte Ed25519 seed that signs tokens, base64. Generated and stored in development.
+    /// `AUTH_SIGNING_KEY`: the 32-byte Ed25519 seed that signs tokens, base64; seeds of tokens that are believed besides come
+    /// behind it, after commas. Generated and stored in development.
     pub auth_signing_key: Option<SecretString>,
     /// `SERVICE_SECRET`: proves one service to another, 32 bytes at least. Generated and stored in development.
     pub service_secret: Option<SecretString>,

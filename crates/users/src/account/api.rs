@@ -106,6 +106,12 @@ pub async fn register(
     Idempotent { body, key }: Idempotent<Register>,
 ) -> Result<Response> {
     limits::registration(&state, address).await?;
+    let about = [
+        &*body.username,
+        &body.email,
+        body.full_name.as_deref().unwrap_or_default(),
+    ];
+    password::strength::check(&state, "password", &body.password, &about).await?;
     let new = NewAccount {
         username: normal(&body.username),
         email: normal(&body.email),
@@ -236,6 +242,8 @@ pub async fn change_own_password(
     if body.new_password.expose() == body.old_password.expose() {
         return Err(Problem::invalid_field("newPassword", "must not be the old one").into());
     }
+    let about = [&*user.username];
+    password::strength::check(state, "newPassword", &body.new_password, &about).await?;
     // Without Redis the end of the other sessions would not reach every instance in time: better nothing changes.
     let reachable = state.platform.redis.ping::<()>(None).await;
     reachable.map_err(|error| Error::EndSession(error.into()))?;

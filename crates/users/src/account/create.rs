@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::db;
 use crate::error::{Error, taken};
-use crate::password::{self, Hasher, PasswordHash};
+use crate::password::{self, Cost, Hasher, PasswordHash};
 use crate::secret::SecretText;
 
 /// An account that is about to be made; names in their normal form.
@@ -85,7 +85,10 @@ pub async fn create_admin(
         email: super::normal(email),
         full_name: None,
         phone: None,
-        hash: Hasher::new(1, 1).await?.hash(password).await?,
+        hash: Hasher::new(Cost::default(), 1, 1)
+            .await?
+            .hash(password)
+            .await?,
     };
     let mut tx = platform.db.begin().await.context("making the admin")?;
     let id = create(&mut tx, &new, "super_admin", platform.clock.now()).await?;

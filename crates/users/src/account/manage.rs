@@ -156,6 +156,12 @@ pub async fn create_user(
     Admin(caller): Admin,
     Idempotent { body, key }: Idempotent<CreateUser>,
 ) -> Result<Response> {
+    let about = [
+        &*body.username,
+        &body.email,
+        body.full_name.as_deref().unwrap_or_default(),
+    ];
+    password::strength::check(&state, "password", &body.password, &about).await?;
     let new = NewAccount {
         username: normal(&body.username),
         email: normal(&body.email),
@@ -269,10 +275,13 @@ pub async fn set_password(
         };
         return change_own_password(&state, &caller, body).await;
     }
-    {
+    let account = {
         let mut conn = state.platform.db.acquire().await?;
         Manager::of(&mut conn, &caller).await?;
-    }
+        db::find(&mut conn, &id).await?.ok_or(Error::NoUser)?
+    };
+    let about = [&*account.username, &account.email];
+    password::strength::check(&state, "newPassword", &body.new_password, &about).await?;
     let new = state.hasher.hash(body.new_password).await?;
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;

@@ -113,6 +113,23 @@ pub async fn replaced(
     Ok(done.rows_affected() == 1)
 }
 
+/// Puts another hash of the same password in the place of one, where that still stands.
+pub async fn rehash(
+    conn: &mut PgConnection,
+    user: &UserId,
+    (old, new): (&PasswordHash, &PasswordHash),
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update users.accounts set password_hash = $3 where id = $1 and password_hash = $2",
+    )
+    .bind(user)
+    .bind(old)
+    .bind(new)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Closes an attempt that came to nothing.
 pub async fn release(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<()> {
     sqlx::query(

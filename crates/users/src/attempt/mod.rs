@@ -89,6 +89,21 @@ impl Right {
     }
 }
 
+/// Puts a new hash of the same password in the place of one of another cost.
+///
+/// # Errors
+/// [`Error::Hash`] under overload; the old one stays.
+pub async fn rehash(
+    state: &Users,
+    user: &UserId,
+    old: &PasswordHash,
+    password: SecretText,
+) -> Result<()> {
+    let new = state.hasher.hash(password).await?;
+    let mut conn = state.platform.db.acquire().await?;
+    Ok(db::rehash(&mut conn, user, (old, &new)).await?)
+}
+
 async fn open(state: &Users, user: &UserId) -> Result<()> {
     for _ in 0..ROUNDS {
         let now = state.platform.clock.now();

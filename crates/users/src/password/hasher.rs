@@ -12,11 +12,27 @@ use tokio::time::timeout;
 use super::PasswordHash;
 use crate::secret::SecretText;
 
-/// 19 MiB and two passes: the least that OWASP recommends.
-const MEMORY_KIB: u32 = 19 * 1024;
-const PASSES: u32 = 2;
 /// How long a caller waits for a turn; well below the 8 s within which a request is answered.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a hash costs whoever makes it, and whoever guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// KiB of memory.
+    pub memory: u32,
+    /// How often the memory is gone through.
+    pub passes: u32,
+}
+
+impl Default for Cost {
+    /// 19 MiB and two passes: the least that OWASP recommends.
+    fn default() -> Self {
+        Self {
+            memory: 19 * 1024,
+            passes: 2,
+        }
+    }
+}
 
 /// Why a password was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +50,7 @@ pub enum HashError {
 pub struct Hasher {
     turns: Arc<Semaphore>,
     queue: Arc<Semaphore>,
+    cost: Cost,
     decoy: PasswordHash,
 }
 
@@ -42,10 +59,11 @@ impl Hasher {
     ///
     /// # Errors
     /// Where hashing is impossible here.
-    pub async fn new(at_once: usize, waiting: usize) -> Result<Self, HashError> {
+    pub async fn new(cost: Cost, at_once: usize, waiting: usize) -> Result<Self, HashError> {
         let mut hasher = Self {
             turns: Arc::new(Semaphore::new(at_once)),
             queue: Arc::new(Semaphore::new(at_once + waiting)),
+            cost,
             decoy: PasswordHash(String::new()),
         };
         let nobodys: [u8; 16] = rand::random();
@@ -62,8 +80,10 @@ impl Hasher {
     /// # Errors
     /// [`HashError::Busy`] under overload.
     pub async fn hash(&self, password: SecretText) -> Result<PasswordHash, HashError> {
+        let cost = self.cost;
         self.run(move || {
-            let hash: phc::PasswordHash = argon2()?.hash_password(password.expose().as_bytes())?;
+            let hash: phc::PasswordHash =
+                argon2(cost)?.hash_password(password.expose().as_bytes())?;
             Ok(PasswordHash(hash.to_string()))
         })
         .await
@@ -80,13 +100,23 @@ impl Hasher {
     ) -> Result<bool, HashError> {
         self.run(move || {
             let hash = phc::PasswordHash::new(&hash.0)?;
-            match argon2()?.verify_password(password.expose().as_bytes(), &hash) {
+            // At the cost that stands in the hash.
+            match Argon2::default().verify_password(password.expose().as_bytes(), &hash) {
                 Ok(()) => Ok(true),
                 Err(password_hash::Error::PasswordInvalid) => Ok(false),
                 Err(error) => Err(error.into()),
             }
         })
         .await
+    }
+
+    /// Whether a hash was made at another cost than hashes are made at now.
+    pub fn is_outdated(&self, hash: &PasswordHash) -> bool {
+        let made = phc::PasswordHash::new(&hash.0).ok();
+        let made = made.and_then(|hash| Params::try_from(&hash).ok());
+        made.is_some_and(|made| {
+            (made.m_cost(), made.t_cost()) != (self.cost.memory, self.cost.passes)
+        })
     }
 
     /// Does the work of a comparison for a user who is not there, so that the time tells nothing.
@@ -120,8 +150,8 @@ impl Hasher {
     }
 }
 
-fn argon2() -> anyhow::Result<Argon2<'static>> {
-    let params = Params::new(MEMORY_KIB, PASSES, 1, None)?;
+fn argon2(cost: Cost) -> anyhow::Result<Argon2<'static>> {
+    let params = Params::new(cost.memory, cost.passes, 1, None)?;
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
@@ -135,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_knows_its_password_and_no_other() {
-        let hasher = Hasher::new(1, 4).await.unwrap();
+        let hasher = Hasher::new(Cost::default(), 1, 4).await.unwrap();
 
         let hash = hasher.hash(secret("abcdefg1")).await.unwrap();
 
@@ -155,8 +185,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_hash_of_another_cost_is_compared_at_that_and_known_to_be_outdated() {
+        let hash = |cost| async move {
+            let hasher = Hasher::new(cost, 1, 4).await.unwrap();
+            let hash = hasher.hash(secret("abcdefg1")).await.unwrap();
+            (hasher, hash)
+        };
+        let (before, old) = hash(Cost::default()).await;
+        let dearer = Cost {
+            memory: 8 * 1024,
+            passes: 3,
+        };
+        let (after, new) = hash(dearer).await;
+
+        for hash in [&old, &new] {
+            let right = after.verify(secret("abcdefg1"), hash.clone()).await;
+            assert!(right.unwrap());
+        }
+        assert!(after.is_outdated(&old) && !after.is_outdated(&new));
+        assert!(before.is_outdated(&new) && !before.is_outdated(&old));
+    }
+
+    #[tokio::test]
     async fn more_callers_than_may_wait_are_turned_away() {
-        let hasher = Hasher::new(1, 2).await.unwrap();
+        let hasher = Hasher::new(Cost::default(), 1, 2).await.unwrap();
 
         let all = futures::future::join_all((0..10).map(|_| hasher.hash(secret("abcdefg1")))).await;
 

@@ -1,10 +1,11 @@
 //! Passwords: the rules for new ones, and their hashes.
 
 mod hasher;
+pub mod strength;
 
 use std::fmt;
 
-pub use hasher::{HashError, Hasher};
+pub use hasher::{Cost, HashError, Hasher};
 
 use crate::secret::SecretText;
 

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use contracts::{SessionId, Timestamp, UserId};
 use platform::auth::{Identity, Sessions};
 use secrecy::SecretString;
+use tracing::info;
 
 use super::agent::Agent;
 use super::db::{self, Session};
@@ -46,29 +47,40 @@ pub struct Issued {
 /// # Errors
 /// [`Error::BadCredentials`], [`Error::Locked`], [`Error::Disabled`].
 pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
+    let name = normal(&ask.name);
     let credentials = {
         let mut conn = state.platform.db.acquire().await?;
-        accounts::find_credentials(&mut conn, &normal(&ask.name)).await?
+        accounts::find_credentials(&mut conn, &name).await?
     };
-    let Some(credentials) = credentials else {
+    let Some(mut credentials) = credentials else {
         state.hasher.verify_nobody(ask.password).await?;
         return Err(Error::BadCredentials);
     };
-    let user = credentials.id;
-    let right = attempt::compare(state, &user, credentials.password_hash, ask.password).await?;
-    let right = right.ok_or(Error::BadCredentials)?;
-
-    let now = state.platform.clock.now();
-    let mut tx = state.platform.db.begin().await?;
-    if !right.signed_in(&mut tx, now).await? {
+    let user = credentials.id.clone();
+    let mut is_first = true;
+    let (mut tx, now) = loop {
+        let hash = credentials.password_hash.clone();
+        let right = attempt::compare(state, &user, hash, ask.password.clone()).await?;
+        let right = right.ok_or(Error::BadCredentials)?;
+        let now = state.platform.clock.now();
+        let mut tx = state.platform.db.begin().await?;
+        if right.signed_in(&mut tx, now).await? {
+            break (tx, now);
+        }
         right.release(&mut tx).await?;
+        let found = accounts::find_credentials(&mut tx, &name).await?;
         tx.commit().await?;
+        let found = found.ok_or(Error::BadCredentials)?;
         // Only who knows the password learns that the account is switched off.
-        return Err(match credentials.status {
-            Status::Active => Error::BadCredentials,
-            Status::Inactive | Status::Suspended | Status::Deleted => Error::Disabled,
-        });
-    }
+        if found.status != Status::Active {
+            return Err(Error::Disabled);
+        }
+        if !is_first {
+            return Err(Error::BadCredentials);
+        }
+        // Another sign-in may have made the hash of the same password anew.
+        (credentials, is_first) = (found, false);
+    };
     let session = Session {
         id: SessionId::new(),
         user_id: user,
@@ -88,6 +100,18 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
     db::insert_token(&mut tx, &session.id, &refresh.hash, now).await?;
     let account = find(&mut tx, &session.user_id).await?;
     tx.commit().await?;
+    if state.hasher.is_outdated(&credentials.password_hash)
+        && let Err(error) = attempt::rehash(
+            state,
+            &session.user_id,
+            &credentials.password_hash,
+            ask.password,
+        )
+        .await
+    {
+        // The next sign-in does it.
+        info!(user.id = %session.user_id, "a password keeps its hash of another cost for now: {error}");
+    }
     issue(state, account, &session, refresh, now)
 }
 

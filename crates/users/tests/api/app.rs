@@ -42,9 +42,17 @@ impl TestApp {
         Self::on(testing::with(db, change).await).await
     }
 
+    /// One whose settings say so.
+    pub async fn costing<const N: usize>(db: PgPool, settings: [(&str, &str); N]) -> Self {
+        Self::set(testing::with(db, |_| {}).await, Env::of(settings)).await
+    }
+
     /// One more instance on the same stores.
     pub async fn on(platform: Platform) -> Self {
-        let mut env = Env::of([]);
+        Self::set(platform, Env::of([])).await
+    }
+
+    async fn set(platform: Platform, mut env: Env) -> Self {
         let users = Users::new(&platform, Config::from_env(&mut env))
             .await
             .unwrap();

@@ -279,3 +279,61 @@ async fn tokens_are_kept_as_hashes_alone(db: PgPool) {
             && !login.body.to_string().contains("argon2")
     );
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_hash_of_another_cost_is_made_anew_by_a_sign_in_and_nobody_who_signs_in_beside_is_refused(
+    db: PgPool,
+) {
+    let before = TestApp::new(db.clone()).await;
+    let id = before.register("alice").await;
+    let after = TestApp::costing(
+        db,
+        [
+            ("USERS_HASH_MEMORY_KIB", "8192"),
+            ("USERS_HASH_PASSES", "3"),
+        ],
+    )
+    .await;
+    let made_at = async |cost: &str| {
+        let hash: String =
+            sqlx::query_scalar("select password_hash from users.accounts where id = $1")
+                .bind(&id)
+                .fetch_one(&after.platform.db)
+                .await
+                .unwrap();
+        assert!(hash.contains(cost), "not {cost}");
+    };
+    made_at("$m=19456,t=2,p=1$").await;
+
+    let all = futures::future::join_all((0..4).map(|_| after.login("alice"))).await;
+
+    assert_eq!(all.len(), 4);
+    made_at("$m=8192,t=3,p=1$").await;
+    after.login("alice").await;
+    // Older replicas believe it, too, and a wrong one is wrong.
+    after
+        .try_login("alice", "Abcdefg2")
+        .await
+        .refused(401, "BAD_CREDENTIALS");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn in_production_a_password_that_is_guessed_soon_is_none(db: PgPool) {
+    let app = TestApp::with(db, |settings| {
+        settings.profile = platform::config::Profile::Production
+    })
+    .await;
+    let register = |password: &str| {
+        let body =
+            json!({ "username": "marmalade", "email": "m@example.com", "password": password });
+        let app = app.clone();
+        async move { app.post("/auth/register", body).await }
+    };
+
+    for password in ["Passw0rd", "Marmalade1"] {
+        let told = register(password).await.refused(400, "VALIDATION_FAILED");
+        assert_eq!(told.faults(), ["password"]);
+        assert!(!told.body.to_string().contains(password));
+    }
+    register("tK9vQ2x-pL4").await.expect(StatusCode::CREATED);
+}
