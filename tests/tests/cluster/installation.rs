@@ -147,7 +147,9 @@ async fn an_app_is_installed_and_removed_by_its_id_for_whoever_may() -> anyhow::
         .await?
         .expect(200);
     assert_eq!(listed["count"], 1, "{listed}");
-    let gone = json!({ "packageName": "com.example.app", "deviceId": device });
+    // The stub names what it was sent by its content.
+    let package = &listed["packages"][0];
+    let gone = json!({ "packageName": package, "deviceId": device });
     for _ in 0..2 {
         let each = post(&cluster, &alice, "/apps/uninstall", gone.clone(), 200).await?;
         assert_eq!(each["results"][0]["status"], "uninstalled", "{each}");
