@@ -19,6 +19,8 @@ pub struct Config {
     pub hash_cost: Cost,
     /// How long a session may live, however often it is refreshed. `USERS_SESSION_DAYS`, default 30.
     pub session_lifetime: TimeDelta,
+    /// How long entries of the audit log are kept. `USERS_AUDIT_DAYS`, default 365.
+    pub audit_lifetime: TimeDelta,
 }
 
 impl Config {
@@ -37,6 +39,7 @@ impl Config {
                 passes: env.within("USERS_HASH_PASSES", Cost::default().passes, (1, 100)),
             },
             session_lifetime: TimeDelta::days(env.within("USERS_SESSION_DAYS", 30, (8, 365))),
+            audit_lifetime: TimeDelta::days(env.within("USERS_AUDIT_DAYS", 365, (31, 3_650))),
         }
     }
 }

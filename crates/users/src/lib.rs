@@ -3,6 +3,7 @@
 mod account;
 mod api_key;
 mod attempt;
+mod audit;
 mod config;
 mod error;
 mod limits;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 
 use coordination::rate_limit::RateLimiter;
 use platform::Platform;
+use platform::events::spawn_consumer;
 use platform::lifecycle::Tasks;
 
 use crate::password::Hasher;
 
 pub use account::create_admin;
+pub use audit::Recorder;
 pub use config::Config;
 pub use routes::{openapi, router};
 
@@ -57,9 +60,11 @@ impl Users {
     /// Starts what runs beside the requests.
     ///
     /// # Errors
-    /// Never yet.
+    /// Where a store does not answer at start.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
+        spawn_consumer(&self.platform, tasks, audit::Recorder).await?;
         account::spawn_jobs(self, tasks);
+        audit::spawn_jobs(self, tasks);
         session::spawn_jobs(self, tasks);
         api_key::spawn_jobs(self, tasks);
         Ok(())
@@ -76,6 +81,7 @@ impl Users {
     /// Where a step fails.
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
         account::run_jobs(self).await?;
+        audit::run_jobs(self).await?;
         session::run_jobs(self).await?;
         api_key::run_jobs(self).await
     }

@@ -1,5 +1,6 @@
 //! The URL map.
 
+use axum::middleware::from_fn;
 use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -7,12 +8,13 @@ use utoipa_axum::routes;
 use crate::Users;
 use crate::account::{admin, api as account, contact, manage, overview};
 use crate::api_key::{api as api_key, change};
+use crate::audit::{api as audit, origin};
 use crate::role::{api as role, permission};
 use crate::session::{api as session, own};
 
 /// The routes of the service.
 pub fn router(state: Users) -> OpenApiRouter {
-    routes().with_state(state)
+    routes().layer(from_fn(origin::remember)).with_state(state)
 }
 
 /// What the routes say of themselves.
@@ -66,6 +68,12 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(change::revoke_api_key))
         .routes(routes!(change::toggle_api_key))
         .routes(routes!(api_key::rotate_api_key))
+        .routes(routes!(audit::list_audit_log))
+        .routes(routes!(audit::search_audit_log))
+        .routes(routes!(audit::audit_statistics))
+        .routes(routes!(audit::list_audit_log_of_user))
+        .routes(routes!(audit::list_audit_log_of_resource))
+        .routes(routes!(audit::find_audit_entry))
         // For services alone, which is why no document names it.
         .route(
             "/internal/users/{user_id}/contact",

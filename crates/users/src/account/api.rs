@@ -21,6 +21,7 @@ use super::create::{NewAccount, create};
 use super::db::{self, Change};
 use super::view::{Me, Shown, User};
 use super::{admin, normal};
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result, taken};
 use crate::secret::SecretText;
 use crate::session::{self, Which};
@@ -126,6 +127,8 @@ pub async fn register(
     };
     let id = create(&mut tx, &new, "user", state.platform.clock.now()).await?;
     let account = db::find(&mut tx, &id).await?.ok_or(Error::NoUser)?;
+    let entry = Entry::done(&id, "user.registered", ("user", id.as_str()));
+    audit::write(&mut tx, entry, state.platform.clock.now()).await?;
     let reply = Registered {
         user: account.into(),
         message: "registered; you can sign in",
@@ -176,16 +179,18 @@ pub async fn update_profile(
         avatar: body.avatar,
         preferences: body.preferences.map(Value::Object),
     };
-    let mut conn = state.platform.db.acquire().await?;
+    let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
-    if !db::update(&mut conn, &user.id, &change, now)
+    if !db::update(&mut tx, &user.id, &change, now)
         .await
         .map_err(taken)?
     {
-        db::find(&mut conn, &user.id).await?.ok_or(Error::NoUser)?;
+        db::find(&mut tx, &user.id).await?.ok_or(Error::NoUser)?;
         return Err(Error::PreferencesTooLarge);
     }
-    drop(conn);
+    let entry = Entry::done(&user.id, "user.updated", ("user", user.id.as_str()));
+    audit::write(&mut tx, entry.changing(change.fields()), now).await?;
+    tx.commit().await?;
     me(&state, &user.id).await
 }
 
@@ -277,6 +282,12 @@ pub async fn change_own_password(
     let ended = session::end(&mut tx, &user.id, Which::AllBut(current), now).await?;
     let event = Event::new(user.id.clone(), now, EventBody::PasswordChanged {});
     emit(&mut tx, &event).await?;
+    let entry = Entry::done(
+        &user.id,
+        "user.password_changed",
+        ("user", user.id.as_str()),
+    );
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
 
     // The password is changed whatever happens now; a job goes on where this fails.

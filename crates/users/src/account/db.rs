@@ -31,6 +31,22 @@ pub struct Change {
     pub preferences: Option<Value>,
 }
 
+impl Change {
+    /// The names of the fields that change. What they hold is nobody else's.
+    pub fn fields(&self) -> Value {
+        let fields = [
+            ("fullName", self.full_name.is_some()),
+            ("email", self.email.is_some()),
+            ("phone", self.phone.is_some()),
+            ("avatar", self.avatar.is_some()),
+            ("preferences", self.preferences.is_some()),
+        ];
+        let changed = fields.into_iter().filter(|(_, changes)| *changes);
+        let names: Vec<&str> = changed.map(|(name, _)| name).collect();
+        serde_json::json!({ "fields": names })
+    }
+}
+
 /// Writes down a new account.
 pub async fn insert(
     conn: &mut PgConnection,

@@ -20,6 +20,7 @@ use super::create::{NewAccount, announce};
 use super::db::{self, Change};
 use super::view::{Shown, Status};
 use super::{deletion, normal};
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result, taken};
 use crate::role::assign::{self, Manager, another_super_admin};
 use crate::secret::SecretText;
@@ -185,6 +186,9 @@ pub async fn create_user(
     let (status, tenant) = (body.status.unwrap_or(Status::Active), body.tenant_id);
     db::place(&mut tx, &id, status, tenant.as_deref()).await?;
     announce(&mut tx, &id, &new, now).await?;
+    let entry = Entry::done(&caller.id, "user.created", ("user", id.as_str()));
+    let entry = entry.with(json!({ "roleIds": roles, "status": status }));
+    audit::write(&mut tx, entry, now).await?;
     let user = shown(&mut tx, &id, true).await?;
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &user).await?;
     tx.commit().await?;
@@ -237,6 +241,15 @@ pub async fn update_user(
     db::update(&mut tx, &id, &change, now)
         .await
         .map_err(taken)?;
+    let mut changes = change.fields();
+    if let Some(roles) = body.role_ids {
+        changes["roleIds"] = json!(roles);
+    }
+    if let Some(status) = body.status {
+        changes["status"] = json!({ "from": before, "to": status });
+    }
+    let entry = Entry::done(&caller.id, "user.updated", ("user", id.as_str()));
+    audit::write(&mut tx, entry.changing(changes), now).await?;
     let ended = match loses {
         true => session::end(&mut tx, &id, Which::All, now).await?,
         false => Vec::new(),
@@ -292,6 +305,8 @@ pub async fn set_password(
     let ended = session::end(&mut tx, &id, Which::All, now).await?;
     let event = Event::new(id.clone(), now, EventBody::PasswordChanged {});
     emit(&mut tx, &event).await?;
+    let entry = Entry::done(&caller.id, "user.password_set", ("user", id.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     info!(user.id = %id, "admin {} set the password of user {id}", caller.id);
     tell_ended(&state, &id, &ended).await;
@@ -339,6 +354,8 @@ pub async fn update_preferences(
     if !db::update(&mut tx, &id, &change, now).await? {
         return Err(Error::PreferencesTooLarge);
     }
+    let entry = Entry::done(&caller.id, "user.updated", ("user", id.as_str()));
+    audit::write(&mut tx, entry.changing(change.fields()), now).await?;
     let user = shown(&mut tx, &id, caller.is_admin).await?;
     tx.commit().await?;
     Ok(Json(user))
@@ -410,6 +427,8 @@ async fn delete(state: &Users, caller: &CurrentUser, id: &UserId) -> Result<()> 
     }
     another_super_admin(&mut tx, id).await?;
     let ended = deletion::delete(&mut tx, id, now).await?;
+    let entry = Entry::done(&caller.id, "user.deleted", ("user", id.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     info!(user.id = %id, "user {} deleted account {id}", caller.id);
     tell_ended(state, id, &ended).await;

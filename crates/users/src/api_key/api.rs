@@ -12,7 +12,7 @@ use platform::idempotency::{Idempotent, Turn};
 use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tracing::info;
 use utoipa::ToSchema;
@@ -22,6 +22,7 @@ use super::view::{ApiKey, ApiKeyStatistics, NewApiKey, Status};
 use super::{MOST, changeable, rotatable};
 use crate::Users;
 use crate::account;
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 
 /// More than any stored reply has.
@@ -142,6 +143,9 @@ pub async fn create_api_key(
         shown: shown.ok_or(Error::NoApiKey)?,
         nonce: hex::encode(nonce),
     };
+    let entry = Entry::done(&user.id, "api_key.created", ("api_key", new.id.as_str()));
+    let entry = entry.with(json!({ "name": new.name, "scopes": new.scopes }));
+    audit::write(&mut tx, entry, now).await?;
     turn.reply(&mut tx, StatusCode::CREATED, &kept).await?;
     tx.commit().await?;
     let prefix = secret.prefix();
@@ -182,6 +186,8 @@ pub async fn rotate_api_key(
         shown: shown.ok_or(Error::NoApiKey)?,
         nonce: hex::encode(nonce),
     };
+    let entry = Entry::done(&user.id, "api_key.rotated", ("api_key", id.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     turn.reply(&mut tx, StatusCode::OK, &kept).await?;
     tx.commit().await?;
     info!(user.id = %user.id, api_key.id = %id, "gave API key {id} another secret");

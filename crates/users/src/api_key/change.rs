@@ -11,6 +11,7 @@ use platform::http::{Json, Path};
 use platform::idempotency::{Idempotent, Turn};
 use platform::problem::ProblemBody;
 use serde::Deserialize;
+use serde_json::json;
 use sqlx::PgConnection;
 use tracing::info;
 use utoipa::ToSchema;
@@ -21,6 +22,7 @@ use super::view::{ApiKey, Status};
 use super::{changeable, toggled};
 use crate::Users;
 use crate::account::api::Done;
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 
 /// Whether a key may be used for now.
@@ -89,6 +91,9 @@ pub async fn update_api_key(
     let mut tx = state.platform.db.begin().await?;
     changeable(db::lock(&mut tx, &id, now).await?, &user)?;
     let key = changed(&mut tx, &id, &change, now).await?;
+    let changes = json!({ "name": change.name, "scopes": change.scopes, "status": change.status });
+    let entry = Entry::done(&user.id, "api_key.updated", ("api_key", id.as_str()));
+    audit::write(&mut tx, entry.changing(changes), now).await?;
     tx.commit().await?;
     info!(user.id = %user.id, api_key.id = %id, "changed API key {id}");
     Ok(Json(key))
@@ -119,6 +124,9 @@ pub async fn toggle_api_key(
     let held = changeable(db::lock(&mut tx, &id, now).await?, &user)?;
     let status = toggled(held.status)?;
     let switched = changed(&mut tx, &id, &Change::to(status), now).await?;
+    let entry = Entry::done(&user.id, "api_key.updated", ("api_key", id.as_str()));
+    let entry = entry.changing(json!({ "status": status }));
+    audit::write(&mut tx, entry, now).await?;
     let reply = turn.reply(&mut tx, StatusCode::OK, &switched).await?;
     tx.commit().await?;
     info!(user.id = %user.id, api_key.id = %id, "switched API key {id}");
@@ -141,6 +149,8 @@ pub async fn revoke_api_key(
         Err(error) => return Err(error),
     }
     let key = changed(&mut tx, &id, &Change::to(Status::Revoked), now).await?;
+    let entry = Entry::done(&user.id, "api_key.revoked", ("api_key", id.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     info!(user.id = %user.id, api_key.id = %id, "revoked API key {id}");
     Ok(Json(key))
@@ -160,6 +170,8 @@ pub async fn delete_api_key(
         Ok(_) | Err(Error::ApiKeyRevoked) => db::delete(&mut tx, &id, now).await?,
         Err(error) => return Err(error),
     }
+    let entry = Entry::done(&user.id, "api_key.deleted", ("api_key", id.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     info!(user.id = %user.id, api_key.id = %id, "deleted API key {id}");
     Ok(Json(Done {

@@ -9,6 +9,7 @@ use platform::idempotency::{Idempotent, Turn};
 use platform::problem::ProblemBody;
 use platform::{Admin, Problem};
 use serde::Deserialize;
+use serde_json::json;
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -18,6 +19,7 @@ use crate::Users;
 use crate::account::api::Done;
 use crate::account::rule;
 use crate::account::view::Role;
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 
 /// The one role that comes with the system and whose permissions may change: the others pass every check, or none.
@@ -101,6 +103,9 @@ pub async fn create_role(
         Turn::Replay(reply) => return Ok(reply),
     };
     db::insert(&mut tx, &role).await.map_err(taken)?;
+    let entry = Entry::done(&user.id, "role.created", ("role", &role.id));
+    let entry = entry.with(json!({ "name": role.name, "permissions": role.permissions }));
+    audit::write(&mut tx, entry, now).await?;
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &role).await?;
     tx.commit().await?;
     info!(user.id = %user.id, "made role {} ({})", role.name, role.id);
@@ -211,6 +216,9 @@ pub async fn delete_role(
         return Err(Error::RoleHeld { name: role.name });
     }
     db::delete(&mut tx, &id).await?;
+    let entry = Entry::done(&user.id, "role.deleted", ("role", &id));
+    let entry = entry.with(json!({ "name": role.name }));
+    audit::write(&mut tx, entry, state.platform.clock.now()).await?;
     tx.commit().await?;
     info!(user.id = %user.id, "deleted role {} ({id})", role.name);
     Ok(Json(Done {
@@ -244,7 +252,12 @@ async fn changed(
         return Err(Problem::invalid_field("permissionIds", "would be more than 64").into());
     }
     let now = state.platform.clock.now();
+    let before = json!({ "name": role.name, "permissions": role.permissions });
     let role = db::update(&mut tx, id, &change, now).await.map_err(taken)?;
+    let after = json!({ "name": role.name, "permissions": role.permissions });
+    let entry = Entry::done(by, "role.updated", ("role", id));
+    let entry = entry.changing(json!({ "from": before, "to": after }));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     info!(user.id = %by, "changed role {} ({id}): it permits {:?}", role.name, role.permissions);
     Ok(Json(role))

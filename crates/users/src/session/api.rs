@@ -19,6 +19,7 @@ use super::sign_in::{self, Issued, SignIn};
 use super::{Which, db, end, enforce};
 use crate::account::normal;
 use crate::account::view::{Me, Status};
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
 use crate::{Users, limits, metrics, password};
@@ -162,6 +163,8 @@ pub async fn logout(State(state): State<Users>, user: CurrentUser) -> Result<Jso
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
     end(&mut tx, &user.id, Which::One(session), now).await?;
+    let entry = Entry::done(&user.id, "user.logout", ("session", session.as_str()));
+    audit::write(&mut tx, entry, now).await?;
     tx.commit().await?;
     // Also where an earlier call has ended it, but could not tell everybody.
     enforce(&state, std::slice::from_ref(session)).await?;
@@ -185,6 +188,8 @@ async fn renew(
         Some(hash) if !db::spend(&mut tx, hash, now).await? => {
             // Two hold what one was given: nobody can tell which of them is the user.
             let ended = end(&mut tx, &session.user_id, Which::One(id), now).await?;
+            let entry = Entry::done(&session.user_id, "session.stolen", ("session", id.as_str()));
+            audit::write(&mut tx, entry.judged(audit::Status::Warning), now).await?;
             tx.commit().await?;
             warn!(session.id = %id, user.id = %session.user_id, "a spent refresh token came again: ended session {id}");
             enforce(state, &ended).await?;

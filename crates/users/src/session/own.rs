@@ -1,17 +1,19 @@
 //! A user's own sessions: seeing them, and ending them.
 
 use axum::extract::State;
-use contracts::{SessionId, Timestamp};
+use contracts::{SessionId, Timestamp, UserId};
 use platform::CurrentUser;
 use platform::auth::Proof;
 use platform::http::{Json, Path};
 use platform::problem::ProblemBody;
 use serde::Serialize;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::{Which, db, end, enforce};
 use crate::Users;
 use crate::account::api::Done;
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 
 /// A session that lives.
@@ -66,6 +68,7 @@ pub async fn end_session(
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
     let ended = end(&mut tx, &user.id, Which::One(&id), now).await?;
+    write_ended(&mut tx, &user.id, &ended, now).await?;
     tx.commit().await?;
     if ended.is_empty() {
         return Err(Error::NoSession);
@@ -86,9 +89,23 @@ pub async fn end_other_sessions(
     let mut tx = state.platform.db.begin().await?;
     let now = state.platform.clock.now();
     let ended = end(&mut tx, &user.id, Which::AllBut(user.session()?), now).await?;
+    write_ended(&mut tx, &user.id, &ended, now).await?;
     tx.commit().await?;
     enforce(&state, &ended).await?;
     Ok(Json(Done {
         message: "the other sessions have ended",
     }))
+}
+
+async fn write_ended(
+    conn: &mut PgConnection,
+    user: &UserId,
+    ended: &[SessionId],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    for session in ended {
+        let entry = Entry::done(user, "session.ended", ("session", session.as_str()));
+        audit::write(conn, entry, now).await?;
+    }
+    Ok(())
 }

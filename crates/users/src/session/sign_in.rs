@@ -6,14 +6,16 @@ use chrono::TimeDelta;
 use contracts::{SessionId, Timestamp, UserId};
 use platform::auth::{Identity, Sessions};
 use secrecy::SecretString;
+use serde_json::json;
 use tracing::info;
 
 use super::agent::Agent;
 use super::db::{self, Session};
 use super::refresh_token::RefreshToken;
-use crate::account::db as accounts;
+use crate::account::db::{self as accounts, Credentials};
 use crate::account::normal;
 use crate::account::view::{Account, Status};
+use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
 use crate::{Users, attempt};
@@ -52,10 +54,37 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
         let mut conn = state.platform.db.acquire().await?;
         accounts::find_credentials(&mut conn, &name).await?
     };
-    let Some(mut credentials) = credentials else {
-        state.hasher.verify_nobody(ask.password).await?;
-        return Err(Error::BadCredentials);
+    let user = credentials.as_ref().map(|found| found.id.clone());
+    let issued = match credentials {
+        Some(credentials) => enter(state, &name, credentials, ask).await,
+        None => match state.hasher.verify_nobody(ask.password).await {
+            Ok(()) => Err(Error::BadCredentials),
+            Err(error) => Err(error.into()),
+        },
     };
+    if let Err(error @ (Error::BadCredentials | Error::Locked { .. } | Error::Disabled)) = &issued {
+        // Also where nobody has the name, so that the time tells nothing.
+        let entry = Entry {
+            user: user.as_ref(),
+            action: "user.login_failed",
+            resource: ("user", user.as_ref().map(UserId::as_str)),
+            status: audit::Status::Failed,
+            details: json!({ "reason": error.to_string() }),
+            changes: None,
+        };
+        let mut conn = state.platform.db.acquire().await?;
+        audit::write(&mut conn, entry, state.platform.clock.now()).await?;
+    }
+    issued
+}
+
+/// Opens a session for who knows the password.
+async fn enter(
+    state: &Users,
+    name: &str,
+    mut credentials: Credentials,
+    ask: SignIn,
+) -> Result<Issued> {
     let user = credentials.id.clone();
     let mut is_first = true;
     let (mut tx, now) = loop {
@@ -68,7 +97,7 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
             break (tx, now);
         }
         right.release(&mut tx).await?;
-        let found = accounts::find_credentials(&mut tx, &name).await?;
+        let found = accounts::find_credentials(&mut tx, name).await?;
         tx.commit().await?;
         let found = found.ok_or(Error::BadCredentials)?;
         // Only who knows the password learns that the account is switched off.
@@ -98,6 +127,12 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
     db::insert(&mut tx, &session, ask.address, ask.agent, now).await?;
     let refresh = RefreshToken::new();
     db::insert_token(&mut tx, &session.id, &refresh.hash, now).await?;
+    let entry = Entry::done(
+        &session.user_id,
+        "user.login",
+        ("session", session.id.as_str()),
+    );
+    audit::write(&mut tx, entry, now).await?;
     let account = find(&mut tx, &session.user_id).await?;
     tx.commit().await?;
     if state.hasher.is_outdated(&credentials.password_hash)

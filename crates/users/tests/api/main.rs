@@ -4,6 +4,7 @@ mod account;
 mod api_key;
 mod app;
 mod attempt;
+mod audit;
 mod manage;
 mod role;
 mod session;

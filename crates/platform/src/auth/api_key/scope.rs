@@ -48,6 +48,7 @@ const GRANTS: &[(&str, Grant)] = &[
     ("/roles", Grant::Nothing),
     ("/permissions", Grant::Nothing),
     ("/menu-permissions", Grant::Nothing),
+    ("/audit-logs", Grant::Read("audit")),
     ("/devices", Grant::All("devices")),
     ("/ports", Grant::All("devices")),
     ("/nodes", Grant::All("nodes")),
