@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use platform::Env;
+use platform::mail::MailSettings;
 use reqwest::Url;
 use secrecy::SecretString;
 
@@ -32,10 +33,8 @@ pub struct Config {
     pub retention: TimeDelta,
     /// Whether webhooks may lead to this machine, in the sandbox alone. `NOTIFICATIONS_WEBHOOK_LOOPBACK`, default false.
     pub webhook_loopback: bool,
-    /// The server that takes mail, as in `smtps://user:password@host:465`. `SMTP_URL`; without it no mail is sent.
-    pub smtp_url: Option<SecretString>,
-    /// Whom mail is from. `EMAIL_FROM`, default `Cloudphone <no-reply@localhost>`.
-    pub email_from: String,
+    /// By whom mail is sent.
+    pub mail: MailSettings,
     /// Who takes text messages; without it none are sent.
     pub sms: Option<SmsProvider>,
 }
@@ -70,8 +69,7 @@ impl Config {
             ),
             retention: TimeDelta::days(env.within("NOTIFICATIONS_RETENTION_DAYS", 90, (1, 36_500))),
             webhook_loopback: env.flag("NOTIFICATIONS_WEBHOOK_LOOPBACK", false),
-            smtp_url: env.secret("SMTP_URL", 1),
-            email_from: env.value("EMAIL_FROM", "Cloudphone <no-reply@localhost>".to_owned()),
+            mail: MailSettings::from_env(env),
             sms: sms(env),
         }
     }

@@ -10,6 +10,7 @@ pub mod http;
 pub mod idempotency;
 pub mod lifecycle;
 pub mod listen;
+pub mod mail;
 mod migrate;
 pub mod network;
 pub mod objects;

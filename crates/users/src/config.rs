@@ -4,6 +4,7 @@ use std::thread::available_parallelism;
 
 use chrono::TimeDelta;
 use platform::Env;
+use platform::mail::MailSettings;
 
 use crate::password::Cost;
 
@@ -19,6 +20,11 @@ pub struct Config {
     pub hash_cost: Cost,
     /// How long a session may live, however often it is refreshed. `USERS_SESSION_DAYS`, default 30.
     pub session_lifetime: TimeDelta,
+    /// By whom mail is sent.
+    pub mail: MailSettings,
+    /// The page on which a forgotten password is set, with `{token}` where the token comes. `PASSWORD_RESET_URL`; without it the
+    /// mail names the token alone.
+    pub reset_url: Option<String>,
     /// How long entries of the audit log are kept. `USERS_AUDIT_DAYS`, default 365.
     pub audit_lifetime: TimeDelta,
 }
@@ -39,7 +45,20 @@ impl Config {
                 passes: env.within("USERS_HASH_PASSES", Cost::default().passes, (1, 100)),
             },
             session_lifetime: TimeDelta::days(env.within("USERS_SESSION_DAYS", 30, (8, 365))),
+            mail: MailSettings::from_env(env),
+            reset_url: reset_url(env),
             audit_lifetime: TimeDelta::days(env.within("USERS_AUDIT_DAYS", 365, (31, 3_650))),
         }
     }
+}
+
+fn reset_url(env: &mut Env) -> Option<String> {
+    let url = env.text("PASSWORD_RESET_URL")?;
+    if !url.contains("{token}") {
+        env.fault(
+            "PASSWORD_RESET_URL",
+            "must hold {token}, as in https://example.com/reset?token={token}",
+        );
+    }
+    Some(url)
 }

@@ -9,10 +9,12 @@ mod error;
 mod limits;
 mod metrics;
 mod password;
+mod reset;
 mod role;
 mod routes;
 mod secret;
 mod session;
+mod token;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use coordination::rate_limit::RateLimiter;
 use platform::Platform;
 use platform::events::spawn_consumer;
 use platform::lifecycle::Tasks;
+use platform::mail::Mailer;
 
 use crate::password::Hasher;
 
@@ -34,6 +37,7 @@ pub struct Users {
     platform: Platform,
     config: Arc<Config>,
     hasher: Hasher,
+    mailer: Mailer,
     limiter: RateLimiter,
 }
 
@@ -41,7 +45,7 @@ impl Users {
     /// Prepares the service.
     ///
     /// # Errors
-    /// Where no password can be hashed.
+    /// Where no password can be hashed, or the mail server cannot be used.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
         let hasher = Hasher::new(
             config.hash_cost,
@@ -51,6 +55,7 @@ impl Users {
         .await?;
         Ok(Self {
             hasher,
+            mailer: Mailer::new(&config.mail)?,
             limiter: RateLimiter::new(platform.redis.clone(), platform.keys.clone()),
             platform: platform.clone(),
             config: Arc::new(config),
@@ -65,6 +70,7 @@ impl Users {
         spawn_consumer(&self.platform, tasks, audit::Recorder).await?;
         account::spawn_jobs(self, tasks);
         audit::spawn_jobs(self, tasks);
+        reset::spawn_jobs(self, tasks);
         session::spawn_jobs(self, tasks);
         api_key::spawn_jobs(self, tasks);
         Ok(())
@@ -82,6 +88,7 @@ impl Users {
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
         account::run_jobs(self).await?;
         audit::run_jobs(self).await?;
+        reset::run_jobs(self).await?;
         session::run_jobs(self).await?;
         api_key::run_jobs(self).await
     }

@@ -30,6 +30,26 @@ pub async fn registration(state: &Users, address: IpAddr) -> Result<(), Problem>
     check(state, &address.to_string(), registrations).await
 }
 
+/// Allows 3 requests a minute for another password of an address, and as many for one mail address.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub async fn reset(state: &Users, address: IpAddr, email: &str) -> Result<(), Problem> {
+    let requests = Limit::per_minute(3).tier("reset");
+    check(state, &address.to_string(), requests).await?;
+    let email = hex::encode(&Sha256::digest(email)[..16]);
+    check(state, &email, requests).await
+}
+
+/// Allows 20 tries a minute of an address with tokens that set another password.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub async fn reset_token(state: &Users, address: IpAddr) -> Result<(), Problem> {
+    let tries = Limit::per_minute(20).tier("reset-token");
+    check(state, &address.to_string(), tries).await
+}
+
 async fn check(state: &Users, subject: &str, at_most: Limit) -> Result<(), Problem> {
     if !state.platform.settings.rate_limits {
         return Ok(());

@@ -9,6 +9,7 @@ use crate::Users;
 use crate::account::{admin, api as account, contact, manage, overview};
 use crate::api_key::{api as api_key, change};
 use crate::audit::{api as audit, origin};
+use crate::reset::api as reset;
 use crate::role::{api as role, permission};
 use crate::session::{api as session, own};
 
@@ -29,6 +30,9 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(session::refresh))
         .routes(routes!(session::logout))
         .routes(routes!(account::change_password))
+        .routes(routes!(reset::forgot_password))
+        .routes(routes!(reset::verify_reset_token))
+        .routes(routes!(reset::reset_password))
         .routes(routes!(account::find_me))
         .routes(routes!(own::list_sessions, own::end_other_sessions))
         .routes(routes!(own::end_session))

@@ -10,9 +10,10 @@ use platform::{Platform, testing};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use standardwebhooks::Webhook;
+use testkit::MailServer;
 
 use crate::app::{Cluster, Instance, beside, config_with, until};
-use crate::sinks::{Answer, MailServer, Sink, Users};
+use crate::sinks::{Answer, Sink, Users};
 
 const HOOK: &str = "/notifications/webhook";
 

@@ -15,8 +15,7 @@ use platform::Platform;
 use platform::http::{Path, Query};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -261,91 +260,5 @@ async fn contact(headers: HeaderMap, Path(user): Path<String>) -> Response {
         "mute" => axum::response::Json(json!({ "email": email })).into_response(),
         _ => axum::response::Json(json!({ "email": email, "phone": "+8613800000000" }))
             .into_response(),
-    }
-}
-
-/// A server that takes mail.
-pub struct MailServer {
-    pub address: SocketAddr,
-    mails: Arc<Mutex<Vec<String>>>,
-    refusal: Arc<Mutex<Option<&'static str>>>,
-    _serving: JoinSet<()>,
-}
-
-impl MailServer {
-    pub async fn open() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mails = Arc::new(Mutex::new(Vec::new()));
-        let refusal = Arc::new(Mutex::new(None));
-        let mut serving = JoinSet::new();
-        let (taken, refused) = (mails.clone(), refusal.clone());
-        serving.spawn(async move {
-            let mut talks = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                talks.spawn(talk(stream, taken.clone(), refused.clone()));
-            }
-        });
-        Self {
-            address,
-            mails,
-            refusal,
-            _serving: serving,
-        }
-    }
-
-    /// Answers each recipient with this.
-    pub fn refuses(&self, with: Option<&'static str>) {
-        *self.refusal.lock().unwrap() = with;
-    }
-
-    pub fn mails(&self) -> Vec<String> {
-        self.mails.lock().unwrap().clone()
-    }
-
-    /// Waits for so many mails.
-    pub async fn after(&self, count: usize) -> Vec<String> {
-        until("the mails", async || self.mails().len() >= count).await;
-        self.mails()
-    }
-}
-
-async fn talk(
-    stream: TcpStream,
-    mails: Arc<Mutex<Vec<String>>>,
-    refusal: Arc<Mutex<Option<&'static str>>>,
-) -> Option<()> {
-    let (reader, mut writer) = stream.into_split();
-    let mut lines = BufReader::new(reader).lines();
-    writer.write_all(b"220 sink\r\n").await.ok()?;
-    let mut mail: Option<String> = None;
-    loop {
-        let line = tokio::time::timeout(SOON, lines.next_line())
-            .await
-            .ok()?
-            .ok()??;
-        let answer = match (&mut mail, line.as_str()) {
-            (Some(_), ".") => {
-                mails.lock().unwrap().extend(mail.take());
-                "250 taken"
-            }
-            (Some(text), more) => {
-                text.push_str(more);
-                text.push('\n');
-                continue;
-            }
-            (None, "DATA") => {
-                mail = Some(String::new());
-                "354 go on"
-            }
-            (None, line) if line.starts_with("RCPT") => refusal.lock().unwrap().unwrap_or("250 ok"),
-            (None, "QUIT") => "221 bye",
-            (None, _) => "250 ok",
-        };
-        writer
-            .write_all(format!("{answer}\r\n").as_bytes())
-            .await
-            .ok()?;
     }
 }

@@ -14,7 +14,6 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use super::agent::Agent;
-use super::refresh_token::{self, RefreshToken, TokenHash};
 use super::sign_in::{self, Issued, SignIn};
 use super::{Which, db, end, enforce};
 use crate::account::normal;
@@ -22,6 +21,7 @@ use crate::account::view::{Me, Status};
 use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
+use crate::token::{self, Token, TokenHash};
 use crate::{Users, limits, metrics, password};
 
 /// For how long an access token that has expired still renews its session.
@@ -134,9 +134,7 @@ pub async fn refresh(
     Json(body): Json<Refresh>,
 ) -> Result<Json<Refreshed>> {
     let now = state.platform.clock.now();
-    let token = body
-        .refresh_token
-        .map(|token| refresh_token::hash(token.expose()));
+    let token = body.refresh_token.map(|token| token::hash(token.expose()));
     let id = match &token {
         Some(hash) => {
             let mut conn = state.platform.db.acquire().await?;
@@ -202,7 +200,7 @@ async fn renew(
     if account.status != Status::Active {
         return Err(Error::Disabled);
     }
-    let refresh = RefreshToken::new();
+    let refresh = Token::new();
     db::insert_token(&mut tx, id, &refresh.hash, now).await?;
     db::touch(&mut tx, id, now).await?;
     tx.commit().await?;

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::Which;
 use super::agent::Agent;
-use super::refresh_token::TokenHash;
+use crate::token::TokenHash;
 
 /// A session, as renewing its tokens needs it.
 #[derive(Clone, Debug, sqlx::FromRow)]

@@ -8,7 +8,6 @@ pub mod api;
 mod db;
 mod jobs;
 pub mod own;
-mod refresh_token;
 mod sign_in;
 
 use contracts::{Event, EventBody, SessionId, Timestamp, UserId};

@@ -11,13 +11,13 @@ use tracing::info;
 
 use super::agent::Agent;
 use super::db::{self, Session};
-use super::refresh_token::RefreshToken;
 use crate::account::db::{self as accounts, Credentials};
 use crate::account::normal;
 use crate::account::view::{Account, Status};
 use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
+use crate::token::Token;
 use crate::{Users, attempt};
 
 /// How long an access token lives, and with `remember`.
@@ -125,7 +125,7 @@ async fn enter(
     )
     .await?;
     db::insert(&mut tx, &session, ask.address, ask.agent, now).await?;
-    let refresh = RefreshToken::new();
+    let refresh = Token::new();
     db::insert_token(&mut tx, &session.id, &refresh.hash, now).await?;
     let entry = Entry::done(
         &session.user_id,
@@ -155,7 +155,7 @@ pub fn issue(
     state: &Users,
     account: Account,
     session: &Session,
-    refresh: RefreshToken,
+    refresh: Token,
     now: Timestamp,
 ) -> Result<Issued> {
     let lifetime = if session.remember { WEEK } else { DAY }.min(session.expires_at - now);

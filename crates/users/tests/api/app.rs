@@ -52,6 +52,11 @@ impl TestApp {
         Self::set(platform, Env::of([])).await
     }
 
+    /// The same with settings.
+    pub async fn on_with<const N: usize>(platform: Platform, settings: [(&str, &str); N]) -> Self {
+        Self::set(platform, Env::of(settings)).await
+    }
+
     async fn set(platform: Platform, mut env: Env) -> Self {
         let users = Users::new(&platform, Config::from_env(&mut env))
             .await

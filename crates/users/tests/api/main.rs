@@ -6,5 +6,6 @@ mod app;
 mod attempt;
 mod audit;
 mod manage;
+mod reset;
 mod role;
 mod session;

@@ -1,4 +1,4 @@
-//! Refresh tokens: 256 random bits, of which only the hash is kept.
+//! Tokens that open something once: 256 random bits, of which only the hash is kept.
 
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
@@ -8,14 +8,14 @@ pub type TokenHash = [u8; 32];
 
 /// A token for a client, and its hash for us.
 #[derive(Debug)]
-pub struct RefreshToken {
+pub struct Token {
     /// For the client, once.
     pub text: SecretString,
     /// For the database.
     pub hash: TokenHash,
 }
 
-impl RefreshToken {
+impl Token {
     /// Makes a token that never was.
     pub fn new() -> Self {
         let random: [u8; 32] = rand::random();
