@@ -13,7 +13,7 @@ const OK: StatusCode = StatusCode::OK;
 
 /// Actions and outcomes, newest first.
 fn told(page: &Value) -> Vec<(&str, &str)> {
-    let entries = page["data"].as_array().unwrap().iter();
+    let entries = page["data"].as_array().into_iter().flatten();
     entries
         .filter_map(|entry| entry["action"].as_str().zip(entry["status"].as_str()))
         .collect()

@@ -24,7 +24,7 @@ pub async fn ask(app: &TestApp, token: &str, what: (Method, &str), body: Value) 
 
 async fn role_id(app: &TestApp, name: &str) -> String {
     let find = sqlx::query_scalar("select id from users.roles where name = $1").bind(name);
-    find.fetch_one(&app.platform.db).await.unwrap()
+    find.fetch_one(&app.platform.db).await.expect("a role")
 }
 
 fn user_named(name: &str) -> Value {

@@ -44,7 +44,7 @@ async fn reset(app: &TestApp, token: &str) -> Reply {
 fn token(mail: &str) -> String {
     // Long lines are folded, with `=` at their ends.
     let mail = mail.replace("=\n", "").replace("=3D", "=");
-    let (_, rest) = mail.split_once("reset?token=").unwrap();
+    let (_, rest) = mail.split_once("reset?token=").expect("a link");
     rest.chars().take_while(char::is_ascii_hexdigit).collect()
 }
 
