@@ -12,10 +12,14 @@ use platform::{Admin, CurrentUser};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::db::Fallen;
 use super::{BalanceReply, Moved, Movement, db, move_money};
 use crate::callers::MoneyMover;
 use crate::ledger::Details;
 use crate::{Billing, Result, rules};
+
+/// How many alerts are told.
+const MOST_ALERTS: i64 = 50;
 
 /// Money to be moved on a balance.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -63,6 +67,7 @@ pub struct Alerts {
     pub has_low_balance_alert: bool,
     pub balance: Money,
     pub low_balance_threshold: Money,
+    /// Newest first.
     pub alerts: Vec<Alert>,
 }
 
@@ -88,7 +93,7 @@ pub async fn find_balance(
     Ok(Json(balance_of(&state, &owner).await?))
 }
 
-/// Tells whether a user's balance is low.
+/// Tells whether a user's balance is low, and when it fell so low: the last fifty times, newest first.
 #[utoipa::path(get, path = "/balance/user/{userId}/alerts", tag = "balance", params(("userId" = UserId, Path)),
     responses((status = 200, body = Alerts), (status = 403, body = ProblemBody)))]
 pub async fn list_alerts(
@@ -99,21 +104,39 @@ pub async fn list_alerts(
     let owner = user.acting_for(Some(owner))?;
     let balance = balance_of(&state, &owner).await?;
     let low = balance.balance <= balance.low_balance_threshold;
-    let alert = Alert {
-        kind: "low_balance",
-        message: format!(
-            "the balance is {}, not above {}",
-            balance.balance, balance.low_balance_threshold
-        ),
-        created_at: balance.updated_at,
+    let fallen = {
+        let mut conn = state.platform.db.acquire().await?;
+        db::alerts(&mut conn, &owner, MOST_ALERTS).await?
     };
+    let mut alerts: Vec<Alert> = fallen.into_iter().map(Alert::from).collect();
+    // One that was never above its threshold did not fall to it.
+    if low && alerts.is_empty() {
+        alerts.push(Alert::from(Fallen {
+            balance: balance.balance,
+            threshold: balance.low_balance_threshold,
+            created_at: balance.updated_at,
+        }));
+    }
     Ok(Json(Alerts {
         user_id: owner,
         has_low_balance_alert: low,
         balance: balance.balance,
         low_balance_threshold: balance.low_balance_threshold,
-        alerts: if low { vec![alert] } else { Vec::new() },
+        alerts,
     }))
+}
+
+impl From<Fallen> for Alert {
+    fn from(fallen: Fallen) -> Self {
+        Self {
+            kind: "low_balance",
+            message: format!(
+                "the balance is {}, not above {}",
+                fallen.balance, fallen.threshold
+            ),
+            created_at: fallen.created_at,
+        }
+    }
 }
 
 async fn balance_of(state: &Billing, owner: &UserId) -> Result<BalanceReply> {

@@ -1,6 +1,6 @@
 //! Balances and their movements in PostgreSQL.
 
-use contracts::{Timestamp, TransactionId, UserId};
+use contracts::{Money, Timestamp, TransactionId, UserId};
 use platform::http::Slice;
 use sqlx::PgConnection;
 
@@ -117,5 +117,51 @@ pub async fn count(conn: &mut PgConnection, user: &UserId, wanted: Wanted) -> sq
     .bind(wanted.from.map(Bound::start))
     .bind(wanted.to.map(Bound::end))
     .fetch_one(conn)
+    .await
+}
+
+/// A balance that fell to its threshold or below.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Fallen {
+    /// What was available then.
+    pub balance: Money,
+    /// The threshold then.
+    pub threshold: Money,
+    /// When it fell.
+    pub created_at: Timestamp,
+}
+
+/// Writes down that a balance fell to its threshold or below.
+pub async fn insert_alert(
+    conn: &mut PgConnection,
+    balance: &Balance,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- balance::insert_alert
+        insert into billing.low_balance_alerts (user_id, balance, threshold, created_at) values ($1, $2, $3, $4)",
+    )
+    .bind(&balance.user_id)
+    .bind(balance.available)
+    .bind(balance.low_balance_threshold)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// When the balance of a user fell so low, newest first.
+pub async fn alerts(
+    conn: &mut PgConnection,
+    user: &UserId,
+    limit: i64,
+) -> sqlx::Result<Vec<Fallen>> {
+    sqlx::query_as(
+        "-- balance::alerts
+        select balance, threshold, created_at from billing.low_balance_alerts where user_id = $1 order by seq desc limit $2",
+    )
+    .bind(user)
+    .bind(limit)
+    .fetch_all(conn)
     .await
 }

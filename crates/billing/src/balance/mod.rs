@@ -286,6 +286,7 @@ pub async fn move_money(
     };
     platform::events::emit(conn, &Event::new(user.clone(), now, body)).await?;
     if balance.fell_low_from(transaction.balance_before) {
+        db::insert_alert(conn, &balance, now).await?;
         let body = EventBody::BalanceLow {
             balance: balance.available,
             threshold: balance.low_balance_threshold,

@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use contracts::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use tracing::error;
 
 use crate::{Billing, metrics};
@@ -12,7 +13,7 @@ use crate::{Billing, metrics};
 const MOST: i64 = 100;
 
 /// What the proof found.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// Whether everything follows.
@@ -23,12 +24,13 @@ pub struct Verdict {
 }
 
 /// Something kept that does not follow from the ledger.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// `available`, `frozen`, `history`, `legs` or `order_paid_twice`.
+    /// `available`, `frozen`, `history`: a kept balance; `legs`: a movement that does not sum to zero; `order_paid_twice`;
+    /// `refunds`: what an order says was given back; `refund_legs`: a refund without as much in the ledger.
     pub kind: String,
-    /// The account, user, transaction or order.
+    /// The account, user, transaction, order or refund.
     pub subject: String,
     /// What follows from the ledger, in fen.
     pub expected: i64,
@@ -67,6 +69,18 @@ pub async fn check(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Verd
         union all
         select 'order_paid_twice', order_id, 1, count(*)
         from billing.payments where applied group by order_id having count(*) > 1
+        union all
+        select 'refunds', o.id, coalesce(r.total, 0), o.refund_amount
+        from billing.orders o left join (
+            select order_id, sum(amount)::bigint as total from billing.refunds where state not in ('failed', 'rejected') group by order_id
+        ) r on r.order_id = o.id
+        where o.refund_amount <> coalesce(r.total, 0)
+        union all
+        select 'refund_legs', r.id, r.amount, coalesce(p.total, 0)
+        from billing.refunds r left join (
+            select transaction_id, sum(amount) filter (where amount > 0)::bigint as total from billing.postings group by transaction_id
+        ) p on p.transaction_id = r.transaction_id
+        where r.state = 'succeeded' and r.amount <> coalesce(p.total, 0)
         limit $1",
     )
     .bind(MOST)
@@ -77,6 +91,58 @@ pub async fn check(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Verd
         checked_at: now,
         differences,
     })
+}
+
+/// A proof for who asks for one: of now where that does not take longer than a request may, else the last one there was.
+///
+/// # Errors
+/// Where the database fails, or there was none yet.
+pub async fn on_demand(state: &Billing) -> sqlx::Result<Verdict> {
+    let mut tx = state.platform.db.begin().await?;
+    sqlx::query("set local statement_timeout = '5s'")
+        .execute(&mut *tx)
+        .await?;
+    match check(&mut tx, state.platform.clock.now()).await {
+        Ok(verdict) => {
+            keep(&mut tx, &verdict).await?;
+            tx.commit().await?;
+            Ok(verdict)
+        }
+        Err(error) if is_out_of_time(&error) => {
+            tx.rollback().await?;
+            let mut conn = state.platform.db.acquire().await?;
+            last(&mut conn).await?.ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_out_of_time(error: &sqlx::Error) -> bool {
+    // query_canceled
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "57014")
+}
+
+/// Keeps a verdict in the place of an older one.
+async fn keep(conn: &mut PgConnection, verdict: &Verdict) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- ledger::keep_verdict
+        insert into billing.ledger_verdict as v (verdict, checked_at) values ($1, $2)
+        on conflict (only_one) do update set verdict = $1, checked_at = $2 where v.checked_at <= $2",
+    )
+    .bind(Json(verdict))
+    .bind(verdict.checked_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn last(conn: &mut PgConnection) -> sqlx::Result<Option<Verdict>> {
+    let kept: Option<Json<Verdict>> =
+        sqlx::query_scalar("select verdict from billing.ledger_verdict")
+            .fetch_optional(conn)
+            .await?;
+    Ok(kept.map(|Json(verdict)| verdict))
 }
 
 /// The nightly proof: shows the result as metrics that must stay 0.
@@ -94,6 +160,7 @@ pub async fn measure(state: &Billing) -> anyhow::Result<()> {
     let verdict = check(&mut tx, state.platform.clock.now())
         .await
         .context("proving the ledger")?;
+    keep(&mut tx, &verdict).await?;
     tx.commit().await?;
     let twice = |difference: &&Difference| difference.kind == "order_paid_twice";
     let paid_twice = verdict.differences.iter().filter(twice).count();

@@ -189,20 +189,15 @@ impl Client {
         self.send_bytes(request, body.into_bytes()).await
     }
 
+    /// The body as it comes, of a request that is answered 200.
+    pub async fn open(&self, path: &str) -> axum::body::BodyDataStream {
+        let response = self.respond(Request::get(path), Vec::new()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().into_data_stream()
+    }
+
     pub async fn send_bytes(&self, request: http::request::Builder, body: Vec<u8>) -> Reply {
-        let mut request = request.body(Body::from(body)).unwrap();
-        if let Some(token) = &self.token {
-            let value = format!("Bearer {token}").parse().unwrap();
-            request.headers_mut().insert(header::AUTHORIZATION, value);
-        }
-        request.extensions_mut().insert(ConnectInfo(self.from));
-        let (parts, body) = self
-            .router
-            .clone()
-            .oneshot(request)
-            .await
-            .unwrap()
-            .into_parts();
+        let (parts, body) = self.respond(request, body).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Reply {
             status: parts.status,
@@ -210,6 +205,20 @@ impl Client {
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
             text: String::from_utf8_lossy(&bytes).into_owned(),
         }
+    }
+
+    async fn respond(
+        &self,
+        request: http::request::Builder,
+        body: Vec<u8>,
+    ) -> axum::response::Response {
+        let mut request = request.body(Body::from(body)).unwrap();
+        if let Some(token) = &self.token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        request.extensions_mut().insert(ConnectInfo(self.from));
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     /// Orders a plan and gives the order's id.

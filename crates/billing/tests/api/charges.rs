@@ -78,7 +78,8 @@ async fn an_hour_is_charged_once_however_often_and_late_it_is_told(db: PgPool) {
     );
     assert_eq!(records.as_array().unwrap().len(), 2);
     let boss = app.admin().await;
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -117,7 +118,8 @@ async fn what_the_balance_does_not_cover_is_owed_and_collected_later(db: PgPool)
     assert_eq!(balance(&alice).await, 4);
     assert_eq!(app.count(open).await, 0);
     let boss = app.admin().await;
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -355,7 +357,25 @@ async fn a_low_balance_is_told_when_it_falls_not_with_each_debit(db: PgPool) {
 
     assert_eq!(app.events("balance.low").await, 2);
     let alerts = alice.get("/balance/user/alice/alerts").await.is(200);
-    assert_eq!(alerts["alerts"][0]["type"], "low_balance");
+    let told = alerts["alerts"].as_array().unwrap();
+    assert_eq!(told.len(), 2, "{alerts}");
+    assert_eq!(
+        (&told[0]["type"], &told[0]["message"]),
+        (
+            &json!("low_balance"),
+            &json!("the balance is 89.00, not above 100.00")
+        )
+    );
+    // It is remembered when there is enough again.
+    recharge(&alice, 500).await;
+    let alerts = alice.get("/balance/user/alice/alerts").await.is(200);
+    assert_eq!(
+        json!([
+            alerts["hasLowBalanceAlert"],
+            alerts["alerts"].as_array().map(Vec::len)
+        ]),
+        json!([false, 2])
+    );
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

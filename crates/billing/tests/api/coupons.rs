@@ -71,7 +71,8 @@ async fn a_coupon_lowers_an_order_and_is_used_by_it(db: PgPool) {
         .await
         .refused(400, "AMOUNT_MISMATCH");
     alice.pay(order["id"].as_str().unwrap()).await;
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

@@ -1,9 +1,10 @@
 //! Lists as CSV: one's own or everybody's, as long as they are, and never a part that looks whole.
 
+use futures::StreamExt;
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::app::TestApp;
+use crate::app::{Client, TestApp};
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn users_export_their_own_rows_and_admins_everybodys(db: PgPool) {
@@ -87,16 +88,7 @@ async fn what_a_spreadsheet_would_run_is_text(db: PgPool) {
 async fn a_long_list_comes_whole_and_only_so_many_at_once(db: PgPool) {
     let app = TestApp::new(db).await;
     let boss = app.admin().await;
-    let template = boss.order("basic").await;
-    sqlx::query(
-        "insert into billing.orders (id, order_no, user_id, plan_id, plan_name, terms, amount, final_amount, state, expires_at, created_at, updated_at)
-        select 'copy-' || n, 'N' || n, user_id, plan_id, plan_name, terms, amount, final_amount, state, expires_at, created_at, updated_at
-        from billing.orders, generate_series(1, 20000) n where id = $1",
-    )
-    .bind(&template)
-    .execute(&app.platform.db)
-    .await
-    .unwrap();
+    many_orders(&app, &boss).await;
 
     let asked = (0..6).map(|_| boss.get("/billing/exports/orders"));
     let replies = futures::future::join_all(asked).await;
@@ -116,4 +108,47 @@ async fn a_long_list_comes_whole_and_only_so_many_at_once(db: PgPool) {
         boss.get("/billing/exports/orders").await.status.as_u16(),
         200
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_list_that_breaks_off_never_looks_whole(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let boss = app.admin().await;
+    many_orders(&app, &boss).await;
+    let mut body = boss.open("/billing/exports/orders").await;
+    let first = body.next().await.unwrap().unwrap();
+    assert!(!first.is_empty());
+
+    // It waits for its client to read on.
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and query ilike 'copy%' and pid <> pg_backend_pid()",
+    )
+    .fetch_all(&app.platform.db)
+    .await
+    .unwrap();
+    assert_eq!(ended, [true]);
+
+    let rest: Vec<_> = body.collect().await;
+    let (pieces, failures): (Vec<_>, Vec<_>) = rest.into_iter().partition(Result::is_ok);
+    assert_eq!(failures.len(), 1);
+    let lines = pieces.iter().flatten().flat_map(|piece| piece.iter());
+    assert!(lines.filter(|byte| **byte == b'\n').count() < 20_000);
+    // Its place is free for the next one, which comes whole.
+    let again = boss.get("/billing/exports/orders").await;
+    assert_eq!(again.text.lines().count(), 20_002);
+}
+
+/// One order, and twenty thousand copies.
+async fn many_orders(app: &TestApp, boss: &Client) {
+    let template = boss.order("basic").await;
+    sqlx::query(
+        "insert into billing.orders (id, order_no, user_id, plan_id, plan_name, terms, amount, final_amount, state, expires_at, created_at, updated_at)
+        select 'copy-' || n, 'N' || n, user_id, plan_id, plan_name, terms, amount, final_amount, state, expires_at, created_at, updated_at
+        from billing.orders, generate_series(1, 20000) n where id = $1",
+    )
+    .bind(&template)
+    .execute(&app.platform.db)
+    .await
+    .unwrap();
 }

@@ -152,7 +152,8 @@ async fn what_was_consumed_and_paid_is_stated_once_and_never_debited_again(db: P
         ]),
         json!([7, 139, 0])
     );
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -233,7 +234,8 @@ async fn a_debt_is_settled_once_whether_its_invoice_is_paid_or_the_cron_collects
         let rest = json!({ "amount": 5 });
         alice.post("/balance/freeze", rest).await.is(200);
     }
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
@@ -286,7 +288,8 @@ async fn paying_an_invoice_debits_what_is_left_of_its_debts(db: PgPool) {
     let wider = closed(&[&app], 40);
     let wider = alice.post("/invoices/generate", wider).await.is(201);
     assert_eq!(wider["total"], 0);
-    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+    let proof = boss.get("/admin/ledger/verify").await.is(200);
+    assert_eq!(proof["ok"], true, "{proof}");
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
