@@ -13,6 +13,7 @@ pub mod listen;
 mod migrate;
 pub mod network;
 pub mod objects;
+pub mod outbound;
 pub mod problem;
 pub mod redis;
 pub mod retention;
