@@ -274,6 +274,10 @@ const HELP: [(&str, &str); 88] = [
         "Cluster: accounts whose ledger does not add up; must be 0",
     ),
     (
+        "media_callbacks_total",
+        "Reports of media providers, by what became of them",
+    ),
+    (
         "media_claim_seconds",
         "How long the claim of a media task took until its outcome",
     ),
@@ -281,6 +285,10 @@ const HELP: [(&str, &str); 88] = [
     (
         "media_objects_deleted_total",
         "Files of media tasks that were deleted, by reason",
+    ),
+    (
+        "media_polls_total",
+        "Steps of media tasks that a provider was asked about, by provider",
     ),
     (
         "media_tasks_created_total",

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use platform::Env;
 
+use crate::provider::ProviderSettings;
+
 /// Settings of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -16,6 +18,16 @@ pub struct Config {
     pub poll: Duration,
     /// `MEDIA_STITCH_DEADLINE_SECONDS`: how long after its creation a stitch may be made. Default 60.
     pub stitch_deadline: Duration,
+    /// `MEDIA_COMPOSE_DEADLINE_SECONDS`: the same for a video that is composed. Default 300.
+    pub compose_deadline: Duration,
+    /// `MEDIA_PROVIDERS`: functions elsewhere that make things, a JSON list of `{"ref", "kind", "types", "priority",
+    /// "weight", "limit", "timeoutSeconds", "secret", "url"}`. Default none. A secret.
+    pub providers: Vec<ProviderSettings>,
+    /// `MEDIA_PUBLIC_URL`: where providers reach us, as `https://api.example.com/api`. Without it they are not told where
+    /// to report, and can be given URLs as inputs, but no uploads.
+    pub public_url: Option<String>,
+    /// `MEDIA_FETCH_LOOPBACK`: whether files are fetched from this machine too; for the sandbox. Default false.
+    pub fetch_loopback: bool,
     /// `MEDIA_USER_RUNNING`: tasks of one user at work at once, on all replicas. Default 4.
     pub user_running: i64,
     /// `MEDIA_USER_WAITING`: waiting tasks of one user; one more is refused with 429. Default 100.
@@ -35,6 +47,13 @@ impl Config {
             lease: env.seconds("MEDIA_LEASE_SECONDS", Duration::from_secs(15)),
             poll: env.seconds("MEDIA_POLL_SECONDS", Duration::from_secs(1)),
             stitch_deadline: env.seconds("MEDIA_STITCH_DEADLINE_SECONDS", Duration::from_secs(60)),
+            compose_deadline: env
+                .seconds("MEDIA_COMPOSE_DEADLINE_SECONDS", Duration::from_secs(300)),
+            providers: ProviderSettings::from_env(env),
+            public_url: env
+                .text("MEDIA_PUBLIC_URL")
+                .map(|url| url.trim_end_matches('/').to_owned()),
+            fetch_loopback: env.flag("MEDIA_FETCH_LOOPBACK", false),
             user_running: env.within("MEDIA_USER_RUNNING", 4, (1, 1000)),
             user_waiting: env.within("MEDIA_USER_WAITING", 100, (1, 100_000)),
             waiting: env.within("MEDIA_WAITING", 10_000, (1, 1_000_000)),

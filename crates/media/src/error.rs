@@ -89,6 +89,9 @@ pub enum Error {
         /// What the reader met.
         reason: String,
     },
+    /// A report that no provider signed, or too long ago.
+    #[error("the report is not signed, or not by whom was asked, or not within 5 minutes")]
+    BadSignature,
     /// As many uploads as may be are coming in through this replica.
     #[error("too many uploads at once; try again")]
     Busy,
@@ -140,6 +143,7 @@ impl IntoResponse for Error {
             Self::WrongKind { .. } => {
                 Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", text)
             }
+            Self::BadSignature => Problem::new(StatusCode::UNAUTHORIZED, "BAD_SIGNATURE", text),
             Self::Busy => Problem::not_ready(text),
             Self::Objects(_) => Problem::not_ready("the object store does not answer; try again"),
             Self::Database(error) => Problem::from_sqlx(error),

@@ -1,14 +1,17 @@
 //! The media service: pictures are sent in, and tasks make something of them, each once, whichever replica dies.
 //!
 //! A task is a row with steps; the work on a step is a job that one worker at a time leases. The worker's fence stands
-//! in every write of its, so one that was frozen and comes back changes nothing. Offered so far: stitching pictures to
-//! a grid, done here by the provider `local`.
+//! in every write of its, so one that was frozen and comes back changes nothing. Some things are made here, others by
+//! providers, which are asked how it goes until they say that it is done, or say so themselves.
 
+mod callback;
 mod config;
 mod error;
 pub mod feature;
+mod fetch;
 pub mod job;
 mod metrics;
+pub mod provider;
 mod routes;
 pub mod stitch;
 pub mod task;
@@ -24,6 +27,8 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use config::Config;
 pub use error::{Error, Result};
+use fetch::Fetcher;
+use provider::Providers;
 pub use routes::{openapi, router};
 
 /// How many files may come in at once through a replica; each is in memory until it is whole.
@@ -35,6 +40,8 @@ pub struct Media {
     platform: Platform,
     config: Arc<Config>,
     objects: Objects,
+    fetch: Fetcher,
+    providers: Providers,
     /// Permits for work that keeps a core busy.
     cores: Arc<Semaphore>,
     /// Permits for files that come in.
@@ -52,6 +59,8 @@ impl Media {
         let objects = Objects::open(&platform.settings.objects)?;
         Ok(Self {
             platform: platform.clone(),
+            fetch: Fetcher::new(platform, &config)?,
+            providers: Providers::new(platform, &config.providers)?,
             cores: Arc::new(Semaphore::new(config.workers)),
             incoming: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             work: Arc::default(),
@@ -74,6 +83,16 @@ impl Media {
             let state = state.clone();
             async move { job::expire(&state).await }
         });
+        let state = self.clone();
+        tasks.every("media.poll", self.config.poll, move || {
+            let state = state.clone();
+            async move { job::poll::poll(&state).await }
+        });
+        let state = self.clone();
+        tasks.every("media.withdraw", self.config.poll, move || {
+            let state = state.clone();
+            async move { job::poll::withdraw(&state).await }
+        });
         Ok(())
     }
 
@@ -93,6 +112,8 @@ impl Media {
     /// Where a store does not answer.
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
         job::expire(self).await?;
+        job::poll::poll(self).await?;
+        job::poll::withdraw(self).await?;
         loop {
             let claimed = job::claim(self, self.config.workers).await?;
             if claimed.is_empty() {

@@ -1,6 +1,10 @@
 //! Jobs: the work on a step, leased by one worker at a time, with a number that makes late writes void.
 
 pub mod db;
+mod local;
+pub mod poll;
+mod remote;
+mod retry;
 pub mod worker;
 
 use std::time::Duration;
@@ -11,7 +15,10 @@ use rand::RngExt;
 use serde_json::Value;
 use tracing::info;
 
-use crate::task::{self, Ending, TaskStatus};
+pub use remote::is_url;
+
+use crate::provider::Report;
+use crate::task::{self, Ending, TaskStatus, TaskType};
 use crate::{Media, metrics};
 
 /// The most jobs a worker claims at a time.
@@ -35,12 +42,102 @@ pub struct Work {
     pub attempt: i16,
     /// The task it is for.
     pub task_id: TaskId,
+    /// Its place among the steps of the task.
+    pub step_index: i16,
+    /// What it makes.
+    #[sqlx(rename = "type")]
+    pub kind: TaskType,
     /// Whose task it is.
     pub user_id: UserId,
     /// How it is made.
     pub params: Value,
     /// Keys of the objects it is made from.
     pub inputs: Vec<String>,
+    /// Who was, or was about to be, asked to do it.
+    pub provider: Option<String>,
+    /// Providers that surely did not take it.
+    pub excluded: Vec<String>,
+    /// Failures in a row at the provider.
+    pub failures: i16,
+    /// How it went there.
+    #[sqlx(json(nullable))]
+    pub reported: Option<Report>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// What an attempt led to.
+#[derive(Clone, Debug)]
+pub enum Made {
+    /// The step is done; the keys of the objects.
+    Files(Vec<String>),
+    /// A provider has taken it; how it names it.
+    Accepted(String),
+}
+
+/// Why an attempt led to nothing.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Trying again may help.
+    Passing {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// It does not.
+    Lasting {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// The provider surely did not take it.
+    NotTaken {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// It may have.
+    Unclear {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// It surely did not, and was asked often enough.
+    Elsewhere {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// Every provider has its fill, or rests.
+    Busy,
+}
+
+impl Fault {
+    /// Trying again may help.
+    pub fn passing(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Passing { code, message }
+    }
+
+    /// Trying again does not help.
+    pub fn lasting(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Lasting { code, message }
+    }
+
+    /// A provider may have taken it.
+    pub fn unclear(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Unclear {
+            message,
+            provider: None,
+        }
+    }
 }
 
 /// Claims due jobs, at most `most`: the higher class first, within a class the users in turn, none of them more than

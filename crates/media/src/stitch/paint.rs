@@ -3,6 +3,8 @@
 use std::io::Cursor;
 
 use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::codecs::webp::WebPEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{
@@ -10,7 +12,7 @@ use image::{
     Rgb, RgbImage,
 };
 
-use super::{Colour, StitchParams};
+use super::{Colour, Format, StitchParams};
 
 /// The longest side of a picture that is read.
 const MAX_SIDE: u32 = 10_000;
@@ -57,7 +59,7 @@ pub fn cell(file: &[u8], side: u32, background: Colour) -> Result<RgbImage, Unre
     Ok(flatten(scaled, background))
 }
 
-/// Puts cells on their places, row by row, and encodes the whole as JPEG. Cells beyond the grid are left out.
+/// Puts cells on their places, row by row, and encodes the whole. Cells beyond the grid are left out.
 ///
 /// # Errors
 /// Where the encoder refuses.
@@ -75,7 +77,13 @@ pub fn compose(params: &StitchParams, cells: &[RgbImage]) -> Result<Vec<u8>, Ima
         }
     }
     let mut file = Vec::new();
-    JpegEncoder::new_with_quality(&mut file, params.quality).encode_image(&canvas)?;
+    match params.format {
+        Format::Jpeg => {
+            JpegEncoder::new_with_quality(&mut file, params.quality).encode_image(&canvas)?
+        }
+        Format::Png => canvas.write_with_encoder(PngEncoder::new(&mut file))?,
+        Format::Webp => canvas.write_with_encoder(WebPEncoder::new_lossless(&mut file))?,
+    }
     Ok(file)
 }
 

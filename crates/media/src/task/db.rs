@@ -56,7 +56,7 @@ pub async fn insert(
             .bind(step.kind)
             .bind(&step.provider)
             .bind(step.status)
-            .bind(&task.params)
+            .bind(&step.params)
             .bind(first)
             .execute(&mut *conn)
             .await?;
@@ -145,6 +145,11 @@ pub async fn end(
     .bind(now)
     .execute(&mut *conn)
     .await?;
+    // What former steps made is not needed any more.
+    sqlx::query("update media.jobs set swept = false where task_id = $1 and swept")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
     let body = EventBody::TaskFinished {
         task_id: id.clone(),
         kind: kind.name().to_owned(),
