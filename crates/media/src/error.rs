@@ -51,6 +51,9 @@ pub enum Error {
         /// How many are kept for a user.
         most: i64,
     },
+    /// No such provider.
+    #[error("there is no such provider")]
+    NoProvider,
     /// No such feature.
     #[error("there is no such feature")]
     NoFeature,
@@ -134,6 +137,7 @@ impl IntoResponse for Error {
             Self::TooManyUploads { .. } => too_many(3600),
             Self::TooManyTries => too_many(1),
             Self::QueueFull { .. } => Problem::not_ready(text).retry_after(Duration::from_secs(10)),
+            Self::NoProvider => Problem::not_found("provider"),
             Self::NoFeature => Problem::not_found("feature"),
             Self::NoUpload => Problem::not_found("upload"),
             Self::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", text),

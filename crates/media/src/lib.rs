@@ -15,7 +15,9 @@ pub mod provider;
 mod routes;
 pub mod stitch;
 pub mod task;
+mod text;
 pub mod upload;
+mod video;
 
 use std::sync::Arc;
 
@@ -96,14 +98,45 @@ impl Media {
         Ok(())
     }
 
-    /// The hourly deletion of files that nobody needs any more. It needs no guard of its run: what is deleted stays so.
+    /// The jobs that one replica at a time runs. They need no guard of their runs: what is deleted or ended stays so, and
+    /// what is counted is counted anew.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        let state = self.clone();
-        let cleanup = Job::new("media-cleanup", "0 * * * *", move |run| {
-            let state = state.clone();
-            async move { upload::cleanup::run(&state, &run.cancelled).await }
-        });
-        vec![cleanup]
+        let (files, health, tasks, counts) =
+            (self.clone(), self.clone(), self.clone(), self.clone());
+        vec![
+            Job::new(
+                "media-cleanup",
+                self.config.cleanup_schedule.clone(),
+                move |run| {
+                    let state = files.clone();
+                    async move { upload::cleanup::run(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "media-provider-health",
+                self.config.health_schedule.clone(),
+                move |run| {
+                    let state = health.clone();
+                    async move { provider::health::check_all(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "media-stale-tasks",
+                self.config.stale_schedule.clone(),
+                move |_| {
+                    let state = tasks.clone();
+                    async move { job::end_stale(&state).await }
+                },
+            ),
+            Job::new(
+                "media-statistics",
+                self.config.statistics_schedule.clone(),
+                move |_| {
+                    let state = counts.clone();
+                    async move { job::roll_up(&state).await }
+                },
+            ),
+        ]
     }
 
     /// Does what is due, once, as the periodic steps would; for tests.

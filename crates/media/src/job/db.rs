@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use contracts::{TaskId, Timestamp, UserId};
+use platform::http::Slice;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::Work;
+use super::api::{Ended as EndedTasks, JobState, JobStats, JobView};
 use super::poll::Taken;
 use crate::provider::{Report, Reported};
 use crate::task::{Task, TaskType};
@@ -564,4 +566,106 @@ pub async fn set_swept(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<()>
     let update = sqlx::query("update media.jobs set swept = true where id = any($1)");
     update.bind(ids).execute(conn).await?;
     Ok(())
+}
+
+/// Jobs that stand as asked, the latest first, and how many there are on all pages.
+pub async fn list(
+    conn: &mut PgConnection,
+    state: Option<JobState>,
+    slice: Slice,
+) -> sqlx::Result<(Vec<JobView>, i64)> {
+    let jobs = sqlx::query_as(
+        "-- job::list
+        select * from media.jobs where $1::text is null or state = $1 order by id desc limit $2 offset $3",
+    );
+    let jobs = jobs.bind(state).bind(slice.limit).bind(slice.offset);
+    let jobs = jobs.fetch_all(&mut *conn).await?;
+    let total =
+        sqlx::query_scalar("select count(*) from media.jobs where $1::text is null or state = $1");
+    Ok((jobs, total.bind(state).fetch_one(conn).await?))
+}
+
+/// Counts what is to be done.
+pub async fn stats(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<JobStats> {
+    sqlx::query_as(
+        "-- job::stats
+        select count(*) filter (where state = 'ready' and reference is null) as ready,
+            count(*) filter (where state = 'leased') as leased,
+            count(*) filter (where state = 'ready' and reference is not null) as submitted,
+            min(due_at) filter (where state = 'ready' and reference is null and due_at <= $1) as oldest_waiting
+        from media.jobs where state in ('ready', 'leased')",
+    )
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
+/// What ended in the last 24 hours, as it was written up.
+pub async fn last_day(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<EndedTasks>> {
+    sqlx::query_as(
+        "-- job::last_day
+        select type, provider, status, sum(tasks)::bigint as tasks, (sum(seconds) / sum(tasks))::float8 as mean_seconds
+        from media.task_hours where hour > $1::timestamptz - interval '24 hours'
+        group by type, provider, status order by type, provider, status",
+    )
+    .bind(now)
+    .fetch_all(conn)
+    .await
+}
+
+/// Writes up by the hour what ended since three hours ago; it may be done again.
+pub async fn roll_up(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- job::roll_up
+        insert into media.task_hours (hour, type, provider, status, tasks, seconds)
+        select date_trunc('hour', t.completed_at), t.type, s.provider, t.status, count(*),
+            sum(extract(epoch from t.completed_at - t.created_at))::float8
+        from media.tasks t join lateral (
+            select provider from media.steps where task_id = t.id order by index desc limit 1
+        ) s on true
+        where t.completed_at >= date_trunc('hour', $1::timestamptz - interval '3 hours')
+        group by 1, 2, 3, 4
+        on conflict (hour, type, provider, status) do update set tasks = excluded.tasks, seconds = excluded.seconds",
+    )
+    .bind(now)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("delete from media.task_hours where hour < $1::timestamptz - interval '90 days'")
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Tasks that wait since before then and that nobody has begun, or that nobody can end any more: their jobs are taken
+/// from whoever has them, for good.
+pub async fn kill_stale(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    now: Timestamp,
+    batch: i64,
+) -> sqlx::Result<Vec<TaskId>> {
+    sqlx::query_scalar(
+        "-- job::kill_stale
+        with stale as (
+            select t.id from media.tasks t
+            where t.completed_at is null and t.created_at < $1
+                and (t.status = 'queued' or not exists (select from media.jobs j where j.task_id = t.id and j.state in ('ready', 'leased')))
+                and not exists (select from media.jobs j where j.task_id = t.id and j.state = 'leased')
+            order by t.created_at limit $3
+        ), locked as (
+            select j.id from media.jobs j join stale on stale.id = j.task_id where j.state = 'ready' for update of j skip locked
+        ), killed as (
+            update media.jobs j set state = 'dead', lease_owner = null, lease_until = null, fence = fence + 1, ended_at = $2,
+                withdraw_at = case when provider is not null and reported is null then $2 end
+            from locked where locked.id = j.id and j.state = 'ready' returning j.task_id
+        )
+        select task_id from killed union
+        select id from stale where not exists (select from media.jobs j where j.task_id = stale.id and j.state in ('ready', 'leased'))",
+    )
+    .bind(before)
+    .bind(now)
+    .bind(batch)
+    .fetch_all(conn)
+    .await
 }

@@ -1,5 +1,6 @@
 //! Jobs: the work on a step, leased by one worker at a time, with a number that makes late writes void.
 
+pub mod api;
 pub mod db;
 mod local;
 pub mod poll;
@@ -9,6 +10,7 @@ pub mod worker;
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use contracts::{TaskId, UserId};
 use platform::lifecycle::Tick;
 use rand::RngExt;
@@ -24,6 +26,8 @@ use crate::{Media, metrics};
 /// The most jobs a worker claims at a time.
 const CLAIM_BATCH: usize = 20;
 const EXPIRE_BATCH: i64 = 50;
+/// How long a task may wait for somebody to begin it.
+const STALE: TimeDelta = TimeDelta::minutes(10);
 /// The pauses before the second, third and fourth attempt.
 const PAUSES: [Duration; 3] = [
     Duration::from_secs(1),
@@ -173,6 +177,41 @@ pub async fn expire(state: &Media) -> anyhow::Result<Tick> {
         info!("{} tasks passed their deadline", late.len());
     }
     Ok(Tick::after_batch(late.len(), EXPIRE_BATCH))
+}
+
+/// Fails tasks that nobody began within ten minutes, or that nobody can end.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn end_stale(state: &Media) -> anyhow::Result<()> {
+    let now = state.platform.clock.now();
+    loop {
+        let mut tx = state.platform.db.begin().await?;
+        let stale = db::kill_stale(&mut tx, now - STALE, now, EXPIRE_BATCH).await?;
+        let ending = Ending::Failed {
+            code: "STALE",
+            message: "nobody began it within ten minutes".to_owned(),
+        };
+        for id in &stale {
+            task::db::end(&mut tx, id, &ending, now).await?;
+        }
+        tx.commit().await?;
+        metrics::tasks_finished(TaskStatus::Failed, stale.len());
+        if (stale.len() as i64) < EXPIRE_BATCH {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes up what ended, by the hour.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn roll_up(state: &Media) -> anyhow::Result<()> {
+    let mut tx = state.platform.db.begin().await?;
+    db::roll_up(&mut tx, state.platform.clock.now()).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// How long to wait after an attempt that failed, give or take a fifth; `None` where there is no further one.

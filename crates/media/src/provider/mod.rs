@@ -1,8 +1,11 @@
 //! Providers: functions elsewhere that make what a step asks for, and how well each of them does.
 
+pub mod api;
 pub mod db;
 mod function;
+pub mod health;
 mod http;
+mod scf;
 mod settings;
 
 use std::sync::Arc;
@@ -50,6 +53,7 @@ impl Providers {
                 FunctionSettings::Http { url } => {
                     Box::new(http::HttpFunction::new(url, settings.key())?)
                 }
+                FunctionSettings::Scf(settings) => Box::new(scf::ScfFunction::new(settings)?),
             };
             anyhow::Ok(Provider(Arc::new(Inner {
                 settings: settings.clone(),

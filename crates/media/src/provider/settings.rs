@@ -8,6 +8,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 
+use super::scf::ScfSettings;
 use crate::task::{LOCAL, TaskType};
 
 const SHORTEST_SECRET: usize = 16;
@@ -54,6 +55,8 @@ pub enum FunctionSettings {
         #[serde(deserialize_with = "url")]
         url: Url,
     },
+    /// A cloud function of Tencent Cloud.
+    Scf(ScfSettings),
 }
 
 impl FunctionSettings {
@@ -61,6 +64,7 @@ impl FunctionSettings {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Http { .. } => "http",
+            Self::Scf(_) => "scf",
         }
     }
 }
@@ -109,7 +113,7 @@ impl ProviderSettings {
     }
 }
 
-fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+pub fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
     let text = String::deserialize(deserializer)?;
     let url: Url = text.parse().map_err(serde::de::Error::custom)?;
     match url.scheme() {

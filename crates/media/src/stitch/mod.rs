@@ -8,7 +8,7 @@ use std::str::FromStr;
 use platform::problem::FieldFault;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use paint::{Unreadable, cell, compose};
+pub use paint::{Unreadable, cell, check, compose};
 
 /// The grids that can be asked for, rows by columns.
 pub const GRIDS: [(u32, u32); 5] = [(2, 2), (3, 3), (3, 4), (4, 3), (4, 4)];

@@ -30,15 +30,20 @@ pub enum Unreadable {
     Broken,
 }
 
+/// Whether a file is a picture, and one with not too many pixels.
+///
+/// # Errors
+/// Where it is not.
+pub fn check(file: &[u8]) -> Result<(), Unreadable> {
+    read(file).map(|_| ()).map_err(unreadable)
+}
+
 /// Reads a picture, cuts the largest square out of its middle and scales that to a cell.
 ///
 /// # Errors
 /// Where the file is no picture, or one with too many pixels.
 pub fn cell(file: &[u8], side: u32, background: Colour) -> Result<RgbImage, Unreadable> {
-    let (picture, orientation) = read(file).map_err(|error| match error {
-        ImageError::Limits(_) => Unreadable::TooLarge,
-        _ => Unreadable::Broken,
-    })?;
+    let (picture, orientation) = read(file).map_err(unreadable)?;
     let (width, height) = picture.dimensions();
     let square = width.min(height);
     if square == 0 {
@@ -85,6 +90,13 @@ pub fn compose(params: &StitchParams, cells: &[RgbImage]) -> Result<Vec<u8>, Ima
         Format::Webp => canvas.write_with_encoder(WebPEncoder::new_lossless(&mut file))?,
     }
     Ok(file)
+}
+
+fn unreadable(error: ImageError) -> Unreadable {
+    match error {
+        ImageError::Limits(_) => Unreadable::TooLarge,
+        _ => Unreadable::Broken,
+    }
 }
 
 fn read(file: &[u8]) -> Result<(DynamicImage, Orientation), ImageError> {

@@ -16,6 +16,8 @@ use crate::Config;
 use crate::job::is_url;
 use crate::provider::Providers;
 use crate::stitch::StitchParams;
+use crate::text::TextParams;
+use crate::video::VideoParams;
 
 /// The most inputs of a task.
 const MOST_INPUTS: usize = 16;
@@ -259,7 +261,8 @@ fn read_params(
     }
     match kind {
         TaskType::ImageStitch => checked(params, field, StitchParams::faults),
-        TaskType::VideoCompose | TaskType::TextProcess => Ok(params),
+        TaskType::VideoCompose => checked(params, field, VideoParams::faults),
+        TaskType::TextProcess => checked(params, field, TextParams::faults),
         TaskType::BasicClean | TaskType::ModelPose12 | TaskType::VideoGenerate => Ok(params),
     }
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
 mod app;
+mod health;
+mod make;
 mod providers;
 mod queue;
 mod stitch;

@@ -305,7 +305,7 @@ async fn only_what_can_be_made_is_offered(db: PgPool) {
         .expect(StatusCode::OK)
         .body;
 
-    assert_eq!(features.as_array().unwrap().len(), 1);
+    assert_eq!(features.as_array().unwrap().len(), 3);
     assert_eq!(
         (&features[0]["id"], &features[0]["isEnabled"]),
         (&json!("image_stitch"), &json!(true))
@@ -336,6 +336,10 @@ fn the_document_names_every_route() {
             "/media/callbacks/{task_id}/{step_index}",
             "/media/features",
             "/media/features/{feature_id}",
+            "/media/jobs",
+            "/media/jobs/stats",
+            "/media/providers",
+            "/media/providers/{ref}/check",
             "/media/tasks",
             "/media/tasks/{task_id}",
             "/media/tasks/{task_id}/cancel",

@@ -83,6 +83,15 @@ impl Vendor {
         let router = Router::new()
             .route("/", post(receive))
             .route("/files/{name}", get(file))
+            .route(
+                "/inward",
+                get(|| async { axum::response::Redirect::temporary("http://10.0.0.1/a.png") }),
+            )
+            .route(
+                "/round",
+                get(|| async { axum::response::Redirect::temporary("/round") }),
+            )
+            .route("/large", get(|| async { vec![0_u8; (10 << 20) + 1] }))
             .with_state(shared);
         let server = async move { axum::serve(listener, router).await.unwrap() };
         let server = tokio::task::spawn(server);
