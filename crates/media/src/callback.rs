@@ -38,14 +38,17 @@ pub struct Receipt {
     responses((status = 200, body = Receipt), (status = 400, body = ProblemBody), (status = 401, description = "not signed, too old, or wrong", body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub async fn receive_callback(
     State(state): State<Media>,
-    Path((task_id, index)): Path<(TaskId, i16)>,
+    Path((task_id, index)): Path<(TaskId, String)>,
     headers: HeaderMap,
     body: std::result::Result<Bytes, BytesRejection>,
 ) -> Result<Json<Receipt>> {
     let body = body.map_err(|_| Problem::invalid_field("body", "could not be read"))?;
     let now = state.platform.clock.now();
     let mut conn = state.platform.db.acquire().await?;
-    let step = job::db::find_step(&mut conn, &task_id, index).await?;
+    let step = match index.parse() {
+        Ok(index) => job::db::find_step(&mut conn, &task_id, index).await?,
+        Err(_) => None,
+    };
     // Who does not sign is not told which steps there are.
     let provider = step
         .as_ref()

@@ -11,7 +11,7 @@ use super::Work;
 use super::api::{Ended as EndedTasks, JobState, JobStats, JobView};
 use super::poll::Taken;
 use crate::provider::{Report, Reported};
-use crate::task::{Task, TaskType};
+use crate::task::{self, Task, TaskType};
 
 /// The bounds of a claim.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +168,11 @@ pub async fn progress(
         .bind(work.fence)
         .bind(percent)
         .bind(now);
-    Ok(update.execute(conn).await?.rows_affected() == 1)
+    let held = update.execute(&mut *conn).await?.rows_affected() == 1;
+    if held {
+        task::db::tell(conn, &work.task_id, now).await?;
+    }
+    Ok(held)
 }
 
 /// Ends a job for good; `false` where it is no longer the worker's or its deadline passed.
@@ -276,7 +280,11 @@ pub async fn accepted(
         .bind(reference)
         .bind(due)
         .bind(now);
-    Ok(update.execute(conn).await?.rows_affected() == 1)
+    let held = update.execute(&mut *conn).await?.rows_affected() == 1;
+    if held {
+        task::db::tell(conn, &work.task_id, now).await?;
+    }
+    Ok(held)
 }
 
 /// Claims due questions by putting them off until `until`.
@@ -337,7 +345,7 @@ pub async fn tell(
     now: Timestamp,
 ) -> sqlx::Result<bool> {
     let is_running = report.status == Reported::Running;
-    let update = sqlx::query(
+    let update = sqlx::query_scalar(
         "-- job::tell
         with mine as (
             select task_id, step_index from media.jobs
@@ -349,14 +357,19 @@ pub async fn tell(
         update media.tasks t set progress = greatest(t.progress, $3), updated_at = $4,
             status = case when $2 then 'running' else t.status end
         from mine where t.id = mine.task_id and t.completed_at is null
-            and (t.progress < $3 or $2 and t.status in ('queued', 'submitted'))",
+            and (t.progress < $3 or $2 and t.status in ('queued', 'submitted'))
+        returning t.id",
     );
     let update = update
         .bind(id)
         .bind(is_running)
         .bind(i16::from(report.progress.unwrap_or_default().min(90)))
         .bind(now);
-    Ok(update.execute(conn).await?.rows_affected() == 1)
+    let told: Option<TaskId> = update.fetch_optional(&mut *conn).await?;
+    if let Some(task) = &told {
+        task::db::tell(conn, task, now).await?;
+    }
+    Ok(told.is_some())
 }
 
 /// Writes down how a step ended at its provider, so that a worker goes on with it; `false` where that was known, or the
@@ -493,7 +506,11 @@ pub async fn advance(
         .bind(outputs)
         .bind(now)
         .bind(work.id);
-    Ok(next.execute(conn).await?.rows_affected() == 1)
+    let went_on = next.execute(&mut *conn).await?.rows_affected() == 1;
+    if went_on {
+        task::db::tell(conn, &work.task_id, now).await?;
+    }
+    Ok(went_on)
 }
 
 /// Gives a job back as if it had not been claimed, but for its number; `false` where it is no longer the worker's.

@@ -50,13 +50,12 @@ pub async fn route(state: &Media, work: &Work) -> Result<Route, Fault> {
             .ok_or_else(gone);
     }
     let offering = state.providers.offering(work.kind);
-    let mut left = offering
+    let left = offering
         .into_iter()
-        .filter(|one| !work.excluded.iter().any(|name| name == one.name()))
-        .peekable();
+        .filter(|one| !work.excluded.iter().any(|name| name == one.name()));
     let now = state.platform.clock.now();
     let mut is_any = work.kind.is_local();
-    while let Some(provider) = left.next() {
+    for provider in left {
         if work.kind.is_local() && provider.settings().priority >= 0 {
             break;
         }

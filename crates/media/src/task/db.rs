@@ -160,6 +160,26 @@ pub async fn end(
     Ok(true)
 }
 
+/// Tells a task's user how far it is; nothing once it has ended.
+pub async fn tell(conn: &mut PgConnection, id: &TaskId, now: Timestamp) -> sqlx::Result<()> {
+    let open: Option<(UserId, TaskType, TaskStatus, i16)> = sqlx::query_as(
+        "select user_id, type, status, progress from media.tasks where id = $1 and completed_at is null",
+    )
+    .bind(id)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some((user_id, kind, status, progress)) = open else {
+        return Ok(());
+    };
+    let body = EventBody::TaskProgressed {
+        task_id: id.clone(),
+        kind: kind.name().to_owned(),
+        status: status.name().to_owned(),
+        progress,
+    };
+    emit(conn, &Event::new(user_id, now, body)).await
+}
+
 async fn with_steps(conn: &mut PgConnection, tasks: Vec<Task>) -> sqlx::Result<Vec<Task>> {
     let ids: Vec<_> = tasks.iter().map(|task| task.id.as_str()).collect();
     let mut steps: Vec<Step> =

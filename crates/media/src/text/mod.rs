@@ -16,7 +16,7 @@ pub enum TextMode {
     /// The text itself, filled in.
     #[default]
     Text,
-    /// Subtitles, SubRip.
+    /// Subtitles, as `SubRip` has them.
     Subtitles,
     /// A PNG of the text, its lines broken to fit.
     Image,

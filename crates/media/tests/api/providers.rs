@@ -62,6 +62,9 @@ async fn a_step_goes_to_a_provider_and_what_it_makes_comes_back(db: PgPool) {
     assert_eq!(result.bytes, picture(7, 7, [1, 2, 3]));
     assert_eq!(result.headers["content-type"], "image/png");
     assert_eq!(app.events(&id).await, ["succeeded"]);
+    let told = "select string_agg(event #>> '{data,status}', ' ' order by id) from platform.outbox
+        where kind = 'task.progressed' and event #>> '{data,taskId}' = $1";
+    assert_eq!(app.scalar::<String>(told, &id).await, "submitted running");
     // The provider was told where to report, and given an address that gives out the upload for a while.
     let message = vendor.taken()[0].message.clone();
     assert_eq!(

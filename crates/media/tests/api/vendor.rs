@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::app::{TestApp, User, picture};
 
@@ -59,7 +59,7 @@ pub struct Inner {
 pub struct Vendor {
     pub address: String,
     pub inner: Arc<Mutex<Inner>>,
-    server: JoinHandle<()>,
+    _running: JoinSet<()>,
 }
 
 #[derive(Clone)]
@@ -94,11 +94,13 @@ impl Vendor {
             .route("/large", get(|| async { vec![0_u8; (10 << 20) + 1] }))
             .with_state(shared);
         let server = async move { axum::serve(listener, router).await.unwrap() };
-        let server = tokio::task::spawn(server);
+        // It ends with the test that holds it.
+        let mut running = JoinSet::new();
+        running.spawn(server);
         Self {
             address,
             inner,
-            server,
+            _running: running,
         }
     }
 
@@ -141,12 +143,6 @@ impl Vendor {
 
     pub fn output(&self) -> String {
         format!("{}/files/a.png", self.address)
-    }
-}
-
-impl Drop for Vendor {
-    fn drop(&mut self) {
-        self.server.abort();
     }
 }
 
@@ -199,7 +195,7 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     }
 }
 
-async fn file(Path(_name): Path<String>) -> Vec<u8> {
+async fn file() -> Vec<u8> {
     picture(7, 7, [1, 2, 3])
 }
 
