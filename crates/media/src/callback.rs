@@ -67,7 +67,7 @@ pub async fn receive_callback(
         job::db::tell(&mut conn, step.id, &report, now).await?
     };
     if changed {
-        state.work.notify_one();
+        state.work.wake();
     }
     metrics::callback(if changed { "taken" } else { "duplicate" });
     Ok(Json(Receipt {

@@ -30,6 +30,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use config::Config;
 pub use error::{Error, Result};
 use fetch::Fetcher;
+use job::Lane;
 use provider::Providers;
 pub use routes::{openapi, router};
 
@@ -49,7 +50,28 @@ pub struct Media {
     /// Permits for files that come in.
     incoming: Arc<Semaphore>,
     /// Says that there is work, so that this replica does not wait for its next look.
-    work: Arc<Notify>,
+    work: Arc<Bells>,
+}
+
+/// Says to the workers that there may be something to do.
+#[derive(Default)]
+struct Bells {
+    here: Notify,
+    elsewhere: Notify,
+}
+
+impl Bells {
+    fn wake(&self) {
+        self.here.notify_one();
+        self.elsewhere.notify_one();
+    }
+
+    async fn notified(&self, lane: Lane) {
+        match lane {
+            Lane::Here => self.here.notified().await,
+            Lane::Elsewhere => self.elsewhere.notified().await,
+        }
+    }
 }
 
 impl Media {
@@ -71,15 +93,17 @@ impl Media {
         })
     }
 
-    /// Starts the worker, and the end of tasks whose deadline passed.
+    /// Starts the workers, the questions to providers, and the end of tasks whose deadline passed.
     ///
     /// # Errors
     /// None.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
-        tasks.spawn(
-            "media.work",
-            job::worker::work(self.clone(), tasks.stopping()),
-        );
+        for (name, lane) in [("media.work", Lane::Here), ("media.calls", Lane::Elsewhere)] {
+            tasks.spawn(
+                name,
+                job::worker::work(self.clone(), lane, tasks.stopping()),
+            );
+        }
         let state = self.clone();
         tasks.every("media.expire", self.config.poll, move || {
             let state = state.clone();

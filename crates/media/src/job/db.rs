@@ -7,9 +7,9 @@ use platform::http::Slice;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use super::Work;
 use super::api::{Ended as EndedTasks, JobState, JobStats, JobView};
 use super::poll::Taken;
+use super::{Lane, Work};
 use crate::provider::{Report, Reported};
 use crate::task::{self, Task, TaskType};
 
@@ -22,6 +22,8 @@ pub struct Bounds {
     pub a_user: i64,
     /// How long the claim holds.
     pub lease: Duration,
+    /// Of what kind they are; without it, of any.
+    pub lane: Option<Lane>,
 }
 
 /// A job whose task may have left objects behind.
@@ -98,6 +100,7 @@ pub async fn claim(
             from media.jobs j left join at_work w on w.user_id = j.user_id
             where (j.state = 'ready' and j.due_at <= $1 or j.state = 'leased' and j.lease_until <= now()) and j.deadline_at > $1
                 and (j.reference is null or j.reported is not null)
+                and ($7::boolean is null or $7 = (coalesce(j.type, 'image_stitch') = any($6) and j.reported is null))
         ), picked as (
             select j.id from media.jobs j join due d on d.id = j.id
             where (d.place <= $2 or d.is_taken)
@@ -131,6 +134,7 @@ pub async fn claim(
     .bind(owner)
     .bind(bounds.lease.as_secs_f64())
     .bind(TaskType::LOCAL.map(TaskType::name))
+    .bind(bounds.lane.map(|lane| lane == Lane::Here))
     .fetch_all(conn)
     .await
 }

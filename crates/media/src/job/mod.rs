@@ -70,6 +70,16 @@ pub struct Work {
     pub error: Option<String>,
 }
 
+/// Where most of the work on a job is done. Each has workers of its own, so that a provider that does not answer keeps no
+/// core from what can be made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// On a core of this process.
+    Here,
+    /// At a provider, which is called.
+    Elsewhere,
+}
+
 /// What an attempt led to.
 #[derive(Clone, Debug)]
 pub enum Made {
@@ -150,11 +160,16 @@ impl Fault {
 /// # Errors
 /// Where the database does not answer.
 pub async fn claim(state: &Media, most: usize) -> sqlx::Result<Vec<Work>> {
+    claim_of(state, most, None).await
+}
+
+async fn claim_of(state: &Media, most: usize, lane: Option<Lane>) -> sqlx::Result<Vec<Work>> {
     let owner = state.platform.instance(contracts::Service::Media);
     let bounds = db::Bounds {
         most: i64::try_from(most.min(CLAIM_BATCH)).unwrap_or_default(),
         a_user: state.config.user_running,
         lease: state.config.lease,
+        lane,
     };
     let mut conn = state.platform.db.acquire().await?;
     db::claim(&mut conn, &owner, &bounds, state.platform.clock.now()).await

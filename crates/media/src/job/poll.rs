@@ -95,7 +95,7 @@ async fn ask(state: &Media, name: String, taken: Vec<Taken>) -> sqlx::Result<()>
         match reports.iter().find(|report| report.id == one.reference) {
             Some(report) if report.is_final() => {
                 if db::report(&mut conn, one.id, report, now).await? {
-                    state.work.notify_one();
+                    state.work.wake();
                 }
             }
             Some(report) => db::goes_on(&mut conn, one.id, Some(report), now + pause, now).await?,

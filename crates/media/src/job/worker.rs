@@ -15,11 +15,13 @@ use tracing::{debug, error, info, warn};
 
 use super::remote::{self, Route};
 use super::retry::Next;
-use super::{Fault, Made, Work, claim, db, local};
+use super::{Fault, Lane, Made, Work, claim_of, db, local};
 use crate::task::{self, Ending};
 use crate::{Media, metrics};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Steps that are handed to, or fetched from, providers at once.
+const CALLS: usize = 32;
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// None: what fails is logged and done again when its lease is over.
-pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<()> {
+pub async fn work(state: Media, lane: Lane, stopping: CancellationToken) -> anyhow::Result<()> {
     let leaving = async {
         tokio::select! {
             () = stopping.cancelled() => {}
@@ -51,11 +53,15 @@ pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<(
     tokio::pin!(leaving);
     let giving_back = CancellationToken::new();
     let mut running = JoinSet::new();
+    let most = match lane {
+        Lane::Here => state.config.workers,
+        Lane::Elsewhere => CALLS,
+    };
     loop {
-        let free = state.config.workers.saturating_sub(running.len());
+        let free = most.saturating_sub(running.len());
         let mut found = 0;
         if free > 0 {
-            match claim(&state, free).await {
+            match claim_of(&state, free, Some(lane)).await {
                 Ok(claimed) => {
                     found = claimed.len();
                     for work in claimed {
@@ -73,7 +79,7 @@ pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<(
                     error!("a worker broke off: {error}");
                 }
             }
-            () = state.work.notified(), if free > found => {}
+            () = state.work.notified(lane), if free > found => {}
             () = sleep(state.config.poll.mul_f64(0.9 + 0.2 * rand::random::<f64>())) => {}
         }
     }
@@ -221,7 +227,7 @@ async fn settle(state: &Media, work: &Work, made: Result<Made, Fault>) -> sqlx::
     let is_made = matches!(ending, Ending::Succeeded(_));
     if is_made && db::advance(&mut tx, work, ending.results(), now).await? {
         tx.commit().await?;
-        state.work.notify_one();
+        state.work.wake();
         return Ok(Outcome::Advanced);
     }
     if !task::db::end(&mut tx, &work.task_id, &ending, now).await? {

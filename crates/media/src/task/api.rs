@@ -76,7 +76,7 @@ pub async fn create_task(
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &task).await?;
     tx.commit().await?;
 
-    state.work.notify_one();
+    state.work.wake();
     metrics::task_created(task.kind);
     Ok(reply)
 }

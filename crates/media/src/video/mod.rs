@@ -119,7 +119,7 @@ impl VideoParams {
         for (index, part) in parts.iter().enumerate() {
             let file = folder.join(index.to_string()).display().to_string();
             // A file that names others gets nothing but itself.
-            let only = ["-protocol_whitelist", "file", "-i", &file];
+            let only = ["-threads", "1", "-protocol_whitelist", "file", "-i", &file];
             match part {
                 Part::Picture => {
                     say(&["-loop", "1", "-framerate", &rate, "-t", &length]);

@@ -1,10 +1,13 @@
 //! What is made elsewhere: taken once, asked about, reported, and ended once, whatever a provider does.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use chrono::TimeDelta;
 use futures::future::{join, join_all};
 use http::{Request, StatusCode};
 use media::job::{claim, poll};
+use platform::lifecycle::Tasks;
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -223,17 +226,17 @@ async fn a_worker_that_dies_after_it_sent_a_step_is_followed_by_one_that_finds_i
     let work = claim(&app.media, 1).await.unwrap().remove(0);
     let dying = media::job::worker::perform(&app.media, &work);
     // It is gone while it waits for the answer.
-    let gone = tokio::time::timeout(std::time::Duration::from_millis(300), dying).await;
+    let gone = tokio::time::timeout(Duration::from_millis(300), dying).await;
     assert!(gone.is_err() && vendor.taken().len() == 1);
 
     let other = app.replica(settings(&providers)).await;
     let found = async {
         while alice.task(&id).await["status"] != "submitted" {
             other.media.run_jobs().await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), found)
+    tokio::time::timeout(Duration::from_secs(30), found)
         .await
         .unwrap();
 
@@ -296,4 +299,38 @@ async fn a_step_moves_on_only_from_whom_surely_did_not_take_it(db: PgPool) {
         "{task}"
     );
     assert_eq!((first.taken().len(), second.taken().len()), (1, 1));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_provider_that_does_not_answer_keeps_nobody_waiting(db: PgPool) {
+    let vendor = Vendor::start().await;
+    vendor.set(|inner| inner.always = Some(Trick::Hang));
+    let mut entry = vendor.entry("a", 1, &["video_generate"]);
+    entry["timeoutSeconds"] = json!(300);
+    let providers = json!([entry]).to_string();
+    let settings = [
+        ("MEDIA_PROVIDERS", providers.as_str()),
+        ("MEDIA_WORKERS", "1"),
+        ("MEDIA_POLL_SECONDS", "0.05"),
+        ("MEDIA_USER_RUNNING", "100"),
+    ];
+    let app = TestApp::with(db, settings).await;
+    let alice = app.user("alice").await;
+    let key = alice.upload(picture(9, 9, [9, 9, 9])).await;
+    let tasks = Tasks::new();
+    app.media.spawn_jobs(&tasks).await.unwrap();
+
+    for _ in 0..4 {
+        alice.make("video_generate", URL).await;
+    }
+    let id = alice.stitch(&key).await;
+    let made = async {
+        while alice.task(&id).await["status"] != "succeeded" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), made)
+        .await
+        .unwrap();
+    tasks.stop(Duration::from_secs(10)).await;
 }
