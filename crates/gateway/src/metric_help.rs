@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 88] = [
+const HELP: [(&str, &str); 90] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",

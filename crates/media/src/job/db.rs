@@ -256,6 +256,16 @@ pub async fn assign(
     Ok(update.execute(conn).await?.rows_affected() == 1)
 }
 
+/// Writes down that a step is made here which a provider did not take.
+pub async fn assign_here(conn: &mut PgConnection, work: &Work) -> sqlx::Result<()> {
+    let update = sqlx::query(
+        "update media.steps set provider = $3 where task_id = $1 and index = $2 and completed_at is null",
+    );
+    let update = update.bind(&work.task_id).bind(work.step_index);
+    update.bind(task::LOCAL).execute(conn).await?;
+    Ok(())
+}
+
 /// Writes down that a provider has taken a job, and when it is asked how it goes; `false` where the job is no longer the
 /// worker's.
 pub async fn accepted(

@@ -73,7 +73,13 @@ pub async fn route(state: &Media, work: &Work) -> Result<Route, Fault> {
         }
     }
     match (work.kind.is_local(), is_any) {
-        (true, _) => Ok(Route::Here),
+        (true, _) => {
+            if work.failures > 0 || !work.excluded.is_empty() {
+                let mut conn = state.platform.db.acquire().await.map_err(down)?;
+                db::assign_here(&mut conn, work).await.map_err(down)?;
+            }
+            Ok(Route::Here)
+        }
         (false, true) => Err(Fault::Busy),
         (false, false) => {
             let why = work

@@ -334,3 +334,66 @@ async fn a_provider_that_does_not_answer_keeps_nobody_waiting(db: PgPool) {
         .unwrap();
     tasks.stop(Duration::from_secs(10)).await;
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_replica_that_only_makes_stitches_claims_nothing_else(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let alice = app.user("alice").await;
+    let body = json!({ "type": "text_process", "params": { "template": "x" } });
+    alice
+        .post("/media/tasks", body)
+        .await
+        .expect(StatusCode::CREATED);
+
+    // So it claimed before it knew other types.
+    let claimed = sqlx::query(
+        "update media.jobs set state = 'leased', lease_owner = 'old', lease_until = now() + interval '1 minute',
+            attempt = attempt + 1, fence = fence + 1 where state = 'ready'",
+    );
+    let claimed = claimed.execute(&app.platform.db).await.unwrap();
+
+    assert_eq!(claimed.rows_affected(), 0);
+    assert_eq!(claim(&app.media, 1).await.unwrap().len(), 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_cloud_function_that_goes_first_makes_what_could_be_made_here(db: PgPool) {
+    let cloud = Vendor::start().await;
+    let entry = json!({
+        "ref": "cloud", "kind": "scf", "types": ["image_stitch"], "priority": -1, "secret": crate::vendor::SECRET,
+        "secretId": "AKIDtest", "secretKey": "a key of the cloud", "region": "ap-guangzhou", "function": "compose",
+        "endpoint": format!("{}/cloud", cloud.address),
+    });
+    let app = app(db, json!([entry])).await;
+    let alice = app.user("alice").await;
+    let key = alice.upload(picture(9, 9, [9, 9, 9])).await;
+
+    let id = alice.stitch(&key).await;
+    app.until_all_end(&[&app]).await;
+
+    let task = alice.task(&id).await;
+    assert_eq!(
+        (&task["status"], &task["steps"][0]["provider"]),
+        (&json!("succeeded"), &json!("cloud"))
+    );
+    assert_eq!(cloud.submissions(), 1);
+    drop(cloud);
+
+    // It is gone: nothing was taken, so it is made here in the end.
+    let id = alice.stitch(&key).await;
+    let made = async {
+        while alice.task(&id).await["completedAt"].is_null() {
+            app.media.run_jobs().await.unwrap();
+            app.platform.clock.advance(TimeDelta::seconds(1));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), made)
+        .await
+        .unwrap();
+    let task = alice.task(&id).await;
+    assert_eq!(
+        (&task["status"], &task["steps"][0]["provider"]),
+        (&json!("succeeded"), &json!("local")),
+        "{task}"
+    );
+}

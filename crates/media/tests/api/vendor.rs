@@ -82,6 +82,7 @@ impl Vendor {
         };
         let router = Router::new()
             .route("/", post(receive))
+            .route("/cloud", post(invoke))
             .route("/files/{name}", get(file))
             .route(
                 "/inward",
@@ -193,6 +194,23 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
         }
         None => axum::Json(shared.act(&action, &message)).into_response(),
     }
+}
+
+/// The same function as a cloud invokes it.
+async fn invoke(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let signed = headers["authorization"].to_str().unwrap();
+    assert!(
+        signed.starts_with("TC3-HMAC-SHA256 Credential=AKIDtest/"),
+        "{signed}"
+    );
+    assert_eq!(headers["x-tc-action"], "Invoke");
+    let invocation: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(invocation["FunctionName"], "compose");
+    let message: Value =
+        serde_json::from_str(invocation["ClientContext"].as_str().unwrap()).unwrap();
+    let answer = shared.act(message["action"].as_str().unwrap(), &message);
+    let result = json!({ "RetMsg": answer.to_string(), "InvokeResult": 0 });
+    axum::Json(json!({ "Response": { "Result": result, "RequestId": "r" } })).into_response()
 }
 
 async fn file() -> Vec<u8> {
