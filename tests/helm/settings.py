@@ -24,6 +24,7 @@ SECRETS = {
     "SMTP_URL",
     "SMS_SECRET",
     "OBJECTS_S3_SECRET_ACCESS_KEY",
+    "MEDIA_PROVIDERS",
 }
 # What the chart says by itself, as other values have it.
 OWN = SECRETS | {

@@ -248,6 +248,14 @@ pub enum EventBody {
         task_id: TaskId,
         credits: i64,
     },
+    /// A media task went on, and is not done yet.
+    #[serde(rename = "task.progressed")]
+    TaskProgressed {
+        task_id: TaskId,
+        kind: String,
+        status: String,
+        progress: i16,
+    },
     /// A media task reached a final state.
     #[serde(rename = "task.finished")]
     TaskFinished {
@@ -295,6 +303,7 @@ impl EventBody {
             Self::BalanceLow { .. } => "balance.low",
             Self::DebtRecorded { .. } => "debt.recorded",
             Self::CreditHoldRequested { .. } => "credits.hold_requested",
+            Self::TaskProgressed { .. } => "task.progressed",
             Self::TaskFinished { .. } => "task.finished",
             Self::NotificationStored { .. } => "notification.stored",
         }

@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 88] = [
+const HELP: [(&str, &str); 90] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -274,6 +274,10 @@ const HELP: [(&str, &str); 88] = [
         "Cluster: accounts whose ledger does not add up; must be 0",
     ),
     (
+        "media_callbacks_total",
+        "Reports of media providers, by what became of them",
+    ),
+    (
         "media_claim_seconds",
         "How long the claim of a media task took until its outcome",
     ),
@@ -281,6 +285,10 @@ const HELP: [(&str, &str); 88] = [
     (
         "media_objects_deleted_total",
         "Files of media tasks that were deleted, by reason",
+    ),
+    (
+        "media_polls_total",
+        "Steps of media tasks that a provider was asked about, by provider",
     ),
     (
         "media_tasks_created_total",

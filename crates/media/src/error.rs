@@ -51,6 +51,9 @@ pub enum Error {
         /// How many are kept for a user.
         most: i64,
     },
+    /// No such provider.
+    #[error("there is no such provider")]
+    NoProvider,
     /// No such feature.
     #[error("there is no such feature")]
     NoFeature,
@@ -89,6 +92,9 @@ pub enum Error {
         /// What the reader met.
         reason: String,
     },
+    /// A report that no provider signed, or too long ago.
+    #[error("the report is not signed, or not by whom was asked, or not within 5 minutes")]
+    BadSignature,
     /// As many uploads as may be are coming in through this replica.
     #[error("too many uploads at once; try again")]
     Busy,
@@ -131,6 +137,7 @@ impl IntoResponse for Error {
             Self::TooManyUploads { .. } => too_many(3600),
             Self::TooManyTries => too_many(1),
             Self::QueueFull { .. } => Problem::not_ready(text).retry_after(Duration::from_secs(10)),
+            Self::NoProvider => Problem::not_found("provider"),
             Self::NoFeature => Problem::not_found("feature"),
             Self::NoUpload => Problem::not_found("upload"),
             Self::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", text),
@@ -140,6 +147,7 @@ impl IntoResponse for Error {
             Self::WrongKind { .. } => {
                 Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", text)
             }
+            Self::BadSignature => Problem::new(StatusCode::UNAUTHORIZED, "BAD_SIGNATURE", text),
             Self::Busy => Problem::not_ready(text),
             Self::Objects(_) => Problem::not_ready("the object store does not answer; try again"),
             Self::Database(error) => Problem::from_sqlx(error),

@@ -1,18 +1,23 @@
 //! The media service: pictures are sent in, and tasks make something of them, each once, whichever replica dies.
 //!
 //! A task is a row with steps; the work on a step is a job that one worker at a time leases. The worker's fence stands
-//! in every write of its, so one that was frozen and comes back changes nothing. Offered so far: stitching pictures to
-//! a grid, done here by the provider `local`.
+//! in every write of its, so one that was frozen and comes back changes nothing. Some things are made here, others by
+//! providers, which are asked how it goes until they say that it is done, or say so themselves.
 
+mod callback;
 mod config;
 mod error;
 pub mod feature;
+mod fetch;
 pub mod job;
 mod metrics;
+pub mod provider;
 mod routes;
 pub mod stitch;
 pub mod task;
+mod text;
 pub mod upload;
+mod video;
 
 use std::sync::Arc;
 
@@ -24,6 +29,9 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use config::Config;
 pub use error::{Error, Result};
+use fetch::Fetcher;
+use job::Lane;
+use provider::Providers;
 pub use routes::{openapi, router};
 
 /// How many files may come in at once through a replica; each is in memory until it is whole.
@@ -35,12 +43,35 @@ pub struct Media {
     platform: Platform,
     config: Arc<Config>,
     objects: Objects,
+    fetch: Fetcher,
+    providers: Providers,
     /// Permits for work that keeps a core busy.
     cores: Arc<Semaphore>,
     /// Permits for files that come in.
     incoming: Arc<Semaphore>,
     /// Says that there is work, so that this replica does not wait for its next look.
-    work: Arc<Notify>,
+    work: Arc<Bells>,
+}
+
+/// Says to the workers that there may be something to do.
+#[derive(Default)]
+struct Bells {
+    here: Notify,
+    elsewhere: Notify,
+}
+
+impl Bells {
+    fn wake(&self) {
+        self.here.notify_one();
+        self.elsewhere.notify_one();
+    }
+
+    async fn notified(&self, lane: Lane) {
+        match lane {
+            Lane::Here => self.here.notified().await,
+            Lane::Elsewhere => self.elsewhere.notified().await,
+        }
+    }
 }
 
 impl Media {
@@ -52,6 +83,8 @@ impl Media {
         let objects = Objects::open(&platform.settings.objects)?;
         Ok(Self {
             platform: platform.clone(),
+            fetch: Fetcher::new(platform, &config)?,
+            providers: Providers::new(platform, &config.providers)?,
             cores: Arc::new(Semaphore::new(config.workers)),
             incoming: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             work: Arc::default(),
@@ -60,31 +93,74 @@ impl Media {
         })
     }
 
-    /// Starts the worker, and the end of tasks whose deadline passed.
+    /// Starts the workers, the questions to providers, and the end of tasks whose deadline passed.
     ///
     /// # Errors
     /// None.
     pub async fn spawn_jobs(&self, tasks: &Tasks) -> anyhow::Result<()> {
-        tasks.spawn(
-            "media.work",
-            job::worker::work(self.clone(), tasks.stopping()),
-        );
+        for (name, lane) in [("media.work", Lane::Here), ("media.calls", Lane::Elsewhere)] {
+            tasks.spawn(
+                name,
+                job::worker::work(self.clone(), lane, tasks.stopping()),
+            );
+        }
         let state = self.clone();
         tasks.every("media.expire", self.config.poll, move || {
             let state = state.clone();
             async move { job::expire(&state).await }
         });
+        let state = self.clone();
+        tasks.every("media.poll", self.config.poll, move || {
+            let state = state.clone();
+            async move { job::poll::poll(&state).await }
+        });
+        let state = self.clone();
+        tasks.every("media.withdraw", self.config.poll, move || {
+            let state = state.clone();
+            async move { job::poll::withdraw(&state).await }
+        });
         Ok(())
     }
 
-    /// The hourly deletion of files that nobody needs any more. It needs no guard of its run: what is deleted stays so.
+    /// The jobs that one replica at a time runs. They need no guard of their runs: what is deleted or ended stays so, and
+    /// what is counted is counted anew.
     pub fn cron_jobs(&self) -> Vec<Job> {
-        let state = self.clone();
-        let cleanup = Job::new("media-cleanup", "0 * * * *", move |run| {
-            let state = state.clone();
-            async move { upload::cleanup::run(&state, &run.cancelled).await }
-        });
-        vec![cleanup]
+        let (files, health, tasks, counts) =
+            (self.clone(), self.clone(), self.clone(), self.clone());
+        vec![
+            Job::new(
+                "media-cleanup",
+                self.config.cleanup_schedule.clone(),
+                move |run| {
+                    let state = files.clone();
+                    async move { upload::cleanup::run(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "media-provider-health",
+                self.config.health_schedule.clone(),
+                move |run| {
+                    let state = health.clone();
+                    async move { provider::health::check_all(&state, &run.cancelled).await }
+                },
+            ),
+            Job::new(
+                "media-stale-tasks",
+                self.config.stale_schedule.clone(),
+                move |_| {
+                    let state = tasks.clone();
+                    async move { job::end_stale(&state).await }
+                },
+            ),
+            Job::new(
+                "media-statistics",
+                self.config.statistics_schedule.clone(),
+                move |_| {
+                    let state = counts.clone();
+                    async move { job::roll_up(&state).await }
+                },
+            ),
+        ]
     }
 
     /// Does what is due, once, as the periodic steps would; for tests.
@@ -93,6 +169,8 @@ impl Media {
     /// Where a store does not answer.
     pub async fn run_jobs(&self) -> anyhow::Result<()> {
         job::expire(self).await?;
+        job::poll::poll(self).await?;
+        job::poll::withdraw(self).await?;
         loop {
             let claimed = job::claim(self, self.config.workers).await?;
             if claimed.is_empty() {

@@ -26,3 +26,13 @@ pub fn claim_ended(outcome: &'static str, took: Duration) {
 pub fn objects_deleted(reason: &'static str, count: usize) {
     counter!("media_objects_deleted_total", "reason" => reason).increment(count as u64);
 }
+
+/// Counts questions to a provider.
+pub fn polled(provider: &str, count: usize) {
+    counter!("media_polls_total", "provider" => provider.to_owned()).increment(count as u64);
+}
+
+/// Counts reports of providers.
+pub fn callback(outcome: &'static str) {
+    counter!("media_callbacks_total", "outcome" => outcome).increment(1);
+}

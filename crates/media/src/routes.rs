@@ -3,7 +3,7 @@
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::{Media, feature, task, upload};
+use crate::{Media, callback, feature, job, provider, task, upload};
 
 /// All routes of the service.
 pub fn router(state: Media) -> OpenApiRouter {
@@ -24,5 +24,13 @@ fn routes() -> OpenApiRouter<Media> {
         .routes(routes!(feature::list_features))
         .routes(routes!(feature::find_feature))
         .routes(routes!(upload::api::create_upload))
-        .routes(routes!(upload::api::store_upload))
+        .routes(routes!(
+            upload::api::store_upload,
+            upload::api::fetch_linked
+        ))
+        .routes(routes!(callback::receive_callback))
+        .routes(routes!(provider::api::list_providers))
+        .routes(routes!(provider::api::check_provider))
+        .routes(routes!(job::api::list_jobs))
+        .routes(routes!(job::api::job_stats))
 }

@@ -40,6 +40,7 @@ impl Consumer for Teller {
         "device.deleted",
         "device.moved",
         "device.batch_progressed",
+        "task.progressed",
         "device.stopped_by_quota",
         "device.expiring",
         "app.uploaded",
@@ -323,6 +324,7 @@ fn words(body: &EventBody) -> Option<(Kind, &'static str, &'static str, String)>
         EventBody::SessionEnded { .. }
         | EventBody::UserDeleted {}
         | EventBody::BatchProgressed { .. }
+        | EventBody::TaskProgressed { .. }
         | EventBody::DeviceUsed { .. }
         | EventBody::OrderCreated { .. }
         | EventBody::OrderCompleted { .. }
@@ -414,11 +416,16 @@ fn order_push(
 }
 
 fn device_push(event: &Event) -> Option<Push> {
-    if let EventBody::BatchProgressed { .. } = &event.body {
+    let progress = match &event.body {
+        EventBody::BatchProgressed { .. } => Some("batch-progress"),
+        EventBody::TaskProgressed { .. } => Some("task-progress"),
+        _ => None,
+    };
+    if let Some(name) = progress {
         let mut data = facts(&event.body);
         data.insert("timestamp".to_owned(), json!(event.occurred_at));
         return Some(Push {
-            event: "batch-progress".to_owned(),
+            event: name.to_owned(),
             data: Value::Object(data),
         });
     }

@@ -36,7 +36,7 @@ pub use error::{Error, Result};
 pub use routes::{openapi, router};
 pub use socket::wrap;
 
-use channel::guard::Rules;
+use channel::guard::{Rules, rules};
 use hub::{Hub, bus};
 use presence::board::Board;
 use socket::Sockets;
@@ -77,7 +77,7 @@ impl Notifications {
             hub: hub.clone(),
         };
         Ok(Self {
-            webhook_rules: Rules::new(platform, &config)?,
+            webhook_rules: rules(platform, &config)?,
             platform: platform.clone(),
             config: Arc::new(config),
             hub,

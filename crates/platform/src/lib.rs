@@ -14,6 +14,7 @@ pub mod mail;
 mod migrate;
 pub mod network;
 pub mod objects;
+pub mod outbound;
 pub mod problem;
 pub mod redis;
 pub mod retention;

@@ -1,22 +1,33 @@
 //! Jobs: the work on a step, leased by one worker at a time, with a number that makes late writes void.
 
+pub mod api;
 pub mod db;
+mod local;
+pub mod poll;
+mod remote;
+mod retry;
 pub mod worker;
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use contracts::{TaskId, UserId};
 use platform::lifecycle::Tick;
 use rand::RngExt;
 use serde_json::Value;
 use tracing::info;
 
-use crate::task::{self, Ending, TaskStatus};
+pub use remote::is_url;
+
+use crate::provider::Report;
+use crate::task::{self, Ending, TaskStatus, TaskType};
 use crate::{Media, metrics};
 
 /// The most jobs a worker claims at a time.
 const CLAIM_BATCH: usize = 20;
 const EXPIRE_BATCH: i64 = 50;
+/// How long a task may wait for somebody to begin it.
+const STALE: TimeDelta = TimeDelta::minutes(10);
 /// The pauses before the second, third and fourth attempt.
 const PAUSES: [Duration; 3] = [
     Duration::from_secs(1),
@@ -35,12 +46,112 @@ pub struct Work {
     pub attempt: i16,
     /// The task it is for.
     pub task_id: TaskId,
+    /// Its place among the steps of the task.
+    pub step_index: i16,
+    /// What it makes.
+    #[sqlx(rename = "type")]
+    pub kind: TaskType,
     /// Whose task it is.
     pub user_id: UserId,
     /// How it is made.
     pub params: Value,
     /// Keys of the objects it is made from.
     pub inputs: Vec<String>,
+    /// Who was, or was about to be, asked to do it.
+    pub provider: Option<String>,
+    /// Providers that surely did not take it.
+    pub excluded: Vec<String>,
+    /// Failures in a row at the provider.
+    pub failures: i16,
+    /// How it went there.
+    #[sqlx(json(nullable))]
+    pub reported: Option<Report>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// Where most of the work on a job is done. Each has workers of its own, so that a provider that does not answer keeps no
+/// core from what can be made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// On a core of this process.
+    Here,
+    /// At a provider, which is called.
+    Elsewhere,
+}
+
+/// What an attempt led to.
+#[derive(Clone, Debug)]
+pub enum Made {
+    /// The step is done; the keys of the objects.
+    Files(Vec<String>),
+    /// A provider has taken it; how it names it.
+    Accepted(String),
+}
+
+/// Why an attempt led to nothing.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Trying again may help.
+    Passing {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// It does not.
+    Lasting {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// The provider surely did not take it.
+    NotTaken {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// It may have.
+    Unclear {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// It surely did not, and was asked often enough.
+    Elsewhere {
+        /// For people.
+        message: String,
+        /// Who was asked, where that is not in the row of the job.
+        provider: Option<String>,
+    },
+    /// Every provider has its fill, or rests.
+    Busy,
+}
+
+impl Fault {
+    /// Trying again may help.
+    pub fn passing(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Passing { code, message }
+    }
+
+    /// Trying again does not help.
+    pub fn lasting(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Lasting { code, message }
+    }
+
+    /// A provider may have taken it.
+    pub fn unclear(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Unclear {
+            message,
+            provider: None,
+        }
+    }
 }
 
 /// Claims due jobs, at most `most`: the higher class first, within a class the users in turn, none of them more than
@@ -49,11 +160,16 @@ pub struct Work {
 /// # Errors
 /// Where the database does not answer.
 pub async fn claim(state: &Media, most: usize) -> sqlx::Result<Vec<Work>> {
+    claim_of(state, most, None).await
+}
+
+async fn claim_of(state: &Media, most: usize, lane: Option<Lane>) -> sqlx::Result<Vec<Work>> {
     let owner = state.platform.instance(contracts::Service::Media);
     let bounds = db::Bounds {
         most: i64::try_from(most.min(CLAIM_BATCH)).unwrap_or_default(),
         a_user: state.config.user_running,
         lease: state.config.lease,
+        lane,
     };
     let mut conn = state.platform.db.acquire().await?;
     db::claim(&mut conn, &owner, &bounds, state.platform.clock.now()).await
@@ -76,6 +192,41 @@ pub async fn expire(state: &Media) -> anyhow::Result<Tick> {
         info!("{} tasks passed their deadline", late.len());
     }
     Ok(Tick::after_batch(late.len(), EXPIRE_BATCH))
+}
+
+/// Fails tasks that nobody began within ten minutes, or that nobody can end.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn end_stale(state: &Media) -> anyhow::Result<()> {
+    let now = state.platform.clock.now();
+    loop {
+        let mut tx = state.platform.db.begin().await?;
+        let stale = db::kill_stale(&mut tx, now - STALE, now, EXPIRE_BATCH).await?;
+        let ending = Ending::Failed {
+            code: "STALE",
+            message: "nobody began it within ten minutes".to_owned(),
+        };
+        for id in &stale {
+            task::db::end(&mut tx, id, &ending, now).await?;
+        }
+        tx.commit().await?;
+        metrics::tasks_finished(TaskStatus::Failed, stale.len());
+        if (stale.len() as i64) < EXPIRE_BATCH {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes up what ended, by the hour.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn roll_up(state: &Media) -> anyhow::Result<()> {
+    let mut tx = state.platform.db.begin().await?;
+    db::roll_up(&mut tx, state.platform.clock.now()).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// How long to wait after an attempt that failed, give or take a fifth; `None` where there is no further one.

@@ -7,40 +7,35 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use contracts::{TaskId, UserId};
 use platform::lifecycle::Phase;
-use platform::objects::ObjectError;
 use platform::problem::causes;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Work, claim, db, pause_after};
-use crate::stitch::{self, StitchParams};
+use super::remote::{self, Route};
+use super::retry::Next;
+use super::{Fault, Lane, Made, Work, claim_of, db, local};
 use crate::task::{self, Ending};
-use crate::upload::MAX_SIZE;
 use crate::{Media, metrics};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Steps that are handed to, or fetched from, providers at once.
+const CALLS: usize = 32;
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The task ended with it.
     Ended,
+    /// The next step of the task is due.
+    Advanced,
+    /// A provider has taken it.
+    Submitted,
     /// It will be tried again.
     Retried,
     /// It was somebody else's by the time it was done, or the task had ended: nothing was changed.
     Lost,
-}
-
-/// Why an attempt made nothing.
-#[derive(Debug)]
-enum Fault {
-    /// Trying again may help.
-    Passing { code: &'static str, message: String },
-    /// It does not.
-    Lasting { code: &'static str, message: String },
 }
 
 /// Claims and does what is due until the process leaves. Then what runs may end within half of the grace; what does
@@ -48,7 +43,7 @@ enum Fault {
 ///
 /// # Errors
 /// None: what fails is logged and done again when its lease is over.
-pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<()> {
+pub async fn work(state: Media, lane: Lane, stopping: CancellationToken) -> anyhow::Result<()> {
     let leaving = async {
         tokio::select! {
             () = stopping.cancelled() => {}
@@ -58,11 +53,15 @@ pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<(
     tokio::pin!(leaving);
     let giving_back = CancellationToken::new();
     let mut running = JoinSet::new();
+    let most = match lane {
+        Lane::Here => state.config.workers,
+        Lane::Elsewhere => CALLS,
+    };
     loop {
-        let free = state.config.workers.saturating_sub(running.len());
+        let free = most.saturating_sub(running.len());
         let mut found = 0;
         if free > 0 {
-            match claim(&state, free).await {
+            match claim_of(&state, free, Some(lane)).await {
                 Ok(claimed) => {
                     found = claimed.len();
                     for work in claimed {
@@ -80,7 +79,7 @@ pub async fn work(state: Media, stopping: CancellationToken) -> anyhow::Result<(
                     error!("a worker broke off: {error}");
                 }
             }
-            () = state.work.notified(), if free > found => {}
+            () = state.work.notified(lane), if free > found => {}
             () = sleep(state.config.poll.mul_f64(0.9 + 0.2 * rand::random::<f64>())) => {}
         }
     }
@@ -135,14 +134,16 @@ pub async fn perform(state: &Media, work: &Work) -> sqlx::Result<Outcome> {
             return Ok(Outcome::Lost);
         }
     };
-    let key = made.as_ref().ok().cloned();
+    let wrote = matches!(made, Ok(Made::Files(_)));
     let outcome = settle(state, work, made).await;
-    if let (Ok(Outcome::Lost), Some(key)) = (&outcome, key) {
-        // Nobody else writes under our number, and the row does not name it.
-        delete(state, &key).await;
+    if let (Ok(Outcome::Lost), true) = (&outcome, wrote) {
+        // Nobody else writes under our number, and the row names none of it.
+        clear(state, work).await;
     }
     let name = match &outcome {
         Ok(Outcome::Ended) => "ended",
+        Ok(Outcome::Advanced) => "advanced",
+        Ok(Outcome::Submitted) => "submitted",
         Ok(Outcome::Retried) => "retried",
         Ok(Outcome::Lost) => "lost",
         Err(_) => "failed",
@@ -151,104 +152,90 @@ pub async fn perform(state: &Media, work: &Work) -> sqlx::Result<Outcome> {
     outcome
 }
 
-/// Where a worker writes: nobody else has its number, so none can spoil the file of another.
-pub fn result_key(user: &UserId, task: &TaskId, fence: i64) -> String {
-    format!("output/{user}/{task}/{fence}/0.jpg")
+/// The folder of a worker's objects: nobody else has its number, so none can spoil the files of another.
+pub fn result_folder(work: &Work) -> String {
+    let task = task_folder(&work.user_id, &work.task_id);
+    format!("{task}/{}-{}", work.step_index, work.fence)
 }
 
-async fn settle(state: &Media, work: &Work, made: Result<String, Fault>) -> sqlx::Result<Outcome> {
+/// The folder of all that was made for a task.
+pub fn task_folder(user: &UserId, task: &TaskId) -> String {
+    format!("output/{user}/{task}")
+}
+
+async fn make(state: &Media, work: &Work, percent: &AtomicI16) -> Result<Made, Fault> {
+    if let Some(report) = &work.reported {
+        return remote::collect(state, work, report, percent).await;
+    }
+    match remote::route(state, work).await? {
+        Route::Here => local::make(state, work, percent).await.map(Made::Files),
+        Route::There(provider) => {
+            let made = remote::submit(state, work, &provider).await;
+            // Whom it went to stands in the row of the job, and is needed where it is tried again.
+            made.map_err(|fault| fault.at(&provider))
+        }
+    }
+}
+
+async fn settle(state: &Media, work: &Work, made: Result<Made, Fault>) -> sqlx::Result<Outcome> {
     let now = state.platform.clock.now();
     let ending = match made {
-        Ok(key) => Ending::Succeeded(vec![key]),
-        Err(Fault::Lasting { code, message }) => Ending::Failed { code, message },
-        Err(Fault::Passing { code, message }) => match pause_after(work.attempt) {
-            Some(pause) => {
-                warn!(task.id = %work.task_id, attempt = work.attempt, "task {} is tried again: {message}", work.task_id);
-                let due = now + TimeDelta::from_std(pause).unwrap_or_default();
+        Ok(Made::Files(keys)) => Ending::Succeeded(keys),
+        Ok(Made::Accepted(reference)) => {
+            let due = now + remote::ask_after(work.kind, TimeDelta::zero());
+            let mut conn = state.platform.db.acquire().await?;
+            let held = db::accepted(&mut conn, work, &reference, due, now).await?;
+            return Ok(if held {
+                Outcome::Submitted
+            } else {
+                Outcome::Lost
+            });
+        }
+        Err(fault) => match fault.next(work) {
+            Next::Again {
+                after,
+                error,
+                provider,
+                excluded,
+                failures,
+            } => {
+                if let Some(error) = &error {
+                    warn!(task.id = %work.task_id, attempt = work.attempt, "task {} is tried again: {error}", work.task_id);
+                }
+                let again = db::Again {
+                    due: now + TimeDelta::from_std(after).unwrap_or_default(),
+                    error: error.as_deref(),
+                    provider: provider.as_deref(),
+                    excluded: &excluded,
+                    failures,
+                };
                 let mut conn = state.platform.db.acquire().await?;
-                let held = db::retry(&mut conn, work, due, &message).await?;
+                let held = db::retry(&mut conn, work, &again).await?;
                 return Ok(if held {
                     Outcome::Retried
                 } else {
                     Outcome::Lost
                 });
             }
-            None => Ending::Failed { code, message },
+            Next::Never { code, message } => Ending::Failed { code, message },
         },
     };
     let mut tx = state.platform.db.begin().await?;
-    if !db::finish(&mut tx, work, now).await?
-        || !task::db::end(&mut tx, &work.task_id, &ending, now).await?
-    {
+    if !db::finish(&mut tx, work, now).await? {
+        return Ok(Outcome::Lost);
+    }
+    let is_made = matches!(ending, Ending::Succeeded(_));
+    if is_made && db::advance(&mut tx, work, ending.results(), now).await? {
+        tx.commit().await?;
+        state.work.wake();
+        return Ok(Outcome::Advanced);
+    }
+    if !task::db::end(&mut tx, &work.task_id, &ending, now).await? {
         return Ok(Outcome::Lost);
     }
     tx.commit().await?;
     metrics::tasks_finished(ending.status(), 1);
     Ok(Outcome::Ended)
-}
-
-/// Makes the stitch and stores it; its key.
-async fn make(state: &Media, work: &Work, percent: &AtomicI16) -> Result<String, Fault> {
-    let params: StitchParams = serde_json::from_value(work.params.clone())
-        .map_err(|error| lasting("INVALID", format!("its params cannot be read: {error}")))?;
-    let closed = |_| passing("INTERNAL", "no core could be had".to_owned());
-    let core = state.cores.clone().acquire_owned().await.map_err(closed)?;
-    // Closures share the permit: one that runs on after its worker is gone still counts.
-    let core = Arc::new(core);
-    let inputs = &work.inputs[..work.inputs.len().min(params.cells())];
-    let mut cells = Vec::with_capacity(inputs.len());
-    for (index, key) in inputs.iter().enumerate() {
-        let file = read(state, key, index).await?;
-        let (side, background) = (params.cell, params.background);
-        let cell = blocking(&core, move || stitch::cell(&file, side, background)).await?;
-        let cell =
-            cell.map_err(|error| lasting("INPUT_INVALID", format!("input {index} {error}")))?;
-        cells.push(cell);
-        let done = (index + 1) * 90 / inputs.len();
-        percent.store(i16::try_from(done).unwrap_or_default(), Ordering::Relaxed);
-    }
-    let file = blocking(&core, move || stitch::compose(&params, &cells)).await?;
-    let file = file.map_err(|error| {
-        lasting(
-            "INTERNAL",
-            format!("the stitch could not be encoded: {error}"),
-        )
-    })?;
-    let key = result_key(&work.user_id, &work.task_id, work.fence);
-    let put = state.objects.put(&key, file.into()).await;
-    put.map_err(|error| passing("STORAGE_DOWN", causes(&error)))?;
-    Ok(key)
-}
-
-async fn read(state: &Media, key: &str, index: usize) -> Result<bytes::Bytes, Fault> {
-    let refused = |error: ObjectError| match error.is_absent() {
-        true => lasting("INPUT_MISSING", format!("input {index} is no longer there")),
-        false => passing("STORAGE_DOWN", causes(&error)),
-    };
-    let object = state.objects.read(key, None).await.map_err(refused)?;
-    if object.meta.size > MAX_SIZE as u64 {
-        return Err(lasting(
-            "INPUT_INVALID",
-            format!("input {index} is larger than 10 MiB"),
-        ));
-    }
-    let bytes = object.bytes().await;
-    bytes.map_err(|error| passing("STORAGE_DOWN", error.to_string()))
-}
-
-/// Runs what keeps a core busy beside the tasks of the runtime.
-async fn blocking<T: Send + 'static>(
-    core: &Arc<OwnedSemaphorePermit>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Fault> {
-    let core = core.clone();
-    let done = spawn_blocking(move || {
-        let made = work();
-        drop(core);
-        made
-    });
-    done.await
-        .map_err(|_| passing("INTERNAL", "the work broke off".to_owned()))
 }
 
 /// Renews the lease and tells the progress; ends when the job is no longer ours.
@@ -296,21 +283,19 @@ async fn give_back(state: &Media, work: &Work) -> sqlx::Result<()> {
     let mut conn = state.platform.db.acquire().await?;
     // Only while the job is ours is it certain that no row names what we may have written.
     if db::give_back(&mut conn, work).await? {
-        delete(state, &result_key(&work.user_id, &work.task_id, work.fence)).await;
+        drop(conn);
+        clear(state, work).await;
     }
     Ok(())
 }
 
-async fn delete(state: &Media, key: &str) {
-    if let Err(error) = state.objects.delete(key).await {
-        warn!("the object {key} waits for the cleanup: {}", causes(&error));
+/// Deletes what a worker wrote under its number.
+async fn clear(state: &Media, work: &Work) {
+    let folder = result_folder(work);
+    if let Err(error) = crate::upload::cleanup::empty(state, &folder, &[]).await {
+        warn!(
+            "the objects in {folder} wait for the cleanup: {}",
+            causes(&error)
+        );
     }
-}
-
-fn passing(code: &'static str, message: String) -> Fault {
-    Fault::Passing { code, message }
-}
-
-fn lasting(code: &'static str, message: String) -> Fault {
-    Fault::Lasting { code, message }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use platform::problem::FieldFault;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use paint::{Unreadable, cell, compose};
+pub use paint::{Unreadable, cell, check, compose};
 
 /// The grids that can be asked for, rows by columns.
 pub const GRIDS: [(u32, u32); 5] = [(2, 2), (3, 3), (3, 4), (4, 3), (4, 4)];
@@ -23,6 +23,9 @@ pub const MAX_GAP: u32 = 200;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StitchParams {
+    /// How the cells stand.
+    #[serde(skip_serializing_if = "Layout::is_grid")]
+    pub layout: Layout,
     /// Rows of the grid; with `columns` one of 2x2, 3x3, 3x4, 4x3, 4x4.
     pub rows: u32,
     /// Columns of the grid.
@@ -33,8 +36,58 @@ pub struct StitchParams {
     pub gap: u32,
     /// The colour of gaps and empty cells, as in `#F5F5F5`.
     pub background: Colour,
-    /// The quality of the JPEG, 1 to 100.
+    /// The quality of a JPEG, 1 to 100.
     pub quality: u8,
+    /// What kind of file is made.
+    #[serde(skip_serializing_if = "Format::is_jpeg")]
+    pub format: Format,
+}
+
+/// How the cells of a stitch stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// In `rows` and `columns`.
+    #[default]
+    Grid,
+    /// In one row, as many as there are pictures.
+    Row,
+    /// In one column, as many as there are pictures.
+    Column,
+}
+
+/// What kind of file a stitch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A JPEG.
+    #[default]
+    Jpeg,
+    /// A PNG, without loss.
+    Png,
+    /// A WebP, without loss.
+    Webp,
+}
+
+impl Layout {
+    fn is_grid(&self) -> bool {
+        *self == Self::Grid
+    }
+}
+
+impl Format {
+    fn is_jpeg(&self) -> bool {
+        *self == Self::Jpeg
+    }
+
+    /// The end of its keys.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpg",
+            Self::Png => "png",
+            Self::Webp => "webp",
+        }
+    }
 }
 
 /// A colour, `#RRGGBB` on the wire.
@@ -50,17 +103,30 @@ pub struct NoColour;
 impl Default for StitchParams {
     fn default() -> Self {
         Self {
+            layout: Layout::Grid,
             rows: 3,
             columns: 4,
             cell: 512,
             gap: 10,
             background: Colour([0xF5; 3]),
             quality: 90,
+            format: Format::Jpeg,
         }
     }
 }
 
 impl StitchParams {
+    /// With as many rows and columns as so many pictures take.
+    pub fn for_pictures(mut self, pictures: usize) -> Self {
+        let pictures = u32::try_from(pictures).unwrap_or(u32::MAX).max(1);
+        (self.rows, self.columns) = match self.layout {
+            Layout::Grid => (self.rows, self.columns),
+            Layout::Row => (1, pictures),
+            Layout::Column => (pictures, 1),
+        };
+        self
+    }
+
     /// How many pictures fit.
     pub fn cells(&self) -> usize {
         (self.rows * self.columns) as usize
@@ -88,7 +154,7 @@ impl StitchParams {
                 message,
             });
         };
-        if !GRIDS.contains(&(self.rows, self.columns)) {
+        if self.layout == Layout::Grid && !GRIDS.contains(&(self.rows, self.columns)) {
             let grids: Vec<_> = GRIDS.iter().map(|(r, c)| format!("{r}x{c}")).collect();
             let message = format!(
                 "{}x{} is not offered: rows x columns is one of {}",

@@ -3,6 +3,8 @@
 use std::io::Cursor;
 
 use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::codecs::webp::WebPEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{
@@ -10,7 +12,7 @@ use image::{
     Rgb, RgbImage,
 };
 
-use super::{Colour, StitchParams};
+use super::{Colour, Format, StitchParams};
 
 /// The longest side of a picture that is read.
 const MAX_SIDE: u32 = 10_000;
@@ -28,15 +30,20 @@ pub enum Unreadable {
     Broken,
 }
 
+/// Whether a file is a picture, and one with not too many pixels.
+///
+/// # Errors
+/// Where it is not.
+pub fn check(file: &[u8]) -> Result<(), Unreadable> {
+    read(file).map(|_| ()).map_err(unreadable)
+}
+
 /// Reads a picture, cuts the largest square out of its middle and scales that to a cell.
 ///
 /// # Errors
 /// Where the file is no picture, or one with too many pixels.
 pub fn cell(file: &[u8], side: u32, background: Colour) -> Result<RgbImage, Unreadable> {
-    let (picture, orientation) = read(file).map_err(|error| match error {
-        ImageError::Limits(_) => Unreadable::TooLarge,
-        _ => Unreadable::Broken,
-    })?;
+    let (picture, orientation) = read(file).map_err(unreadable)?;
     let (width, height) = picture.dimensions();
     let square = width.min(height);
     if square == 0 {
@@ -57,7 +64,7 @@ pub fn cell(file: &[u8], side: u32, background: Colour) -> Result<RgbImage, Unre
     Ok(flatten(scaled, background))
 }
 
-/// Puts cells on their places, row by row, and encodes the whole as JPEG. Cells beyond the grid are left out.
+/// Puts cells on their places, row by row, and encodes the whole. Cells beyond the grid are left out.
 ///
 /// # Errors
 /// Where the encoder refuses.
@@ -75,8 +82,21 @@ pub fn compose(params: &StitchParams, cells: &[RgbImage]) -> Result<Vec<u8>, Ima
         }
     }
     let mut file = Vec::new();
-    JpegEncoder::new_with_quality(&mut file, params.quality).encode_image(&canvas)?;
+    match params.format {
+        Format::Jpeg => {
+            JpegEncoder::new_with_quality(&mut file, params.quality).encode_image(&canvas)?
+        }
+        Format::Png => canvas.write_with_encoder(PngEncoder::new(&mut file))?,
+        Format::Webp => canvas.write_with_encoder(WebPEncoder::new_lossless(&mut file))?,
+    }
     Ok(file)
+}
+
+fn unreadable(error: ImageError) -> Unreadable {
+    match error {
+        ImageError::Limits(_) => Unreadable::TooLarge,
+        _ => Unreadable::Broken,
+    }
 }
 
 fn read(file: &[u8]) -> Result<(DynamicImage, Orientation), ImageError> {

@@ -3,7 +3,6 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use chrono::TimeDelta;
 use contracts::{TaskId, UserId};
 use futures::TryStreamExt;
 use garde::Validate;
@@ -16,7 +15,9 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use tracing::info;
 
-use super::{CreateTask, Ending, Task, TaskStatus, TaskType, db};
+use super::{CreateTask, Ending, Offer, Task, TaskStatus, TaskType, db};
+use crate::fetch::FileKind;
+use crate::job::is_url;
 use crate::{Error, Media, Result, job, metrics, upload};
 
 /// What a list is narrowed to.
@@ -52,7 +53,7 @@ pub async fn create_task(
     user: CurrentUser,
     ask: Idempotent<CreateTask>,
 ) -> Result<Response> {
-    let plan = ask.body.plan()?;
+    let plan = ask.body.plan(&offer(&state))?;
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
     let turn = match ask.key.claim(&mut tx, user.id.as_str()).await? {
@@ -61,21 +62,21 @@ pub async fn create_task(
     };
     make_room(&mut tx, &state, &user.id).await?;
     let owner = (!user.is_admin).then_some(&user.id);
-    let inputs = upload::db::objects(&mut tx, &plan.inputs, owner, now - upload::KEPT).await?;
-    if let Some(index) = inputs.iter().position(Option::is_none) {
-        return Err(Error::NoInput { index });
+    let kept = now - upload::KEPT;
+    let objects = upload::db::objects(&mut tx, &plan.inputs, owner, kept).await?;
+    let mut inputs = Vec::with_capacity(objects.len());
+    for (index, (input, object)) in plan.inputs.iter().zip(objects).enumerate() {
+        let url = is_url(input).then(|| input.clone());
+        inputs.push(url.or(object).ok_or(Error::NoInput { index })?);
     }
-    let inputs: Vec<String> = inputs.into_iter().flatten().collect();
-
+    let deadline = now + plan.span(&state.config);
     let task = Task::new(user.id, plan, now);
-    let span = TimeDelta::from_std(state.config.stitch_deadline).unwrap_or(TimeDelta::MAX);
-    let deadline = now + span;
     db::insert(&mut tx, &task, &inputs, deadline).await?;
     job::db::insert(&mut tx, &task, deadline).await?;
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &task).await?;
     tx.commit().await?;
 
-    state.work.notify_one();
+    state.work.wake();
     metrics::task_created(task.kind);
     Ok(reply)
 }
@@ -135,7 +136,7 @@ pub async fn cancel_task(
 }
 
 /// Fetches a file that a task made.
-#[utoipa::path(get, path = "/media/tasks/{task_id}/results/{index}", tag = "media", params(("task_id" = TaskId, Path), ("index" = usize, Path)), responses((status = 200, description = "the file", content_type = "image/jpeg"), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
+#[utoipa::path(get, path = "/media/tasks/{task_id}/results/{index}", tag = "media", params(("task_id" = TaskId, Path), ("index" = usize, Path)), responses((status = 200, description = "the file", content_type = "application/octet-stream"), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub async fn fetch_result(
     State(state): State<Media>,
     user: CurrentUser,
@@ -151,14 +152,23 @@ pub async fn fetch_result(
         object => object?,
     };
     let size = object.meta.size;
+    let kind = FileKind::of_key(key);
+    let content_type = kind.map_or("application/octet-stream", FileKind::content_type);
     let headers = [
-        (header::CONTENT_TYPE, "image/jpeg".to_owned()),
+        (header::CONTENT_TYPE, content_type.to_owned()),
         (header::CONTENT_LENGTH, size.to_string()),
         (header::CACHE_CONTROL, "private, max-age=3600".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     let body = Body::from_stream(object.into_stream().map_err(std::io::Error::other));
     Ok((headers, body).into_response())
+}
+
+fn offer(state: &Media) -> Offer<'_> {
+    Offer {
+        rules: state.fetch.rules(),
+        providers: &state.providers,
+    }
 }
 
 /// Refuses where the queue of the user, or of all, is full. Creations of one user pass here one after the other.

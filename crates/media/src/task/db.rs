@@ -56,7 +56,7 @@ pub async fn insert(
             .bind(step.kind)
             .bind(&step.provider)
             .bind(step.status)
-            .bind(&task.params)
+            .bind(&step.params)
             .bind(first)
             .execute(&mut *conn)
             .await?;
@@ -145,6 +145,11 @@ pub async fn end(
     .bind(now)
     .execute(&mut *conn)
     .await?;
+    // What former steps made is not needed any more.
+    sqlx::query("update media.jobs set swept = false where task_id = $1 and swept")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
     let body = EventBody::TaskFinished {
         task_id: id.clone(),
         kind: kind.name().to_owned(),
@@ -153,6 +158,26 @@ pub async fn end(
     };
     emit(conn, &Event::new(user_id, now, body)).await?;
     Ok(true)
+}
+
+/// Tells a task's user how far it is; nothing once it has ended.
+pub async fn tell(conn: &mut PgConnection, id: &TaskId, now: Timestamp) -> sqlx::Result<()> {
+    let open: Option<(UserId, TaskType, TaskStatus, i16)> = sqlx::query_as(
+        "select user_id, type, status, progress from media.tasks where id = $1 and completed_at is null",
+    )
+    .bind(id)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some((user_id, kind, status, progress)) = open else {
+        return Ok(());
+    };
+    let body = EventBody::TaskProgressed {
+        task_id: id.clone(),
+        kind: kind.name().to_owned(),
+        status: status.name().to_owned(),
+        progress,
+    };
+    emit(conn, &Event::new(user_id, now, body)).await
 }
 
 async fn with_steps(conn: &mut PgConnection, tasks: Vec<Task>) -> sqlx::Result<Vec<Task>> {

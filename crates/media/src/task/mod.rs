@@ -10,7 +10,7 @@ use contracts::{TaskId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use plan::{CreateTask, Plan};
+pub use plan::{CreateTask, Offer, Plan};
 
 /// Who does the work that is done here.
 pub const LOCAL: &str = "local";
@@ -157,6 +157,8 @@ pub struct Step {
     pub error: Option<String>,
     #[serde(skip)]
     task_id: TaskId,
+    #[serde(skip)]
+    params: Value,
 }
 
 /// How a task ends.
@@ -178,6 +180,22 @@ pub enum Ending {
 }
 
 impl TaskType {
+    /// Those that are made here.
+    pub const LOCAL: [Self; 3] = [Self::ImageStitch, Self::VideoCompose, Self::TextProcess];
+
+    /// Whether it can be made here.
+    pub const fn is_local(self) -> bool {
+        matches!(
+            self,
+            Self::ImageStitch | Self::VideoCompose | Self::TextProcess
+        )
+    }
+
+    /// Whether it does no harm that two providers make it: it costs nothing there.
+    pub const fn may_run_twice(self) -> bool {
+        self.is_local()
+    }
+
     /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
@@ -213,13 +231,13 @@ impl fmt::Display for TaskStatus {
 }
 
 impl Task {
-    /// A task as it begins, with the one step that does it.
+    /// A task as it begins.
     pub fn new(user_id: UserId, plan: Plan, now: Timestamp) -> Self {
         let id = TaskId::new();
-        let step = Step {
-            index: 0,
-            kind: plan.kind,
-            provider: LOCAL.to_owned(),
+        let steps = plan.steps.into_iter().zip(0..).map(|(step, index)| Step {
+            index,
+            kind: step.kind,
+            provider: step.provider,
             provider_ref: None,
             status: TaskStatus::Queued,
             attempts: 0,
@@ -227,7 +245,9 @@ impl Task {
             completed_at: None,
             error: None,
             task_id: id.clone(),
-        };
+            params: step.params,
+        });
+        let steps = steps.collect();
         Self {
             id,
             user_id,
@@ -237,7 +257,7 @@ impl Task {
             progress: 0,
             input_urls: plan.inputs,
             params: plan.params,
-            steps: vec![step],
+            steps,
             result_urls: Vec::new(),
             error_code: None,
             error_message: None,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use contracts::Timestamp;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use garde::Validate;
-use http::StatusCode;
+use http::{StatusCode, header};
 use platform::CurrentUser;
 use platform::http::{Json, Path};
 use platform::problem::ProblemBody;
@@ -154,6 +155,29 @@ pub async fn store_upload(
         content_type,
         size,
     }))
+}
+
+/// Gives a provider an input of a step. The secret in the address, which is good for two hours, is the permission.
+#[utoipa::path(get, path = "/media/uploads/{ticket}", tag = "media", security(()), params(("ticket" = String, Path)), responses((status = 200, description = "the file", content_type = "application/octet-stream"), (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
+pub async fn fetch_linked(
+    State(state): State<Media>,
+    Path(secret): Path<String>,
+) -> Result<Response> {
+    let now = state.platform.clock.now();
+    let mut conn = state.platform.db.acquire().await?;
+    let key = db::linked(&mut conn, &fingerprint(&secret), now).await?;
+    drop(conn);
+    let object = match state.objects.read(&key.ok_or(Error::NoUpload)?, None).await {
+        Err(error) if error.is_absent() => return Err(Error::NoUpload),
+        object => object?,
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, object.meta.size.to_string()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    let body = Body::from_stream(object.into_stream().map_err(std::io::Error::other));
+    Ok((headers, body).into_response())
 }
 
 /// Reads a file that is what was announced.

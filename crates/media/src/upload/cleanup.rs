@@ -2,11 +2,13 @@
 
 use anyhow::Context;
 use chrono::TimeDelta;
+use futures::TryStreamExt;
+use platform::objects::ObjectError;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{KEPT, db, object_key};
-use crate::job::worker::result_key;
+use crate::job::worker::task_folder;
 use crate::{Media, job, metrics};
 
 const BATCH: i64 = 200;
@@ -19,6 +21,9 @@ const MARGIN: TimeDelta = TimeDelta::minutes(10);
 /// Where a store does not answer; the next run goes on.
 pub async fn run(state: &Media, cancelled: &CancellationToken) -> anyhow::Result<()> {
     while !cancelled.is_cancelled() && uploads(state).await.context("deleting uploads")? {}
+    let mut conn = state.platform.db.acquire().await?;
+    db::delete_links(&mut conn, state.platform.clock.now()).await?;
+    drop(conn);
     while !cancelled.is_cancelled() && lost_results(state).await.context("deleting lost results")? {
     }
     Ok(())
@@ -58,13 +63,32 @@ async fn lost_results(state: &Media) -> anyhow::Result<bool> {
     let ended = job::db::unswept(&mut conn, before, BATCH).await?;
     drop(conn);
     for job in &ended {
-        let keys = (1..=job.fence).map(|fence| result_key(&job.user_id, &job.task_id, fence));
-        for key in keys.filter(|key| !job.results.contains(key)) {
-            state.objects.delete(&key).await?;
-        }
+        empty(
+            state,
+            &task_folder(&job.user_id, &job.task_id),
+            &job.results,
+        )
+        .await?;
     }
     let ids: Vec<_> = ended.iter().map(|job| job.id).collect();
     let mut conn = state.platform.db.acquire().await?;
     job::db::set_swept(&mut conn, &ids).await?;
     Ok(ids.len() as i64 == BATCH)
+}
+
+/// Deletes the objects of a folder but for those that are kept.
+///
+/// # Errors
+/// Where the store does not answer.
+pub async fn empty(state: &Media, folder: &str, kept: &[String]) -> Result<(), ObjectError> {
+    let far = state.platform.clock.now() + TimeDelta::days(36_500);
+    let found: Vec<String> = state
+        .objects
+        .written_before(folder, far)
+        .try_collect()
+        .await?;
+    for key in found.iter().filter(|key| !kept.contains(key)) {
+        state.objects.delete(key).await?;
+    }
+    Ok(())
 }

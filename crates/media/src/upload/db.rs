@@ -159,3 +159,22 @@ pub async fn delete(conn: &mut PgConnection, keys: &[String]) -> sqlx::Result<()
     delete.bind(keys).execute(conn).await?;
     Ok(())
 }
+
+/// The object that an address gives out.
+pub async fn linked(
+    conn: &mut PgConnection,
+    ticket: &[u8],
+    now: Timestamp,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("select object_key from media.links where ticket = $1 and expires_at > $2")
+        .bind(ticket)
+        .bind(now)
+        .fetch_optional(conn)
+        .await
+}
+
+/// Deletes addresses that give nothing out any more.
+pub async fn delete_links(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<u64> {
+    let delete = sqlx::query("delete from media.links where expires_at < $1");
+    Ok(delete.bind(now).execute(conn).await?.rows_affected())
+}

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use contracts::{Service, UserId};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -32,7 +33,6 @@ pub struct TestApp {
 /// A signed-in user.
 #[derive(Clone)]
 pub struct User {
-    pub id: UserId,
     app: TestApp,
     token: String,
 }
@@ -73,6 +73,7 @@ impl TestApp {
         folder: Arc<TempDir>,
         settings: [(&str, &str); N],
     ) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut env = Env::of(settings);
         let config = Config::from_env(&mut env);
         env.finish().unwrap();
@@ -99,7 +100,6 @@ impl TestApp {
         let id: UserId = name.parse().unwrap();
         let token = testing::sign_in(&self.platform, &id, roles).await;
         User {
-            id,
             app: self.clone(),
             token,
         }
@@ -161,6 +161,29 @@ impl TestApp {
         .fetch_all(&self.platform.db)
         .await
         .unwrap()
+    }
+
+    /// Lets replicas work and time pass until every task has ended; the time that took.
+    pub async fn until_all_end(&self, replicas: &[&TestApp]) -> TimeDelta {
+        let began = self.platform.clock.now();
+        loop {
+            let work = replicas.iter().map(|replica| replica.media.run_jobs());
+            for outcome in futures::future::join_all(work).await {
+                outcome.unwrap();
+            }
+            let open: i64 = self
+                .scalar(
+                    "select count(*) from media.tasks where completed_at is null and id <> $1",
+                    "",
+                )
+                .await;
+            let took = self.platform.clock.now().utc() - began.utc();
+            if open == 0 {
+                return took;
+            }
+            assert!(took < TimeDelta::hours(3), "{open} tasks never end");
+            self.platform.clock.advance(TimeDelta::seconds(3));
+        }
     }
 
     /// One value about one thing.
