@@ -23,6 +23,8 @@ struct Services(Vec<(Service, Router)>);
 
 impl Services {
     async fn on(platform: &Platform) -> Self {
+        // The second test of a process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut env = Env::of([("DEVICE_RUNTIME", "simulated")]);
         let users = users::Config::from_env(&mut env);
         let users = users::Users::new(platform, users).await.unwrap();
