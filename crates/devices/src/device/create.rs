@@ -454,7 +454,7 @@ async fn store(
     };
     let reply = turn.reply(&mut tx, StatusCode::CREATED, &reply).await?;
     // Last, since whoever comes next to this quota and to this node waits for the end of the transaction.
-    let charged = (&device.id, device.sizes(), device.wanted == Status::Running);
+    let charged = (device.sizes(), device.wanted == Status::Running);
     quota::charge_creation(&mut tx, &state.quotas, &device.user_id, charged, now).await?;
     if !placement::reserve(&mut tx, (node, runtime), &device.demand()).await? {
         return Ok(Stored::NoRoom);

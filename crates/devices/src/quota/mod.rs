@@ -214,7 +214,7 @@ impl Size {
     }
 }
 
-/// Charges a device that is being made, in the transaction that makes it; it may be written there already.
+/// Charges a device that is being made, in the transaction that has written it: it counts as used already.
 ///
 /// # Errors
 /// [`Error::QuotaExceeded`] where there is no room: roll back.
@@ -222,16 +222,24 @@ pub async fn charge_creation(
     tx: &mut PgConnection,
     quotas: &Quotas,
     owner: &UserId,
-    (device, size, shall_run): (&DeviceId, Size, bool),
+    (size, shall_run): (Size, bool),
     now: Timestamp,
 ) -> Result<()> {
-    let quota = db::lock(tx, quotas, owner, Some(device), now).await?;
+    let quota = db::lock(tx, quotas, owner, None, now).await?;
     fits(&quota.limits, size)?;
     let wanted = Amounts {
         running: shall_run.into(),
         ..size.amounts()
     };
-    room(&quota.limits, &quota.used, &wanted)
+    let before = Amounts {
+        devices: quota.used.devices - wanted.devices,
+        running: quota.used.running - wanted.running,
+        cpu_cores: quota.used.cpu_cores - wanted.cpu_cores,
+        memory_mb: quota.used.memory_mb - wanted.memory_mb,
+        storage_mb: quota.used.storage_mb - wanted.storage_mb,
+        ..quota.used
+    };
+    room(&quota.limits, &before, &wanted)
 }
 
 /// Charges what a device grows by, in the transaction that lets it grow. What it shrinks by is given back by that alone.
