@@ -432,10 +432,12 @@ mod tests {
             "/payments/{id}/refund",
             "/quotas/deduct",
             "/quotas/restore",
+            "/roles",
             "/snapshots/device/{id}",
             "/templates/{id}/batch-create",
             "/templates/{id}/create-device",
             "/usage/record",
+            "/users",
         ];
         assert_eq!(keyed, expected.map(|path| ("POST", path)));
     }

@@ -29,6 +29,7 @@ pub use jobs::{run_jobs, spawn_jobs};
 )]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
+#[schema(as = AuditStatus)]
 pub enum Status {
     /// It was done.
     Success,
