@@ -88,10 +88,9 @@ pub async fn settle(conn: &mut PgConnection, id: &str, now: Timestamp) -> sqlx::
     Ok(())
 }
 
-/// The active account with an address.
+/// The active account with an address. Whoever changes it waits until its token is stored, and voids that then.
 pub async fn addressee(conn: &mut PgConnection, email: &str) -> sqlx::Result<Option<Addressee>> {
-    let select =
-        "select id, username, email from users.accounts where email = $1 and status = 'active'";
+    let select = "select id, username, email from users.accounts where email = $1 and status = 'active' for share";
     let select = sqlx::query_as(select).bind(email);
     select.fetch_optional(conn).await
 }

@@ -2,13 +2,14 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use platform::testing;
 use serde_json::json;
 use sqlx::PgPool;
 use testkit::MailServer;
 
 use crate::app::{PASSWORD, Reply, TestApp};
+use crate::manage::somebody;
 
 const OK: StatusCode = StatusCode::OK;
 const NEW: &str = "Another1pw";
@@ -149,4 +150,52 @@ async fn nobody_is_mailed_more_often_than_may_be(db: PgPool) {
     app.post("/auth/forgot-password", phone)
         .await
         .refused(400, "VALIDATION_FAILED");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_token_opens_nothing_once_the_password_or_the_address_is_another(db: PgPool) {
+    let mail = MailServer::open().await;
+    let app = mailing(db, &mail).await;
+    let id = app.register("alice").await;
+    let session = app.login("alice").await.text("/token");
+    let (_, admin) = somebody(&app, &["admin"]).await;
+    let (own, set) = (
+        "/auth/change-password".to_owned(),
+        format!("/users/{id}/change-password"),
+    );
+    let user = format!("/users/{id}");
+    for (number, (token, method, path, body)) in [
+        (
+            &session,
+            Method::POST,
+            &own,
+            json!({ "oldPassword": PASSWORD, "newPassword": "Changed1pw" }),
+        ),
+        (
+            &session,
+            Method::PATCH,
+            &user,
+            json!({ "email": "alice@example.org" }),
+        ),
+        (
+            &admin,
+            Method::POST,
+            &set,
+            json!({ "newPassword": "Setby1admin" }),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let address = ["alice@example.com", "alice@example.org"][usize::from(number == 2)];
+        forgot(&app, address).await.expect(OK);
+        app.users.run_jobs().await.unwrap();
+        let mailed = self::token(&mail.after(number + 1).await[number]);
+        app.send(method, path, Some(token), Some(body))
+            .await
+            .expect(OK);
+
+        reset(&app, &mailed).await.refused(400, "VALIDATION_FAILED");
+    }
+    app.try_login("alice", "Setby1admin").await.expect(OK);
 }
