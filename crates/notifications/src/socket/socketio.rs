@@ -267,11 +267,14 @@ async fn connected(
     let live = sockets
         .hub
         .open(identity, Link::SocketIo(socket.clone()), "socketio");
-    let leaving = (sockets.clone(), live.clone());
+    // Not to be held by the handler: one that is set after the client left is never called, and never dropped.
+    let leaving = (sockets.clone(), Arc::downgrade(&live));
     socket.on_disconnect(async move || {
         let (sockets, live) = leaving;
-        sockets.hub.remove(&live);
-        live.ended.cancel();
+        if let Some(live) = live.upgrade() {
+            sockets.hub.remove(&live);
+            live.ended.cancel();
+        }
     });
     if !socket.connected() {
         // It left before we could hear of it.
@@ -286,6 +289,8 @@ async fn connected(
         .await;
     live.ended.cancelled().await;
     see_off(&live, &transports).await;
+    // It holds what holds it: neither would ever be dropped.
+    socket.extensions.remove::<Seat>();
 }
 
 /// Tells a client that we end why, if it reads it in time. One whose session ended is disconnected for good; from

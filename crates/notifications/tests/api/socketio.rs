@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::app::{Cluster, Instance, SOON, Socket, id, with_sweep, without_sweep};
+use crate::app::{Cluster, Instance, SOON, Socket, id, until, with_sweep, without_sweep};
 
 /// A Socket.IO client in one namespace.
 struct Client {
@@ -503,4 +503,33 @@ async fn an_instance_that_leaves_closes_the_transport(db: PgPool) {
     assert!(
         matches!(late.err(), Some(tokio_tungstenite::tungstenite::Error::Http(response)) if response.status() == 503)
     );
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn nothing_is_left_of_a_client_that_is_gone(db: PgPool) {
+    platform::telemetry::start_metrics().unwrap();
+    let open = || {
+        let figures = platform::telemetry::render_metrics();
+        let line = figures
+            .lines()
+            .find(|line| line.starts_with("cloudphone_sockets_open{"));
+        line.and_then(|line| line.rsplit_once(' '))
+            .map_or_else(String::new, |(_, value)| value.to_owned())
+    };
+    let cluster = Cluster::new(db, with_sweep()).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let mut clients = Vec::new();
+    for namespace in ["/", "/notifications", "/"] {
+        let auth = json!({ "token": alice });
+        let mut client = Client::connect(&cluster.first, namespace, auth).await;
+        client.event("welcome").await;
+        clients.push(client);
+    }
+    assert_eq!(open(), "3");
+
+    // One says goodbye, the others are cut off.
+    clients[0].socket.say("41").await;
+    drop(clients);
+
+    until("nothing is left of them", async || open() == "0").await;
 }
