@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -29,7 +30,16 @@ pub fn start_logging(format: LogFormat) {
     } else {
         directives
     };
-    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    if filter
+        .max_level_hint()
+        .is_none_or(|level| level > LevelFilter::INFO)
+    {
+        // What clients say stands in what these tell below that, tokens among it.
+        for quiet in ["socketioxide=info", "engineioxide=info"] {
+            filter = filter.add_directive(quiet.parse().expect("a target and a level"));
+        }
+    }
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, in a test, keeps the first one's output.
     let json = *JSON.get_or_init(|| is_json(format));

@@ -1,12 +1,13 @@
 //! What users leave behind whose accounts are deleted: their devices are deleted, too.
 
 use anyhow::Context;
-use contracts::{DeviceId, Event, UserId};
+use contracts::{DeviceId, Event, Timestamp, UserId};
 use platform::Clock;
 use platform::events::Consumer;
 use sqlx::PgConnection;
 
 use super::api::delete_locked;
+use crate::quota;
 
 /// Hears of deleted accounts.
 #[derive(Clone, Debug)]
@@ -26,6 +27,17 @@ impl Consumer for Leavers {
 
 async fn delete_all(tx: &mut PgConnection, clock: &Clock, user: &UserId) -> sqlx::Result<()> {
     let now = clock.shared(tx).await?;
+    delete_those_there(tx, user, now).await?;
+    // Who is making one holds the quota; after that nobody makes one any more.
+    quota::db::hold(tx, user, now).await?;
+    delete_those_there(tx, user, now).await
+}
+
+async fn delete_those_there(
+    tx: &mut PgConnection,
+    user: &UserId,
+    now: Timestamp,
+) -> sqlx::Result<()> {
     let devices: Vec<DeviceId> = sqlx::query_scalar(
         "-- device::of_leaver
         select id from devices.devices

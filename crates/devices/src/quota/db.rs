@@ -134,6 +134,23 @@ pub async fn ensure(conn: &mut PgConnection, user: &UserId, now: Timestamp) -> s
     Ok(())
 }
 
+/// Holds a user's quota until the transaction ends: whoever makes a device of the user waits, or has made it.
+pub async fn hold(tx: &mut PgConnection, user: &UserId, now: Timestamp) -> sqlx::Result<()> {
+    ensure(tx, user, now).await?;
+    lock_row(tx, user).await?;
+    Ok(())
+}
+
+/// Whether the account of a user was switched off or deleted.
+pub async fn is_switched_off(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from platform.accounts where id = $1 and not is_active)",
+    )
+    .bind(user)
+    .fetch_one(conn)
+    .await
+}
+
 async fn lock_row(conn: &mut PgConnection, user: &UserId) -> sqlx::Result<Option<Row>> {
     sqlx::query_as(select_quota!("where user_id = $1 for update"))
         .bind(user)

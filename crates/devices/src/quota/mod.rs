@@ -217,7 +217,7 @@ impl Size {
 /// Charges a device that is being made, in the transaction that has written it: it counts as used already.
 ///
 /// # Errors
-/// [`Error::QuotaExceeded`] where there is no room: roll back.
+/// [`Error::QuotaExceeded`] where there is no room, 403 where the account is switched off: roll back.
 pub async fn charge_creation(
     tx: &mut PgConnection,
     quotas: &Quotas,
@@ -226,6 +226,12 @@ pub async fn charge_creation(
     now: Timestamp,
 ) -> Result<()> {
     let quota = db::lock(tx, quotas, owner, None, now).await?;
+    // Under that lock: what a deleted account leaves behind is looked for under it, too.
+    if db::is_switched_off(tx, owner).await? {
+        return Err(
+            platform::Problem::forbidden("the account of the owner is switched off").into(),
+        );
+    }
     fits(&quota.limits, size)?;
     let wanted = Amounts {
         running: shall_run.into(),

@@ -969,3 +969,37 @@ async fn a_user_finds_the_own_quota_without_an_id(db: PgPool) {
     let by_id = alice.get("/quotas/usage-stats/alice").await;
     assert_eq!(stats, by_id.expect(StatusCode::OK).body);
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn of_a_deleted_account_nothing_is_left_and_nothing_is_made(db: PgPool) {
+    use platform::events::Consumer;
+
+    let app = TestApp::new(db).await;
+    let id = platform::testing::account(&app.platform, &["user"]).await;
+    let alice = app.user(id.as_str(), &[]).await;
+    let small = json!({ "name": "n", "autoStart": false });
+    alice.create(small.clone()).await;
+    let delete = "update users.accounts set status = 'deleted' where id = $1";
+    let delete = sqlx::query(delete).bind(&id);
+    delete.execute(&app.platform.db).await.unwrap();
+    let event = Event::new(id, app.platform.clock.now(), EventBody::UserDeleted {});
+
+    // Told twice, as any event may be.
+    for _ in 0..2 {
+        let mut tx = app.platform.db.begin().await.unwrap();
+        let leavers = devices::device::leaver::Leavers(app.platform.clock.clone());
+        leavers.apply(&mut tx, &event).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    alice
+        .post("/devices", small)
+        .await
+        .refused(StatusCode::FORBIDDEN, "FORBIDDEN");
+
+    let kinds = "select kind from devices.operations where kind = 'delete'";
+    let deletions: Vec<String> = sqlx::query_scalar(kinds)
+        .fetch_all(&app.platform.db)
+        .await
+        .unwrap();
+    assert_eq!(deletions.len(), 1);
+}

@@ -14,6 +14,8 @@ use sqlx::PgPool;
 use crate::app::{TestApp, picture};
 use crate::vendor::{Trick, Vendor};
 
+/// How long what must come is waited for.
+const SOON: Duration = Duration::from_secs(30);
 const URL: &str = "https://example.com/garment.jpg";
 
 async fn app(db: PgPool, providers: serde_json::Value) -> TestApp {
@@ -230,15 +232,13 @@ async fn a_worker_that_dies_after_it_sent_a_step_is_followed_by_one_that_finds_i
     assert!(gone.is_err() && vendor.taken().len() == 1);
 
     let other = app.replica(settings(&providers)).await;
-    let found = async {
-        while alice.task(&id).await["status"] != "submitted" {
-            other.media.run_jobs().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), found)
-        .await
-        .unwrap();
+    testkit::eventually(SOON, "the other one finds it", async || {
+        other.media.run_jobs().await?;
+        let status = alice.task(&id).await["status"].clone();
+        anyhow::ensure!(status == "submitted", "{status}");
+        Ok(())
+    })
+    .await;
 
     assert_eq!(vendor.submissions(), 1);
     app.until_all_end(&[&other]).await;
@@ -324,14 +324,12 @@ async fn a_provider_that_does_not_answer_keeps_nobody_waiting(db: PgPool) {
         alice.make("video_generate", URL).await;
     }
     let id = alice.stitch(&key).await;
-    let made = async {
-        while alice.task(&id).await["status"] != "succeeded" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), made)
-        .await
-        .unwrap();
+    testkit::eventually(SOON, "the picture is made", async || {
+        let status = alice.task(&id).await["status"].clone();
+        anyhow::ensure!(status == "succeeded", "{status}");
+        Ok(())
+    })
+    .await;
     tasks.stop(Duration::from_secs(10)).await;
 }
 

@@ -145,7 +145,10 @@ pub async fn claim(
                     and not exists (
                         select 1 from notifications.deliveries o
                         where o.user_id = d.user_id and o.channel = d.channel and (o.state = 'running' or (
-                            o.state = 'queued' and o.due_at <= clock_timestamp() and o.leaves_at <= $2 and o.seq < d.seq))))
+                            o.state = 'queued' and o.due_at <= clock_timestamp() and o.leaves_at <= $2 and o.seq < d.seq
+                                and (o.bundle is null or not exists (
+                                    select 1 from notifications.deliveries head
+                                    where head.bundle = o.bundle and head.seq < o.seq and head.state in ('queued', 'running')))))))
                 or (d.state = 'running' and d.lease_until < clock_timestamp()))
                 and (d.bundle is null or not exists (
                     select 1 from notifications.deliveries o

@@ -460,6 +460,49 @@ async fn in_quiet_hours_only_what_is_urgent_leaves_and_the_rest_after_them(db: P
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_urgent_does_not_wait_behind_a_large_digest_that_is_refused(db: PgPool) {
+    let mail = MailServer::open().await;
+    let smtp = format!("smtp://{}", mail.address);
+    // Nothing that failed is tried again while the test lasts.
+    let settings = [
+        ("SMTP_URL", smtp.as_str()),
+        ("NOTIFICATIONS_RETRY_SECONDS", "3600"),
+    ];
+    let cluster = Cluster::new(db, config(&settings)).await;
+    let _users = Users::open(&cluster.first.platform).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let body = json!({ "preferences": { "digest": "hourly" } });
+    cluster
+        .first
+        .ask("POST", "/notifications/preferences/batch", &alice, body)
+        .await;
+    // More than one mail takes.
+    for n in 0..102 {
+        let more = json!({ "channels": ["email"], "message": format!("number {n}") });
+        send(&cluster.first, &alice, "alice", more).await;
+    }
+    mail.refuses(Some("451 later"));
+    cluster.first.platform.clock.advance(TimeDelta::hours(1));
+    until("the digest is refused", async || {
+        let tried =
+            "select count(*) from notifications.deliveries where state = 'queued' and attempts > 0";
+        let tried: i64 = sqlx::query_scalar(tried)
+            .fetch_one(&cluster.first.platform.db)
+            .await
+            .unwrap();
+        tried > 0
+    })
+    .await;
+    mail.refuses(None);
+
+    let urgent = json!({ "channels": ["email"], "message": "now", "priority": "urgent" });
+    send(&cluster.first, &alice, "alice", urgent).await;
+
+    let first = &mail.after(1).await[0];
+    assert!(first.contains("now"), "{first}");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_digest_is_one_mail_of_all_that_came(db: PgPool) {
     let mail = MailServer::open().await;
     let smtp = format!("smtp://{}", mail.address);
