@@ -1,5 +1,7 @@
 //! Captchas at sign-in.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use fred::interfaces::KeysInterface;
 use futures::future::join_all;
 use http::StatusCode;
