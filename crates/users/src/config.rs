@@ -3,10 +3,12 @@
 use std::thread::available_parallelism;
 
 use chrono::TimeDelta;
-use platform::Env;
 use platform::mail::MailSettings;
+use platform::{Env, Profile};
+use secrecy::SecretString;
 
 use crate::password::Cost;
+use crate::two_factor::Vault;
 
 /// The settings of the service.
 #[derive(Clone, Debug)]
@@ -27,6 +29,11 @@ pub struct Config {
     pub reset_url: Option<String>,
     /// How long entries of the audit log are kept. `USERS_AUDIT_DAYS`, default 365.
     pub audit_lifetime: TimeDelta,
+    /// Whether sign-in asks for a captcha. `USERS_CAPTCHA`, default: only in production.
+    pub captcha: bool,
+    /// Seal the secrets of second factors: 32 bytes in base64 each, with commas; the first one seals, all open.
+    /// `TWO_FACTOR_KEYS`; made by the cluster in development. Production without them has no second factor.
+    pub two_factor_keys: Option<SecretString>,
 }
 
 impl Config {
@@ -48,6 +55,8 @@ impl Config {
             mail: MailSettings::from_env(env),
             reset_url: reset_url(env),
             audit_lifetime: TimeDelta::days(env.within("USERS_AUDIT_DAYS", 365, (31, 3_650))),
+            captcha: captcha(env),
+            two_factor_keys: two_factor_keys(env),
         }
     }
 }
@@ -61,4 +70,17 @@ fn reset_url(env: &mut Env) -> Option<String> {
         );
     }
     Some(url)
+}
+
+fn captcha(env: &mut Env) -> bool {
+    let profile = env.value("PROFILE", Profile::Development);
+    env.flag("USERS_CAPTCHA", profile == Profile::Production)
+}
+
+fn two_factor_keys(env: &mut Env) -> Option<SecretString> {
+    let keys = env.secret("TWO_FACTOR_KEYS", 43)?;
+    if let Err(error) = Vault::new(&keys) {
+        env.fault("TWO_FACTOR_KEYS", format!("cannot be used: {error}"));
+    }
+    Some(keys)
 }

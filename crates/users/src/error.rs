@@ -102,6 +102,33 @@ pub enum Error {
     /// The instances could not be told that a session ended.
     #[error("could not end a session")]
     EndSession(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The password was right, the second factor is wrong or was used before.
+    #[error("the code is wrong or was used")]
+    WrongCode,
+    /// The same, of a user who is signed in.
+    #[error("the code is wrong, used or too old")]
+    WrongToken,
+    /// The account takes no code for a while, either.
+    #[error("the account takes no code for a while")]
+    TokenLocked {
+        /// How long.
+        wait: Duration,
+    },
+    /// There is a second factor already.
+    #[error("two factors are on")]
+    TwoFactorOn,
+    /// There is none.
+    #[error("two factors are off")]
+    TwoFactorOff,
+    /// The settings name no keys to keep secrets with.
+    #[error("there are no keys for the secrets of second factors")]
+    NoTwoFactorKeys,
+    /// No key of the settings opens the secret of a second factor.
+    #[error("the secret of a second factor cannot be opened")]
+    Sealed,
+    /// The code for an app could not be drawn.
+    #[error("could not draw a QR code")]
+    Picture(#[source] anyhow::Error),
     /// A token could not be signed.
     #[error("could not issue a token")]
     Token(#[source] anyhow::Error),
@@ -118,6 +145,14 @@ impl Error {
     pub fn about_old_password(self) -> Self {
         match self {
             Self::Locked { wait, .. } => Self::OldPasswordLocked { wait },
+            other => other,
+        }
+    }
+
+    /// The same about a code.
+    pub fn about_token(self) -> Self {
+        match self {
+            Self::Locked { wait, .. } => Self::TokenLocked { wait },
             other => other,
         }
     }
@@ -138,11 +173,26 @@ impl IntoResponse for Error {
                 .with_field("username", "is taken"),
             Self::EmailTaken => Problem::conflict("CONFLICT", "this email address is taken")
                 .with_field("email", "is taken"),
-            Self::BadCredentials | Self::Disabled => bad_credentials(self.to_string()),
+            Self::BadCredentials | Self::Disabled | Self::WrongCode => {
+                bad_credentials(self.to_string())
+            }
             Self::Locked { wait, .. } => bad_credentials(locked_for(*wait)),
             Self::OldPasswordLocked { wait } => {
                 Problem::invalid_field("oldPassword", locked_for(*wait))
             }
+            Self::WrongToken => Problem::invalid_field("token", "is wrong, used or too old"),
+            Self::TokenLocked { wait } => Problem::invalid_field("token", locked_for(*wait)),
+            Self::TwoFactorOn => {
+                Problem::conflict("CONFLICT", "two factors are on: switch them off first")
+            }
+            Self::TwoFactorOff => Problem::conflict(
+                "CONFLICT",
+                "two factors are off: ask for a secret and switch it on",
+            ),
+            Self::NoTwoFactorKeys => Problem::conflict(
+                "CONFLICT",
+                "two factors are not set up here: TWO_FACTOR_KEYS is missing",
+            ),
             Self::WrongOldPassword => Problem::invalid_field("oldPassword", "is wrong"),
             Self::NotRenewable => {
                 Problem::unauthenticated("the session cannot be renewed: sign in again")
@@ -192,7 +242,9 @@ impl IntoResponse for Error {
             Self::EndSession(_) => {
                 Problem::not_ready("the session is not ended everywhere yet; try again")
             }
-            Self::Hash(HashError::Failed(_)) | Self::Token(_) => Problem::internal(),
+            Self::Hash(HashError::Failed(_)) | Self::Token(_) | Self::Sealed | Self::Picture(_) => {
+                Problem::internal()
+            }
             Self::Database(error) => Problem::from_sqlx(error),
             Self::Refused(problem) => problem.clone(),
         };

@@ -4,6 +4,7 @@ mod account;
 mod api_key;
 mod attempt;
 mod audit;
+mod captcha;
 mod config;
 mod error;
 mod limits;
@@ -15,6 +16,7 @@ mod routes;
 mod secret;
 mod session;
 mod token;
+mod two_factor;
 
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use platform::lifecycle::Tasks;
 use platform::mail::Mailer;
 
 use crate::password::Hasher;
+use crate::two_factor::Vault;
 
 pub use account::create_admin;
 pub use audit::Recorder;
@@ -38,6 +41,7 @@ pub struct Users {
     config: Arc<Config>,
     hasher: Hasher,
     mailer: Mailer,
+    vault: Option<Arc<Vault>>,
     limiter: RateLimiter,
 }
 
@@ -45,7 +49,8 @@ impl Users {
     /// Prepares the service.
     ///
     /// # Errors
-    /// Where no password can be hashed, or the mail server cannot be used.
+    /// Where no password can be hashed, the mail server or the keys of second factors cannot be used, or the database does not
+    /// answer.
     pub async fn new(platform: &Platform, config: Config) -> anyhow::Result<Self> {
         let hasher = Hasher::new(
             config.hash_cost,
@@ -53,8 +58,10 @@ impl Users {
             config.hashes_waiting,
         )
         .await?;
+        let vault = two_factor::vault(platform, config.two_factor_keys.clone()).await?;
         Ok(Self {
             hasher,
+            vault: vault.map(Arc::new),
             mailer: Mailer::new(&config.mail)?,
             limiter: RateLimiter::new(platform.redis.clone(), platform.keys.clone()),
             platform: platform.clone(),

@@ -15,10 +15,8 @@ use crate::Users;
 /// # Errors
 /// 429 with the time to wait.
 pub async fn sign_in(state: &Users, address: IpAddr, name: &str) -> Result<(), Problem> {
-    // A name of any length and content makes a short key without personal data.
-    let name = hex::encode(&Sha256::digest(name)[..16]);
     let sign_ins = Limit::per_minute(5).tier("login");
-    check(state, &format!("{address}:{name}"), sign_ins).await
+    check(state, &format!("{address}:{}", brief(name)), sign_ins).await
 }
 
 /// Allows 20 registrations a minute of an address.
@@ -37,8 +35,7 @@ pub async fn registration(state: &Users, address: IpAddr) -> Result<(), Problem>
 pub async fn reset(state: &Users, address: IpAddr, email: &str) -> Result<(), Problem> {
     let requests = Limit::per_minute(3).tier("reset");
     check(state, &address.to_string(), requests).await?;
-    let email = hex::encode(&Sha256::digest(email)[..16]);
-    check(state, &email, requests).await
+    check(state, &brief(email), requests).await
 }
 
 /// Allows 20 tries a minute of an address with tokens that set another password.
@@ -48,6 +45,20 @@ pub async fn reset(state: &Users, address: IpAddr, email: &str) -> Result<(), Pr
 pub async fn reset_token(state: &Users, address: IpAddr) -> Result<(), Problem> {
     let tries = Limit::per_minute(20).tier("reset-token");
     check(state, &address.to_string(), tries).await
+}
+
+/// Allows 10 captchas a minute of an address.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub async fn captcha(state: &Users, address: IpAddr) -> Result<(), Problem> {
+    let captchas = Limit::per_minute(10).tier("captcha");
+    check(state, &address.to_string(), captchas).await
+}
+
+/// A name of any length and content as a short key without personal data.
+pub fn brief(name: &str) -> String {
+    hex::encode(&Sha256::digest(name)[..16])
 }
 
 async fn check(state: &Users, subject: &str, at_most: Limit) -> Result<(), Problem> {

@@ -9,9 +9,11 @@ use crate::Users;
 use crate::account::{admin, api as account, contact, manage, overview};
 use crate::api_key::{api as api_key, change};
 use crate::audit::{api as audit, origin};
+use crate::captcha::api as captcha;
 use crate::reset::api as reset;
 use crate::role::{api as role, permission};
 use crate::session::{api as session, own};
+use crate::two_factor::api as two_factor;
 
 /// The routes of the service.
 pub fn router(state: Users) -> OpenApiRouter {
@@ -27,6 +29,12 @@ fn routes() -> OpenApiRouter<Users> {
     OpenApiRouter::new()
         .routes(routes!(account::register))
         .routes(routes!(session::login))
+        .routes(routes!(session::verify_two_factor))
+        .routes(routes!(captcha::get_captcha))
+        .routes(routes!(two_factor::two_factor_status))
+        .routes(routes!(two_factor::generate_two_factor))
+        .routes(routes!(two_factor::enable_two_factor))
+        .routes(routes!(two_factor::disable_two_factor))
         .routes(routes!(session::refresh))
         .routes(routes!(session::logout))
         .routes(routes!(account::change_password))

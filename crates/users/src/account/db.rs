@@ -84,10 +84,15 @@ pub async fn give_role(conn: &mut PgConnection, id: &UserId, role: &str) -> sqlx
 
 /// An account by its id.
 pub async fn find(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Option<Account>> {
-    sqlx::query_as("select * from users.profiles where id = $1")
-        .bind(id)
-        .fetch_optional(conn)
-        .await
+    sqlx::query_as(
+        "-- account::find
+        select u.*, exists (
+            select from users.two_factors t where t.user_id = u.id and t.enabled_at is not null) as two_factor_enabled
+        from users.profiles u where u.id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await
 }
 
 /// What sign-in needs, by name or mail address in normal form.
@@ -295,7 +300,9 @@ pub async fn list(
 ) -> sqlx::Result<Vec<Account>> {
     sqlx::query_as(
         "-- account::list
-        select * from users.profiles u
+        select u.*, exists (
+            select from users.two_factors t where t.user_id = u.id and t.enabled_at is not null) as two_factor_enabled
+        from users.profiles u
         where ($1::text is null or strpos(u.username, $1) > 0 or strpos(u.email, $1) > 0
                or strpos(lower(u.full_name), $1) > 0)
           and ($2::text is null or u.status = $2)

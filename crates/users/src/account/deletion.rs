@@ -58,16 +58,19 @@ pub async fn delete(
 async fn anonymise(state: &Users) -> anyhow::Result<Tick> {
     let now = state.platform.clock.now();
     let mut conn = state.platform.db.acquire().await?;
-    let update = sqlx::query(
+    let update = sqlx::query_scalar(
         "-- account::anonymise
+        with gone as (
         update users.accounts a set username = 'deleted-' || a.id, email = a.id || '@deleted.invalid', password_hash = '',
             full_name = null, phone = null, avatar = null, preferences = null, anonymised_at = $1
         from (
             select id from users.accounts where deleted_at < $2 and anonymised_at is null
             order by deleted_at limit $3 for update skip locked) old
-        where a.id = old.id",
+        where a.id = old.id returning a.id),
+        factors as (delete from users.two_factors t using gone where t.user_id = gone.id)
+        select count(*) from gone",
     );
     let update = update.bind(now).bind(now - KEPT).bind(BATCH);
-    let done = update.execute(&mut *conn).await?;
-    Ok(Tick::after_batch(done.rows_affected().try_into()?, BATCH))
+    let done: i64 = update.fetch_one(&mut *conn).await?;
+    Ok(Tick::after_batch(done.try_into()?, BATCH))
 }

@@ -7,6 +7,8 @@
 
 mod db;
 
+pub use db::release;
+
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -104,7 +106,11 @@ pub async fn rehash(
     Ok(db::rehash(&mut conn, user, (old, &new)).await?)
 }
 
-async fn open(state: &Users, user: &UserId) -> Result<()> {
+/// Opens an attempt at something else than the password: close it with [`count_wrong`] or [`release`].
+///
+/// # Errors
+/// [`Error::Locked`], [`Error::Crowded`].
+pub async fn open(state: &Users, user: &UserId) -> Result<()> {
     for _ in 0..ROUNDS {
         let now = state.platform.clock.now();
         // A connection is held for the statement alone, not while waiting for others.
@@ -123,7 +129,8 @@ async fn open(state: &Users, user: &UserId) -> Result<()> {
     Err(Error::Crowded)
 }
 
-async fn count_wrong(state: &Users, user: &UserId) -> Result<()> {
+/// Closes an attempt as wrong, and locks the account with the last one allowed.
+pub async fn count_wrong(state: &Users, user: &UserId) -> Result<()> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
     let failed = db::count_wrong(&mut tx, user, now + LOCK).await?;

@@ -1,27 +1,32 @@
 //! Signing in, renewing, signing out.
 
+use std::net::IpAddr;
+
 use axum::extract::State;
 use chrono::TimeDelta;
 use contracts::{SessionId, Timestamp};
 use garde::Validate;
 use http::{HeaderMap, header};
-use platform::CurrentUser;
 use platform::http::{ClientAddress, Json};
 use platform::problem::ProblemBody;
+use platform::{CurrentUser, Problem};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracing::warn;
 use utoipa::ToSchema;
 
 use super::agent::Agent;
-use super::sign_in::{self, Issued, SignIn};
+use super::sign_in::{self, Issued, SignIn, SignedIn};
 use super::{Which, db, end, enforce};
 use crate::account::normal;
 use crate::account::view::{Me, Status};
 use crate::audit::{self, Entry};
+use crate::captcha::{self, Answer};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
 use crate::token::{self, Token, TokenHash};
+use crate::two_factor::{self, Sent};
 use crate::{Users, limits, metrics, password};
 
 /// For how long an access token that has expired still renews its session.
@@ -40,6 +45,37 @@ pub struct Login {
     /// Whether the token lives a week instead of a day.
     #[garde(skip)]
     remember: Option<bool>,
+    /// What the picture shows; asked for where the settings say so, else ignored.
+    #[garde(skip)]
+    #[schema(value_type = Option<String>)]
+    captcha: Option<Value>,
+    /// Which picture.
+    #[garde(skip)]
+    #[schema(value_type = Option<String>)]
+    captcha_id: Option<Value>,
+    /// Six digits, or a recovery code, where the account has two factors.
+    #[garde(inner(custom(two_factor::api::sent)))]
+    #[schema(value_type = Option<String>)]
+    two_factor_token: Option<SecretText>,
+}
+
+/// The password is right; the second factor is wanted beside it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TwoFactorWanted {
+    success: bool,
+    requires_two_factor: bool,
+    message: &'static str,
+}
+
+/// How a sign-in ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum LoginReply {
+    /// With a session.
+    LoggedIn(Box<LoggedIn>),
+    /// With a question.
+    TwoFactorWanted(TwoFactorWanted),
 }
 
 /// The tokens of a new session, under the names that clients know.
@@ -87,9 +123,9 @@ pub struct LoggedOut {
     message: &'static str,
 }
 
-/// Opens a session.
+/// Opens a session, or asks for the second factor where the account has two.
 #[utoipa::path(post, path = "/auth/login", tag = "auth", security(()), request_body = Login, responses(
-    (status = 200, body = LoggedIn),
+    (status = 200, body = LoginReply),
     (status = 400, body = ProblemBody),
     (status = 401, body = ProblemBody),
     (status = 429, body = ProblemBody),
@@ -100,29 +136,88 @@ pub async fn login(
     ClientAddress(address): ClientAddress,
     agent: Agent,
     Json(body): Json<Login>,
-) -> Result<Json<LoggedIn>> {
+) -> Result<Json<LoginReply>> {
+    sign_in(&state, address, agent, body).await
+}
+
+/// Opens a session by the password and the second factor.
+#[utoipa::path(post, path = "/auth/2fa/verify", tag = "auth", security(()), request_body = Login, responses(
+    (status = 200, body = LoginReply),
+    (status = 400, body = ProblemBody),
+    (status = 401, body = ProblemBody),
+    (status = 429, body = ProblemBody),
+    (status = 503, body = ProblemBody),
+))]
+pub async fn verify_two_factor(
+    State(state): State<Users>,
+    ClientAddress(address): ClientAddress,
+    agent: Agent,
+    Json(body): Json<Login>,
+) -> Result<Json<LoginReply>> {
+    if body.two_factor_token.is_none() {
+        return Err(Problem::invalid_field("twoFactorToken", "is required").into());
+    }
+    sign_in(&state, address, agent, body).await
+}
+
+async fn sign_in(
+    state: &Users,
+    address: IpAddr,
+    agent: Agent,
+    body: Login,
+) -> Result<Json<LoginReply>> {
     metrics::login_attempted();
+    let name = normal(&body.username);
+    let answer = answer(body.captcha, body.captcha_id);
     let ask = SignIn {
         name: body.username,
         password: body.password,
+        code: body
+            .two_factor_token
+            .and_then(|token| Sent::read(token.expose())),
         remember: body.remember.unwrap_or(false),
         address,
         agent,
     };
-    let issued = match limits::sign_in(&state, address, &normal(&ask.name)).await {
-        Ok(()) => sign_in::sign_in(&state, ask).await,
-        Err(problem) => Err(problem.into()),
+    let signed_in = async {
+        limits::sign_in(state, address, &name).await?;
+        captcha::check(state, answer.as_ref(), &name).await?;
+        sign_in::sign_in(state, ask).await
     };
-    let issued = issued.inspect_err(|_| metrics::login_failed())?;
-    Ok(Json(LoggedIn {
-        success: true,
-        access_token: issued.access.clone(),
-        token: issued.access,
-        token_type: "Bearer",
-        expires_in: issued.lifetime.num_seconds(),
-        refresh_token: issued.refresh.expose_secret().to_owned(),
-        user: issued.account.into(),
+    let signed_in = signed_in.await.inspect_err(|_| metrics::login_failed())?;
+    Ok(Json(match signed_in {
+        SignedIn::Issued(issued) => LoginReply::LoggedIn(Box::new((*issued).into())),
+        SignedIn::WantsCode => {
+            captcha::pass_on(state, answer.as_ref(), &name).await;
+            LoginReply::TwoFactorWanted(TwoFactorWanted {
+                success: true,
+                requires_two_factor: true,
+                message: "send the same with twoFactorToken to /auth/2fa/verify",
+            })
+        }
     }))
+}
+
+impl From<Issued> for LoggedIn {
+    fn from(issued: Issued) -> Self {
+        Self {
+            success: true,
+            access_token: issued.access.clone(),
+            token: issued.access,
+            token_type: "Bearer",
+            expires_in: issued.lifetime.num_seconds(),
+            refresh_token: issued.refresh.expose_secret().to_owned(),
+            user: issued.account.into(),
+        }
+    }
+}
+
+/// The two fields of a captcha, where both are texts: what else stands there counts as nothing.
+fn answer(text: Option<Value>, id: Option<Value>) -> Option<Answer> {
+    match (text?, id?) {
+        (Value::String(text), Value::String(id)) => Some(Answer { id, text }),
+        _ => None,
+    }
 }
 
 /// Renews the tokens of a session, by a refresh token, or by an access token that expired a week ago at most.

@@ -18,6 +18,7 @@ use crate::audit::{self, Entry};
 use crate::error::{Error, Result};
 use crate::secret::SecretText;
 use crate::token::Token;
+use crate::two_factor::{self, Passage, Sent};
 use crate::{Users, attempt};
 
 /// How long an access token lives, and with `remember`.
@@ -30,6 +31,8 @@ pub struct SignIn {
     /// User name or mail address.
     pub name: String,
     pub password: SecretText,
+    /// The second factor, where it was sent.
+    pub code: Option<Sent>,
     pub remember: bool,
     pub address: IpAddr,
     pub agent: Agent,
@@ -44,11 +47,20 @@ pub struct Issued {
     pub account: Account,
 }
 
+/// How a sign-in ended.
+#[derive(Debug)]
+pub enum SignedIn {
+    /// With a session.
+    Issued(Box<Issued>),
+    /// The password is right, and the second factor is wanted.
+    WantsCode,
+}
+
 /// Signs a user in.
 ///
 /// # Errors
-/// [`Error::BadCredentials`], [`Error::Locked`], [`Error::Disabled`].
-pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
+/// [`Error::BadCredentials`], [`Error::Locked`], [`Error::Disabled`], [`Error::WrongCode`].
+pub async fn sign_in(state: &Users, ask: SignIn) -> Result<SignedIn> {
     let name = normal(&ask.name);
     let credentials = {
         let mut conn = state.platform.db.acquire().await?;
@@ -62,7 +74,10 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
             Err(error) => Err(error.into()),
         },
     };
-    if let Err(error @ (Error::BadCredentials | Error::Locked { .. } | Error::Disabled)) = &issued {
+    if let Err(
+        error @ (Error::BadCredentials | Error::Locked { .. } | Error::Disabled | Error::WrongCode),
+    ) = &issued
+    {
         // Also where nobody has the name, so that the time tells nothing.
         let entry = Entry {
             user: user.as_ref(),
@@ -78,13 +93,13 @@ pub async fn sign_in(state: &Users, ask: SignIn) -> Result<Issued> {
     issued
 }
 
-/// Opens a session for who knows the password.
+/// Opens a session for who knows the password, and has the second factor where there is one.
 async fn enter(
     state: &Users,
     name: &str,
     mut credentials: Credentials,
     ask: SignIn,
-) -> Result<Issued> {
+) -> Result<SignedIn> {
     let user = credentials.id.clone();
     let mut is_first = true;
     let (mut tx, now) = loop {
@@ -94,7 +109,22 @@ async fn enter(
         let now = state.platform.clock.now();
         let mut tx = state.platform.db.begin().await?;
         if right.signed_in(&mut tx, now).await? {
-            break (tx, now);
+            match two_factor::pass(state, &mut tx, &user, ask.code.as_ref()).await? {
+                Passage::Open => break (tx, now),
+                Passage::WantsCode => {
+                    // The wrong ones before it still count: else the password alone would make room for guesses at codes.
+                    tx.rollback().await?;
+                    right
+                        .release(&mut *state.platform.db.acquire().await?)
+                        .await?;
+                    return Ok(SignedIn::WantsCode);
+                }
+                Passage::Wrong => {
+                    tx.rollback().await?;
+                    attempt::count_wrong(state, &user).await?;
+                    return Err(Error::WrongCode);
+                }
+            }
         }
         right.release(&mut tx).await?;
         let found = accounts::find_credentials(&mut tx, name).await?;
@@ -147,7 +177,8 @@ async fn enter(
         // The next sign-in does it.
         info!(user.id = %session.user_id, "a password keeps its hash of another cost for now: {error}");
     }
-    issue(state, account, &session, refresh, now)
+    let issued = issue(state, account, &session, refresh, now)?;
+    Ok(SignedIn::Issued(Box::new(issued)))
 }
 
 /// Signs the access token of a session that stands in the database; it never outlives the session.

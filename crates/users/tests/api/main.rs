@@ -5,7 +5,10 @@ mod api_key;
 mod app;
 mod attempt;
 mod audit;
+mod captcha;
+
 mod manage;
 mod reset;
 mod role;
 mod session;
+mod two_factor;
