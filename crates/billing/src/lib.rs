@@ -31,8 +31,8 @@ use std::time::Duration;
 use coordination::cron::Job;
 use coordination::{Keys, RateLimiter};
 use platform::Platform;
+use platform::export::Exports;
 use platform::lifecycle::{Tasks, Tick};
-use tokio::sync::Semaphore;
 
 pub use config::Config;
 pub use error::{Error, Result};
@@ -53,7 +53,7 @@ pub struct Billing {
     config: Arc<Config>,
     limiter: RateLimiter,
     providers: Providers,
-    exports: Arc<Semaphore>,
+    exports: Exports,
 }
 
 impl Billing {
@@ -65,7 +65,7 @@ impl Billing {
         let keys: Keys = platform.keys.clone();
         Ok(Self {
             providers: Providers::new(platform, &config)?,
-            exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+            exports: Exports::default(),
             platform: platform.clone(),
             config: Arc::new(config),
             limiter: RateLimiter::new(platform.redis.clone(), keys),

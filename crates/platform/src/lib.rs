@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod events;
+pub mod export;
 pub mod health;
 pub mod http;
 pub mod idempotency;

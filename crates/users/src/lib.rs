@@ -23,6 +23,7 @@ use std::sync::Arc;
 use coordination::rate_limit::RateLimiter;
 use platform::Platform;
 use platform::events::spawn_consumer;
+use platform::export::Exports;
 use platform::lifecycle::Tasks;
 use platform::mail::Mailer;
 
@@ -42,6 +43,7 @@ pub struct Users {
     hasher: Hasher,
     mailer: Mailer,
     vault: Option<Arc<Vault>>,
+    exports: Exports,
     limiter: RateLimiter,
 }
 
@@ -62,6 +64,7 @@ impl Users {
         Ok(Self {
             hasher,
             vault: vault.map(Arc::new),
+            exports: Exports::default(),
             mailer: Mailer::new(&config.mail)?,
             limiter: RateLimiter::new(platform.redis.clone(), platform.keys.clone()),
             platform: platform.clone(),

@@ -8,12 +8,12 @@ use utoipa_axum::routes;
 use crate::Users;
 use crate::account::{admin, api as account, contact, manage, overview};
 use crate::api_key::{api as api_key, change};
-use crate::audit::{api as audit, origin};
+use crate::audit::{api as audit, export, origin};
 use crate::captcha::api as captcha;
 use crate::reset::api as reset;
 use crate::role::{api as role, permission};
-use crate::session::{api as session, own};
-use crate::two_factor::api as two_factor;
+use crate::session::{api as session, history, own};
+use crate::two_factor::{admin as lost_factor, api as two_factor};
 
 /// The routes of the service.
 pub fn router(state: Users) -> OpenApiRouter {
@@ -44,6 +44,7 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(account::find_me))
         .routes(routes!(own::list_sessions, own::end_other_sessions))
         .routes(routes!(own::end_session))
+        .routes(routes!(history::login_history))
         .routes(routes!(account::find_own_user))
         .routes(routes!(account::find_profile, account::update_profile))
         .routes(routes!(admin::list_users, manage::create_user))
@@ -57,6 +58,7 @@ fn routes() -> OpenApiRouter<Users> {
             manage::delete_user
         ))
         .routes(routes!(manage::set_password))
+        .routes(routes!(lost_factor::remove_two_factor))
         .routes(routes!(manage::update_preferences))
         .routes(routes!(role::list_roles, role::create_role))
         .routes(routes!(
@@ -83,6 +85,7 @@ fn routes() -> OpenApiRouter<Users> {
         .routes(routes!(audit::list_audit_log))
         .routes(routes!(audit::search_audit_log))
         .routes(routes!(audit::audit_statistics))
+        .routes(routes!(export::export_audit_log))
         .routes(routes!(audit::list_audit_log_of_user))
         .routes(routes!(audit::list_audit_log_of_resource))
         .routes(routes!(audit::find_audit_entry))

@@ -1,18 +1,16 @@
 //! The route of exports.
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use contracts::UserId;
 use garde::Validate;
-use http::header;
+use platform::CurrentUser;
 use platform::http::{Path, Query};
 use platform::problem::ProblemBody;
-use platform::{CurrentUser, Problem};
 use serde::Deserialize;
 
+use super::Table;
 use super::tables::{self, Wanted};
-use super::{Table, copy};
 use crate::times::Bound;
 use crate::{Billing, Result, callers};
 
@@ -51,30 +49,14 @@ pub async fn export_table(
         named => Some(user.acting_for(named)?),
     };
     callers::limit(&state, &user, "exports").await?;
-    let Ok(permit) = state.exports.clone().try_acquire_owned() else {
-        return Err(Problem::not_ready(
-            "other exports are under way here; try again when they are done",
-        )
-        .into());
-    };
     let wanted = Wanted {
         user: owner,
         from: query.start_date.map(Bound::start),
         to: query.end_date.map(Bound::end),
     };
-    let rows = copy::begin(
-        state.platform.db.clone(),
-        tables::copy(table, &wanted),
-        permit,
-    );
-    let body = Body::from_stream(rows.await?);
-    let name = format!("attachment; filename=\"{}.csv\"", table.name());
-    let headers = [
-        (
-            header::CONTENT_TYPE,
-            "text/csv; charset=utf-8; header=present",
-        ),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    Ok((headers, [(header::CONTENT_DISPOSITION, name)], body).into_response())
+    let select = tables::select(table, &wanted);
+    let exports = &state.exports;
+    Ok(exports
+        .csv(&state.platform.db, table.name(), &select)
+        .await?)
 }

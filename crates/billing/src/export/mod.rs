@@ -1,13 +1,9 @@
-//! Lists as CSV: written by PostgreSQL row by row and passed on as they come, however long they are.
+//! Lists as CSV.
 
 pub mod api;
-mod copy;
 mod tables;
 
 use serde::Deserialize;
-
-/// How many exports a replica carries at a time: each keeps a connection of the pool for as long as its client reads.
-pub const AT_ONCE: usize = 2;
 
 /// What can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]

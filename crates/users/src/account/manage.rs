@@ -436,7 +436,7 @@ async fn delete(state: &Users, caller: &CurrentUser, id: &UserId) -> Result<()> 
 }
 
 /// What was decided holds whatever happens now; a job goes on where this fails.
-async fn tell_ended(state: &Users, id: &UserId, ended: &[contracts::SessionId]) {
+pub async fn tell_ended(state: &Users, id: &UserId, ended: &[contracts::SessionId]) {
     if let Err(error) = session::enforce(state, ended).await {
         warn!(user.id = %id, "sessions of {id} end a little later: {error}");
     }

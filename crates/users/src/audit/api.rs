@@ -139,7 +139,8 @@ impl SearchLog {
         }
     }
 
-    fn filter(self) -> Filter {
+    /// The conditions without the page.
+    pub fn filter(self) -> Filter {
         let by_level = self.level.map(|level| match level {
             Level::Info => Status::Success,
             Level::Warning => Status::Warning,
@@ -235,13 +236,8 @@ pub async fn audit_statistics(
         by_action: BTreeMap::new(),
     };
     for (action, status, count) in db::statistics(&mut conn, user).await? {
-        let status = match status {
-            Status::Success => "success",
-            Status::Failed => "failed",
-            Status::Warning => "warning",
-        };
         told.total += count;
-        *told.by_status.entry(status.to_owned()).or_default() += count;
+        *told.by_status.entry(status.name().to_owned()).or_default() += count;
         *told.by_action.entry(action).or_default() += count;
     }
     Ok(Json(told))

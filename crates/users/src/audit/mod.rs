@@ -5,6 +5,7 @@
 pub mod api;
 mod db;
 mod events;
+pub mod export;
 mod jobs;
 pub mod origin;
 
@@ -37,6 +38,17 @@ pub enum Status {
     Failed,
     /// It was done, and somebody should look.
     Warning,
+}
+
+impl Status {
+    /// The name in the table and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Warning => "warning",
+        }
+    }
 }
 
 /// What is written down.

@@ -6,6 +6,7 @@
 mod agent;
 pub mod api;
 mod db;
+pub mod history;
 mod jobs;
 pub mod own;
 mod sign_in;

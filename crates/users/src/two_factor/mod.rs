@@ -3,6 +3,7 @@
 //! Whoever enables, spends or removes one locks the account first, as sign-in does. So a code counts once, on however many
 //! instances it is sent, and no session is opened by the password alone once the factor is on.
 
+pub mod admin;
 pub mod api;
 pub mod db;
 mod vault;

@@ -191,3 +191,102 @@ async fn what_other_services_did_is_told_once_however_often_it_comes(db: PgPool)
     assert_eq!(told(&found), [("order.cancelled", "success")]);
     assert_eq!(found["data"][0]["details"]["orderNo"], "N1", "{found}");
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn admins_take_the_log_as_a_file_by_the_same_filters(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (_, admin) = somebody(&app, &["admin"]).await;
+    let (_, nobody) = somebody(&app, &["user"]).await;
+    let id = app.register("alice").await;
+    app.try_login("alice", "Wrong1password").await;
+    app.login("alice").await;
+
+    app.get("/audit-logs/export", &nobody)
+        .await
+        .refused(403, "FORBIDDEN");
+    let lines = async |query: &str| {
+        let reply = app
+            .get(&format!("/audit-logs/export?{query}"), &admin)
+            .await
+            .expect(OK);
+        assert!(
+            reply.headers["content-type"]
+                .to_str()
+                .is_ok_and(|kind| kind.starts_with("text/csv"))
+        );
+        let text = reply.body.as_str().expect("a text").to_owned();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = lines(&format!("userId={id}")).await;
+    assert!(
+        own[0].starts_with("id,created_at,user_id,username,action,"),
+        "{}",
+        own[0]
+    );
+    let actions: Vec<_> = own[1..]
+        .iter()
+        .filter_map(|line| line.split(',').nth(4))
+        .collect();
+    assert_eq!(
+        actions,
+        ["user.registered", "user.login_failed", "user.login"]
+    );
+    assert_eq!(lines(&format!("userId={id}&success=false")).await.len(), 2);
+    assert_eq!(
+        lines("search=login&endDate=2020-01-01T00:00:00Z")
+            .await
+            .len(),
+        1
+    );
+    // What somebody searches for is never a part of the statement.
+    for nasty in [
+        "%27%20or%20true--",
+        "%5C%27%20or%20true--",
+        "%27%29%20to%20stdout%3B--",
+    ] {
+        for field in [
+            "action",
+            "search",
+            "ipAddress",
+            "resourceId",
+            "resourceType",
+            "userId",
+        ] {
+            assert_eq!(
+                lines(&format!("{field}={nasty}")).await.len(),
+                1,
+                "{field} {nasty}"
+            );
+        }
+    }
+    let told = app
+        .get("/audit-logs?action=audit_log.exported", &admin)
+        .await
+        .expect(OK)
+        .body;
+    assert!(told["total"].as_i64() >= Some(3));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn users_see_their_sign_ins_and_who_else_tried(db: PgPool) {
+    let app = TestApp::new(db).await;
+    app.register("alice").await;
+    app.register("bob").await;
+    app.try_login("alice", "Wrong1password").await;
+    app.login("bob").await;
+    let token = app.login("alice").await.text("/token");
+
+    let history = app
+        .get("/auth/login-history?page=1", &token)
+        .await
+        .expect(OK)
+        .body;
+
+    let entries: Vec<_> = history["data"].as_array().into_iter().flatten().collect();
+    assert_eq!((&history["total"], entries.len()), (&json!(2), 2));
+    assert_eq!(entries[0]["success"], true);
+    assert_eq!(entries[0]["ip"], "203.0.113.7");
+    assert!(entries[0].get("reason").is_none());
+    assert_eq!(entries[1]["success"], false);
+    assert!(entries[1]["reason"].is_string());
+}

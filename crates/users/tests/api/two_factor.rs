@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sqlx::PgPool;
 
 use crate::app::{PASSWORD, Reply, TestApp};
-use crate::manage::ask;
+use crate::manage::{ask, somebody};
 
 const OK: StatusCode = StatusCode::OK;
 /// How long a code is shown.
@@ -416,4 +416,71 @@ async fn a_key_makes_way_for_another_one_and_without_keys_production_has_no_seco
         .refused(409, "CONFLICT")
         .body;
     assert!(refused.to_string().contains("TWO_FACTOR_KEYS"));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_lost_factor_is_taken_away_by_an_admin_and_that_of_an_admin_by_a_super_admin(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (_, admin) = somebody(&app, &["admin"]).await;
+    let (boss_id, boss) = somebody(&app, &["super_admin"]).await;
+    let alice = app.guarded("alice").await;
+    let id = app.get("/auth/me", &alice.token).await.text("/id");
+    let path = format!("/users/{id}/two-factor");
+    let remove =
+        async |token: &str, path: &str| app.send(Method::DELETE, path, Some(token), None).await;
+
+    remove(&alice.token, &path).await.refused(403, "FORBIDDEN");
+    remove(&admin, "/users/nobody/two-factor")
+        .await
+        .refused(404, "NOT_FOUND");
+    remove(&boss, &format!("/users/{boss_id}/two-factor"))
+        .await
+        .refused(409, "CONFLICT");
+    remove(&admin, &path).await.expect(OK);
+    remove(&admin, &path).await.refused(409, "CONFLICT");
+
+    assert!(!app.accepts(&alice.token).await);
+    app.login("alice").await;
+    let log = app
+        .get("/audit-logs?action=two_factor.removed", &boss)
+        .await
+        .expect(OK)
+        .body;
+    assert_eq!(log["data"][0]["resourceId"], id.as_str());
+
+    let carol = app.guarded("carol").await;
+    let id = app.get("/auth/me", &carol.token).await.text("/id");
+    sqlx::query("insert into users.user_roles select $1, id from users.roles where name = 'admin'")
+        .bind(&id)
+        .execute(&app.platform.db)
+        .await
+        .unwrap();
+    let path = format!("/users/{id}/two-factor");
+    remove(&admin, &path).await.refused(403, "FORBIDDEN");
+    remove(&boss, &path).await.expect(OK);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn of_two_switches_by_the_same_code_one_gives_recovery_codes(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let other = TestApp::on(app.platform.clone()).await;
+    app.register("alice").await;
+    let token = app.login("alice").await.text("/token");
+    let secret = app
+        .get("/auth/2fa/generate", &token)
+        .await
+        .expect(OK)
+        .text("/secret");
+    let code = shown(&secret, &app.platform);
+    let tries =
+        (0..6).map(|n| if n % 2 == 0 { &app } else { &other }.two_factor(&token, "enable", &code));
+
+    let replies = join_all(tries).await;
+
+    assert_eq!(replies.iter().filter(|reply| reply.status == OK).count(), 1);
+    for reply in replies.into_iter().filter(|reply| reply.status != OK) {
+        reply.refused(409, "CONFLICT");
+    }
+    let codes = sqlx::query_scalar::<_, i64>("select count(*) from users.recovery_codes");
+    assert_eq!(codes.fetch_one(&app.platform.db).await.unwrap(), 10);
 }

@@ -25,7 +25,7 @@ type Pieces = mpsc::Sender<sqlx::Result<Bytes>>;
 /// # Errors
 /// Where PostgreSQL does not begin to answer. What fails later ends the stream with an error, so that no client takes a part
 /// for the whole.
-pub async fn begin(
+pub(super) async fn begin(
     db: PgPool,
     statement: String,
     permit: OwnedSemaphorePermit,
