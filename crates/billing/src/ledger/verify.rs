@@ -28,9 +28,11 @@ pub struct Verdict {
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// `available`, `frozen`, `history`: a kept balance; `legs`: a movement that does not sum to zero; `order_paid_twice`;
-    /// `refunds`: what an order says was given back; `refund_legs`: a refund without as much in the ledger.
+    /// `paid_orders`: an order that counts as paid without a payment of its price; `payment_legs`: a payment, applied or given
+    /// back, without as much in the ledger; `refunds`: what an order says was given back; `refund_legs`: a refund without as much
+    /// in the ledger.
     pub kind: String,
-    /// The account, user, transaction, order or refund.
+    /// The account, user, transaction, order, payment or refund.
     pub subject: String,
     /// What follows from the ledger, in fen.
     pub expected: i64,
@@ -69,6 +71,18 @@ pub async fn check(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Verd
         union all
         select 'order_paid_twice', order_id, 1, count(*)
         from billing.payments where applied group by order_id having count(*) > 1
+        union all
+        select 'paid_orders', o.id, o.final_amount, coalesce(p.amount, 0)
+        from billing.orders o left join billing.payments p on p.order_id = o.id and p.applied
+        where o.state in ('PAID', 'COMPLETED', 'REFUNDING', 'REFUNDED') and o.final_amount <> coalesce(p.amount, 0)
+        union all
+        select 'payment_legs', p.id, p.amount, coalesce(l.total, 0)
+        from billing.payments p left join (
+            select t.payment_id, t.type = 'refund' as back, sum(g.amount)::bigint as total
+            from billing.transactions t join billing.postings g on g.transaction_id = t.id and g.amount > 0
+            where t.type in ('payment', 'consume', 'refund') and t.payment_id is not null group by 1, 2
+        ) l on l.payment_id = p.id and l.back <> p.applied
+        where (p.applied or p.status = 'refunded') and p.amount <> coalesce(l.total, 0)
         union all
         select 'refunds', o.id, coalesce(r.total, 0), o.refund_amount
         from billing.orders o left join (

@@ -65,3 +65,45 @@ async fn the_proof_names_a_balance_that_does_not_follow(db: PgPool) {
     );
     assert!(verdict["checkedAt"].is_string());
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_proof_names_orders_and_payments_that_the_ledger_does_not_know(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (alice, boss) = (app.user("alice").await, app.admin().await);
+    let (paid, other) = (alice.order("basic").await, alice.order("basic").await);
+    alice
+        .post("/balance/recharge", json!({ "amount": 100 }))
+        .await
+        .is(200);
+    let body = json!({ "orderId": paid, "method": "balance" });
+    let payment = alice.post("/payments", body).await.is(201);
+    assert_eq!(boss.get("/admin/ledger/verify").await.is(200)["ok"], true);
+
+    for sql in [
+        "update billing.payments set amount = amount + 1 where applied",
+        "update billing.orders set state = 'PAID', paid_at = now() where state = 'PENDING'",
+    ] {
+        sqlx::query(sql).execute(&app.platform.db).await.unwrap();
+    }
+
+    let verdict = boss.get("/admin/ledger/verify").await.is(200);
+    let told = verdict["differences"].as_array().unwrap().iter();
+    let told: Vec<_> = told
+        .map(|one| {
+            (
+                one["kind"].as_str().unwrap(),
+                &one["subject"],
+                &one["expected"],
+                &one["actual"],
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("paid_orders", &json!(paid), &json!(9900), &json!(9901)),
+            ("paid_orders", &json!(other), &json!(9900), &json!(0)),
+            ("payment_legs", &payment["id"], &json!(9901), &json!(9900)),
+        ]
+    );
+}
