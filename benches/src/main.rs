@@ -5,6 +5,7 @@ mod devices;
 mod front_door;
 mod load;
 mod locks;
+mod logins;
 mod payments;
 mod peers;
 mod port_leases;
@@ -130,6 +131,24 @@ enum Bench {
         #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
         clients: Vec<u16>,
     },
+    /// Sign-ins per second beside what the library of the password hash does by itself on all cores, and how long other
+    /// requests take meanwhile.
+    ///
+    /// Needs the gateway: cargo build --release -p gateway
+    Logins {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How long a turn takes.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// How many clients sign in at once.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=60))]
+        clients: u32,
+        /// How many other requests are asked for in a second meanwhile.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        rate: u32,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -207,6 +226,20 @@ fn main() -> anyhow::Result<ExitCode> {
                         .collect(),
                 };
                 payments::run(&plan).await
+            }
+            Bench::Logins {
+                rounds,
+                seconds,
+                clients,
+                rate,
+            } => {
+                let plan = logins::Plan {
+                    rounds,
+                    turn: Duration::from_secs(seconds.into()),
+                    clients: usize::try_from(clients)?,
+                    rate,
+                };
+                logins::run(&plan).await
             }
             Bench::Supervise { .. } => Ok(Vec::new()),
         }

@@ -1,6 +1,7 @@
 //! Figures as a table for people or JSON for machines.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -31,6 +32,15 @@ impl Figure {
                 (least.min(*value), most.max(*value))
             })
     }
+}
+
+/// Below which so large a part of the latencies is, in milliseconds.
+pub fn quantile_ms(latencies: &[Duration], at: f64) -> f64 {
+    let mut sorted = latencies.to_vec();
+    sorted.sort_unstable();
+    let last = sorted.len().saturating_sub(1);
+    let found = sorted.get((last as f64 * at).round() as usize);
+    found.map_or(0.0, |found| found.as_secs_f64() * 1000.0)
 }
 
 /// Prints figures; the ratio is to the first rival of the same condition and unit.

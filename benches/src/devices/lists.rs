@@ -6,9 +6,9 @@ use anyhow::Context;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{Plan, UNITS, quantile_ms};
+use super::{Plan, UNITS};
 use crate::devices::replica::Replica;
-use crate::report::Figure;
+use crate::report::{Figure, quantile_ms};
 
 /// What is asked for, and what the report calls it.
 const LISTS: [(&str, &str); 5] = [

@@ -16,7 +16,7 @@ use serde_json::json;
 use testkit::Engine;
 use tokio::time::sleep_until;
 
-use crate::report::Figure;
+use crate::report::{Figure, quantile_ms};
 use crate::stores::Private;
 use replica::Replica;
 
@@ -142,15 +142,6 @@ async fn at_rate(plan: &Plan, replica: &Replica, provider: &str) -> anyhow::Resu
 
 fn body(provider: &str) -> serde_json::Value {
     json!({ "name": "bench", "providerType": provider, "cpuCores": 1, "memoryMB": 512 })
-}
-
-/// In milliseconds.
-fn quantile_ms(latencies: &[Duration], at: f64) -> f64 {
-    let mut sorted = latencies.to_vec();
-    sorted.sort_unstable();
-    let last = sorted.len().saturating_sub(1);
-    let found = sorted.get((last as f64 * at).round() as usize);
-    found.map_or(0.0, |found| found.as_secs_f64() * 1000.0)
 }
 
 /// Says what a request was answered that should have been done.

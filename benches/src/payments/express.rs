@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::SECRET;
-use super::replicas::{Replicas, free_address};
+use super::replicas::Replicas;
 use crate::peers;
+use crate::process::free_address;
 use crate::stores::Private;
 
 /// Connections to PostgreSQL of one process; enough for its turn's clients.

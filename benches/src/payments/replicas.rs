@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::ensure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{SECRET, START};
-use crate::process::Process;
+use crate::process::{Process, free_address};
 use crate::stores::Private;
 
 /// Processes that run.
@@ -105,9 +105,4 @@ impl Replicas {
         }
         Ok(())
     }
-}
-
-/// A free port of loopback.
-pub async fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
