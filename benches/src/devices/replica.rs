@@ -64,7 +64,6 @@ impl Replica {
             ("DEVICE_WEBRTC_PORTS", "12000-13999".to_owned()),
             ("DEVICE_SCRCPY_PORTS", "14000-15999".to_owned()),
             ("DEVICE_PORT_QUARANTINE_SECONDS", "1".to_owned()),
-            ("NODE_PARALLEL_BOOTS", parallel.to_string()),
             ("DEVICE_OPERATIONS_AT_ONCE", parallel.to_string()),
             ("QUOTA_LIMITS", QUOTAS.to_owned()),
             ("RATE_LIMITS", "false".to_owned()),

@@ -34,8 +34,9 @@ pub struct Config {
     /// `NODE_DOWN_AFTER_SECONDS`: how long nobody may reach the engine of a node before the node is down. Default 15.
     pub node_down_after: Duration,
     /// `NODE_PARALLEL_BOOTS`: how many devices boot on a node at a time, over all replicas; a boot lasts until Android says that
-    /// it is over. Default 8.
-    pub parallel_boots: i64,
+    /// it is over. Default: as many as its engine has processors, 2 at least. More boots make none of them faster, and
+    /// take the processors from whatever else runs there.
+    pub parallel_boots: Option<i64>,
     /// `NODE_PARALLEL_MOVES`: how many devices leave a node at a time that is drained. Default 2.
     pub parallel_moves: i64,
     /// `DEVICE_MOVE_SECONDS`: how long bringing a device with its snapshots to another node may take before it goes on where
@@ -166,7 +167,8 @@ impl Config {
             failover: env.value("DEVICE_FAILOVER", Failover::None),
             node_down_after: env.seconds("NODE_DOWN_AFTER_SECONDS", Duration::from_secs(15)),
             boot: env.seconds("DEVICE_BOOT_SECONDS", Duration::from_secs(180)),
-            parallel_boots: env.within("NODE_PARALLEL_BOOTS", 8, (1, 1_000)),
+            parallel_boots: (env.text("NODE_PARALLEL_BOOTS").is_some())
+                .then(|| env.within("NODE_PARALLEL_BOOTS", 2, (1, 1_000))),
             parallel_moves: env.within("NODE_PARALLEL_MOVES", 2, (1, 100)),
             move_deadline: env.seconds("DEVICE_MOVE_SECONDS", Duration::from_secs(3600)),
             move_stall: env.seconds("DEVICE_MOVE_STALL_SECONDS", Duration::from_secs(60)),

@@ -31,7 +31,7 @@ pub struct PatchDevice {
     #[garde(length(chars, min = 1, max = 100))]
     pub group_name: Option<String>,
     /// Whatever else, at most 16 KiB.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     #[garde(inner(custom(create::check_metadata)))]
     pub metadata: Option<Map<String, Value>>,
     /// Processor cores.

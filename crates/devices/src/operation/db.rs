@@ -109,10 +109,10 @@ pub async fn waiting(
 }
 
 /// How many devices may boot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Boots {
-    /// On each node at a time, over all replicas.
-    pub of_node: i64,
+    /// On each node whose engine the caller reaches, at a time and over all replicas.
+    pub of_nodes: Vec<(String, i64)>,
     /// How many more this replica waits for: the rest of its hands is for what is done in a moment.
     pub here: i64,
 }
@@ -122,13 +122,13 @@ pub struct Boots {
 /// `elsewhere`, those that are to leave a node that is down. Kinds that only newer replicas know are left to them. No node boots more than so many devices at a time: claims wait for each other, so that the count is right.
 pub async fn claim(
     conn: &mut PgConnection,
-    reached: &[String],
     boots: Boots,
     elsewhere: bool,
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<Claimed>> {
     let mut tx = conn.begin().await?;
+    let (reached, most): (Vec<String>, Vec<i64>) = boots.of_nodes.into_iter().unzip();
     if !reached.is_empty() {
         // Not the nodes' rows: creations wait for those.
         sqlx::query(
@@ -145,8 +145,9 @@ pub async fn claim(
                 and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move')
             group by d.node),
         due as (
-            select q.id, d.node, k.boots, k.comes, k.boots or k.comes as is_long
+            select q.id, d.node, r.most, k.boots, k.comes, k.boots or k.comes as is_long
             from devices.operations q join devices.devices d on d.id = q.device_id join devices.nodes n on n.name = d.node
+                left join unnest($1::text[], $4::bigint[]) as r (node, most) on r.node = d.node
                 cross join lateral (select d.runtime = 'docker' and n.down_since is null
                     and q.kind in ('create', 'start', 'restart', 'repair', 'restore', 'move') as boots,
                     -- Its images are brought to another node, which takes as long.
@@ -154,7 +155,7 @@ pub async fn claim(
             where (d.runtime = 'simulated' or (n.down_since is null and d.node = any($1)) or ($5 and n.down_since is not null and q.kind = 'repair' and d.wanted = 'running'))
                 and q.kind = any($6)
                 and (not k.comes or $7 > 0)
-                and (not k.boots or ($7 > 0 and coalesce((select b.count from booting b where b.node = d.node), 0) < $4))
+                and (not k.boots or ($7 > 0 and coalesce((select b.count from booting b where b.node = d.node), 0) < r.most))
                 and ((q.state = 'queued' and q.due_at <= clock_timestamp() and not exists (
                     select 1 from devices.operations o
                     where o.device_id = q.device_id and (o.state = 'running' or (o.state = 'queued' and o.id < q.id))))
@@ -162,20 +163,20 @@ pub async fn claim(
             -- Many of those that come from a node that is down wait for their turn to be brought: not in front of all others.
             order by k.comes, q.id limit $3 for update of q skip locked),
         ranked as (
-            select id, node, boots, is_long, row_number() over (partition by node, boots order by id) as place,
+            select id, node, most, boots, is_long, row_number() over (partition by node, boots order by id) as place,
                 row_number() over (partition by is_long order by comes, id) as nth from due)
         update devices.operations set state = 'running', fencing_token = nextval('devices.fencing_tokens'),
             lease_until = clock_timestamp() + $2, attempts = attempts + 1, begun_at = coalesce(begun_at, clock_timestamp())
         where id in (
             select r.id from ranked r left join booting b on b.node = r.node
-            where (not r.boots or r.place + coalesce(b.count, 0) <= $4) and (not r.is_long or r.nth <= $7))
+            where (not r.boots or r.place + coalesce(b.count, 0) <= r.most) and (not r.is_long or r.nth <= $7))
         returning id, device_id, kind, fencing_token, attempts, snapshot_id",
     );
     let claimed = claim
         .bind(reached)
         .bind(lease)
         .bind(limit)
-        .bind(boots.of_node)
+        .bind(most)
         .bind(elsewhere)
         .bind(
             Kind::ALL

@@ -96,13 +96,12 @@ async fn claim(state: &Devices, room: usize, booting: usize) -> sqlx::Result<Vec
     // A boot may take minutes, and a deletion is not to wait for it.
     let most_boots = (state.config.operations_at_once * 3).div_ceil(4);
     let boots = db::Boots {
-        of_node: state.config.parallel_boots,
+        of_nodes: state.runtimes.engines.boots(state.config.parallel_boots),
         here: i64::try_from(most_boots.saturating_sub(booting)).unwrap_or(i64::MAX),
     };
     let mut conn = state.platform.db.acquire().await?;
     db::claim(
         &mut conn,
-        &state.runtimes.engines.answering(),
         boots,
         state.config.failover != Failover::None,
         state.config.operation_lease,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ pub struct Docker {
     identity: Identity,
     recipe: Recipe,
     connected: RwLock<Option<Connected>>,
+    /// Of its machine, as it said when it was last connected to.
+    processors: AtomicI64,
     presence: Presence,
 }
 
@@ -123,6 +126,7 @@ impl Docker {
             identity,
             recipe: recipe.clone(),
             connected: RwLock::default(),
+            processors: AtomicI64::new(0),
             presence: Presence::default(),
         }
     }
@@ -205,13 +209,16 @@ impl Docker {
         let engine = engine.map_err(|error| self.refused(tried, error))?;
         let asked = async {
             let engine = engine.negotiate_version().await?;
-            let id = identity(engine.info().await?);
-            Ok((engine, id))
+            let info = engine.info().await?;
+            Ok((engine, info))
         };
-        let (engine, id) = self
+        let (engine, info) = self
             .call(tried, GREETING, asked)
             .await?
             .map_err(|error| self.refused(tried, error))?;
+        self.processors
+            .store(info.ncpu.unwrap_or(0), Ordering::Relaxed);
+        let id = identity(info);
         let id = id.ok_or_else(|| self.another("it does not say which engine it is"))?;
         self.recognise(&id).await?;
         let connected = Connected {
@@ -792,6 +799,10 @@ impl Engine for Docker {
         node.endpoint.as_deref() == Some(&self.endpoint)
             && node.tls.as_ref().map(|tls| &tls.0) == self.tls.as_ref()
             && connected.is_none_or(|connected| node.engine_id.as_ref() == Some(&connected.id))
+    }
+
+    fn processors(&self) -> i64 {
+        self.processors.load(Ordering::Relaxed)
     }
 
     fn presence(&self) -> &Presence {

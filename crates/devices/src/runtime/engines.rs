@@ -23,12 +23,19 @@ use crate::node::check::Check;
 use crate::node::settings::NodeSettings;
 use crate::reconcile::Container;
 
+/// How many devices may boot on a node whose engine has fewer processors, or has not said how many.
+const LEAST_BOOTS: i64 = 2;
+
 /// What runs the containers of a node.
 pub trait Engine: Runtime {
     /// Whether this is the engine that the row names.
     fn is_of(&self, node: &Node) -> bool;
     /// Whether it is there, as this replica knows it.
     fn presence(&self) -> &Presence;
+    /// How many processors its machine has; 0 where it has not said, or has many machines.
+    fn processors(&self) -> i64 {
+        0
+    }
     /// Asks it whether it is there, for two seconds at most, and notes the answer.
     fn ping(&self) -> BoxFuture<'_, Result<(), RuntimeError>>;
     /// Whether it is there now, asked of one that is busy or far away no more often than is needed.
@@ -172,6 +179,26 @@ impl Engines {
             .iter()
             .filter(|(_, engine)| engine.presence().answers());
         answering.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The same with how many devices may boot there at a time: so many, else as many as the engine has processors.
+    pub fn boots(&self, told: Option<i64>) -> Vec<(String, i64)> {
+        let by_node = self
+            .0
+            .by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let answering = by_node
+            .iter()
+            .filter(|(_, engine)| engine.presence().answers());
+        answering
+            .map(|(name, engine)| {
+                (
+                    name.clone(),
+                    told.unwrap_or_else(|| engine.processors().max(LEAST_BOOTS)),
+                )
+            })
+            .collect()
     }
 
     /// Asks every engine whether it is there, all at the same time and each for a moment; tells what changed, and
