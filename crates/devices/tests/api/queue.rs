@@ -18,10 +18,10 @@ const LEASE: Duration = Duration::from_secs(15);
 pub async fn claim_one(db: &PgPool) -> Option<Claimed> {
     let mut conn = db.acquire().await.unwrap();
     let boots = Boots {
-        of_node: 8,
+        of_nodes: Vec::new(),
         here: 8,
     };
-    let claimed = claim(&mut conn, &[], boots, false, LEASE, 1).await.unwrap();
+    let claimed = claim(&mut conn, boots, false, LEASE, 1).await.unwrap();
     claimed.into_iter().next()
 }
 
@@ -187,12 +187,12 @@ async fn devices_of_a_node_that_is_down_leave_hands_for_all_others(db: PgPool) {
         sqlx::query(statement).execute(&db).await.unwrap();
     }
     let mut conn = db.acquire().await.unwrap();
-    let reached = ["elsewhere".to_owned()];
 
     let mut claimed = Vec::new();
     for here in [0, 3, 1] {
-        let boots = Boots { of_node: 8, here };
-        let some = claim(&mut conn, &reached, boots, true, LEASE, 10).await;
+        let of_nodes = vec![("elsewhere".to_owned(), 8)];
+        let boots = Boots { of_nodes, here };
+        let some = claim(&mut conn, boots, true, LEASE, 10).await;
         claimed.push(some.unwrap().len());
     }
 
