@@ -146,10 +146,15 @@ impl Order {
     /// Where it is not paid, or less is left.
     pub fn refundable(&self, wanted: Option<Money>) -> Result<Money> {
         let left = self.final_amount - self.refund_amount;
-        if !matches!(self.state, OrderState::Paid | OrderState::Completed) {
+        let refused = match self.state {
+            OrderState::Paid | OrderState::Completed => None,
+            OrderState::Refunding => Some("refunded again before the refund on its way is made"),
+            _ => Some("refunded"),
+        };
+        if let Some(wanted) = refused {
             return Err(Error::OrderState {
                 state: self.state,
-                wanted: "refunded",
+                wanted,
             });
         }
         let amount = wanted.unwrap_or(left);
