@@ -5,6 +5,7 @@
 mod app;
 mod bucket;
 mod link;
+mod on_device;
 mod package;
 mod resumable;
 mod review;
