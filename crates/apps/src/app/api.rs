@@ -57,6 +57,9 @@ pub struct ListApps {
     /// The same as `status`.
     #[garde(skip)]
     review_status: Option<AppStatus>,
+    /// The tenant of who uploaded it.
+    #[garde(length(max = 100))]
+    tenant_id: Option<String>,
 }
 
 /// How many.
@@ -73,6 +76,7 @@ impl ListApps {
             search: self.search,
             category: self.category,
             status: self.status.or(self.review_status),
+            tenant_id: self.tenant_id,
             ..db::Filter::visible_to(user)
         }
     }

@@ -23,6 +23,8 @@ pub struct Filter {
     pub package_name: Option<String>,
     /// Those uploaded before the one with this number.
     pub before: Option<i64>,
+    /// Those whose uploader is of this tenant.
+    pub tenant_id: Option<String>,
 }
 
 impl Filter {
@@ -99,7 +101,7 @@ macro_rules! select_app {
     };
 }
 
-/// What a [`Filter`] leaves; its fields are the first six parameters.
+/// What a [`Filter`] leaves; its fields are the first seven parameters.
 macro_rules! matching {
     ($rest:expr) => {
         concat!(
@@ -108,7 +110,9 @@ macro_rules! matching {
                 and ($3::text is null or a.status = $3)
                 and ($4::text is null or a.uploader_id = $4 or a.status in ('approved', 'available'))
                 and ($5::text is null or a.package_name = $5)
-                and ($6::bigint is null or a.seq < $6) ",
+                and ($6::bigint is null or a.seq < $6)
+                and ($7::text is null or exists (
+                    select 1 from platform.accounts u where u.id = a.uploader_id and u.tenant_id = $7)) ",
             $rest
         )
     };
@@ -123,6 +127,7 @@ macro_rules! bound {
             .bind(&$filter.viewer)
             .bind(&$filter.package_name)
             .bind($filter.before)
+            .bind(&$filter.tenant_id)
             // What is filtered by decides on the plan.
             .persistent(false)
     };
@@ -157,7 +162,7 @@ pub async fn list(
     slice: Slice,
 ) -> sqlx::Result<(Vec<App>, i64)> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.created_at desc, a.seq desc limit $7 offset $8"
+        "order by a.created_at desc, a.seq desc limit $8 offset $9"
     )));
     let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
     let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
@@ -171,7 +176,7 @@ pub async fn versions(
     slice: Slice,
 ) -> sqlx::Result<(Vec<App>, i64)> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.version_code desc limit $7 offset $8"
+        "order by a.version_code desc limit $8 offset $9"
     )));
     let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
     let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
@@ -184,7 +189,7 @@ pub async fn list_before(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<App>> {
-    let list = sqlx::query_as(select_app!(matching!("order by a.seq desc limit $7")));
+    let list = sqlx::query_as(select_app!(matching!("order by a.seq desc limit $8")));
     let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
     Ok(shown(apps))
 }
@@ -192,7 +197,7 @@ pub async fn list_before(
 /// The apps that a filter leaves, the most fetched and installed first.
 pub async fn top(conn: &mut PgConnection, filter: &Filter, limit: i64) -> sqlx::Result<Vec<App>> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.download_count + a.install_count desc, a.seq desc limit $7"
+        "order by a.download_count + a.install_count desc, a.seq desc limit $8"
     )));
     let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
     Ok(shown(apps))

@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use axum::Router;
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use coordination::{Announcement, Membership, Registry};
 use http::{HeaderMap, StatusCode};
+use platform::http::{Json, Path};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -30,9 +30,9 @@ impl Phones {
             assert!(headers.contains_key(platform::auth::IDENTITY_HEADER));
             if device != "phone" {
                 let problem = json!({ "message": "device not found" });
-                return (StatusCode::NOT_FOUND, axum::Json(problem)).into_response();
+                return (StatusCode::NOT_FOUND, Json(problem)).into_response();
             }
-            axum::Json(json!({ "deviceId": device, "isChecked": is_checked, "apps": apps }))
+            Json(json!({ "deviceId": device, "isChecked": is_checked, "apps": apps }))
                 .into_response()
         };
         let routes = Router::new().route("/devices/{id}/apps", get(answer));
