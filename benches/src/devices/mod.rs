@@ -9,7 +9,7 @@ mod replica;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures::StreamExt;
 use futures::stream;
 use serde_json::json;
@@ -151,14 +151,4 @@ fn quantile_ms(latencies: &[Duration], at: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let found = sorted.get((last as f64 * at).round() as usize);
     found.map_or(0.0, |found| found.as_secs_f64() * 1000.0)
-}
-
-/// Says what a request was answered that should have been done.
-async fn expect(
-    response: reqwest::Response,
-    status: reqwest::StatusCode,
-) -> anyhow::Result<String> {
-    let (got, text) = (response.status(), response.text().await?);
-    ensure!(got == status, "{got} in place of {status}: {text}");
-    Ok(text)
 }
