@@ -1,5 +1,6 @@
 //! Benchmarks: ours beside a peer or a limit, interleaved in one run, with medians, extremes and ratios.
 
+mod account;
 mod cron;
 mod devices;
 mod front_door;
@@ -13,6 +14,7 @@ mod process;
 mod renewals;
 mod report;
 mod stores;
+mod uploads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -149,6 +151,24 @@ enum Bench {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         rate: u32,
     },
+    /// Packages uploaded through a replica, in MiB a second, beside `cp` and nginx's `WebDAV` `PUT` to the same disk, and the memory
+    /// that the servers take for it.
+    ///
+    /// Needs nginx, and the gateway: cargo build --release -p gateway
+    Uploads {
+        /// How often each of the rivals has its turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Of how many mebibytes a package is.
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+        mebibytes: u32,
+        /// The numbers of packages at once.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 4])]
+        at_once: Vec<u16>,
+        /// On which disk everything is written; that of temporary files by default.
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Keeps the private stores; the other commands start it by themselves.
     #[command(hide = true)]
     Supervise {
@@ -240,6 +260,21 @@ fn main() -> anyhow::Result<ExitCode> {
                     rate,
                 };
                 logins::run(&plan).await
+            }
+            Bench::Uploads {
+                rounds,
+                mebibytes,
+                at_once,
+                folder,
+            } => {
+                let at_once = at_once.into_iter().map(|count| usize::from(count).max(1));
+                let plan = uploads::Plan {
+                    rounds,
+                    mebibytes,
+                    at_once: at_once.collect(),
+                    folder,
+                };
+                uploads::run(&plan).await
             }
             Bench::Supervise { .. } => Ok(Vec::new()),
         }

@@ -9,7 +9,7 @@ mod replica;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures::StreamExt;
 use futures::stream;
 use serde_json::json;
@@ -142,14 +142,4 @@ async fn at_rate(plan: &Plan, replica: &Replica, provider: &str) -> anyhow::Resu
 
 fn body(provider: &str) -> serde_json::Value {
     json!({ "name": "bench", "providerType": provider, "cpuCores": 1, "memoryMB": 512 })
-}
-
-/// Says what a request was answered that should have been done.
-async fn expect(
-    response: reqwest::Response,
-    status: reqwest::StatusCode,
-) -> anyhow::Result<String> {
-    let (got, text) = (response.status(), response.text().await?);
-    ensure!(got == status, "{got} in place of {status}: {text}");
-    Ok(text)
 }

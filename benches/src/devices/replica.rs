@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use futures::StreamExt;
 use futures::stream;
 use reqwest::{Client, Method, StatusCode};
@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::expect;
+use crate::account::{expect, sign_in};
 use crate::process::Process;
 use crate::stores::Private;
 
@@ -157,27 +157,6 @@ impl Replica {
         self.db.close().await;
         self.process.end().await
     }
-}
-
-async fn sign_in(process: &mut Process, client: &Client, base: &str) -> anyhow::Result<String> {
-    let user = json!({ "username": "bench", "password": "correct horse 4 batteries", "email": "bench@example.com" });
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        process.ensure_alive()?;
-        let register = client.post(format!("{base}/auth/register")).json(&user);
-        match register.send().await {
-            Ok(reply) if reply.status() == StatusCode::CREATED => break,
-            // It is not there yet.
-            Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
-        }
-    }
-    let login = client.post(format!("{base}/auth/login")).json(&user);
-    let reply = expect(login.send().await?, StatusCode::OK).await?;
-    let reply: Value = serde_json::from_str(&reply)?;
-    let token = reply.pointer("/access_token");
-    let token = token.or_else(|| reply.pointer("/data/access_token"));
-    let token = token.and_then(Value::as_str);
-    Ok(token.context("who signed in got no token")?.to_owned())
 }
 
 /// Free ports of loopback.

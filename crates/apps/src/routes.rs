@@ -7,8 +7,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Apps;
-use crate::app::{api, browse, change, download, link, package};
-use crate::install::api as install;
+use crate::app::{api, browse, change, download, icon, link, package};
+use crate::install::{api as install, on_device};
 use crate::resumable::api as resumable;
 use crate::review::api as review;
 
@@ -53,6 +53,7 @@ fn routes() -> OpenApiRouter<Apps> {
         .routes(routes!(install::install_apps))
         .routes(routes!(install::uninstall_apps))
         .routes(routes!(install::find_install_saga))
+        .routes(routes!(on_device::list_apps_of_device))
         .routes(routes!(review::list_pending))
         .routes(routes!(review::list_reviews))
         .routes(routes!(
@@ -61,6 +62,7 @@ fn routes() -> OpenApiRouter<Apps> {
             change::delete_app
         ))
         .routes(routes!(download::download_app))
+        .routes(routes!(icon::find_icon))
         .routes(routes!(link::make_link))
         .routes(routes!(review::list_reviews_of_app))
         .routes(routes!(review::submit_app))

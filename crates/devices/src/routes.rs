@@ -7,7 +7,7 @@ use crate::access::{api as access, remote, tunnel};
 use crate::batch::{api as batch, commands as batch_commands, create as batch_create};
 use crate::device::{api, browse, create, list};
 use crate::group::api as group;
-use crate::installation::api as installation;
+use crate::installation::{api as installation, on_device};
 use crate::lifecycle::api as lifecycle;
 use crate::measure::{api as measure, heartbeat};
 use crate::node::{api as node, check};
@@ -95,6 +95,7 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(remote::find_screenshot, remote::take_screenshot))
         .routes(routes!(remote::uninstall_app))
         .routes(routes!(installation::install_app))
+        .routes(routes!(on_device::list_apps_on_device))
         .routes(routes!(port::api::find_device_ports))
         .merge(snapshots())
         .merge(measurements())

@@ -184,3 +184,43 @@ async fn an_app_is_installed_and_removed_by_its_id_for_whoever_may() -> anyhow::
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_was_put_on_a_device_is_told_by_its_name_also_when_the_device_rests()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let alice = bearing(&register(&cluster, "alice").await?)?;
+    let bob = bearing(&register(&cluster, "bob").await?)?;
+    let app = upload(&cluster, &alice, &vec![7; 100_000]).await?;
+    let device = running(&cluster, &alice).await?;
+    let install = format!("/devices/{device}/install");
+    let queued = post(&cluster, &alice, &install, json!({ "appId": app }), 200).await?;
+    over(&cluster, &alice, &queued, 0).await;
+    let url = cluster.url(GATEWAY, &format!("/apps/devices/{device}/apps"));
+
+    // The stub of a device names a package by its content: it does not have what the manifest names.
+    let listed = call_with(&alice, Method::GET, url.clone(), None).await?;
+    assert_eq!(listed.expect(200), json!([]));
+    let stop = format!("/devices/{device}/stop");
+    post(&cluster, &alice, &stop, json!({}), 200).await?;
+    eventually(PATIENCE, "the device rests", async || {
+        let listed = call_with(&alice, Method::GET, url.clone(), None).await?;
+        let listed = listed.expect(200);
+        ensure!(
+            listed[0]["applicationId"] == app.as_str(),
+            "not yet: {listed}"
+        );
+        assert_eq!(
+            (&listed[0]["packageName"], &listed[0]["isChecked"]),
+            (&json!("com.example.app"), &json!(false))
+        );
+        assert_eq!(
+            (&listed[0]["versionCode"], &listed[0]["status"]),
+            (&json!(1), &json!("installed"))
+        );
+        Ok(())
+    })
+    .await;
+    call_with(&bob, Method::GET, url, None).await?.expect(404);
+    Ok(())
+}

@@ -57,6 +57,9 @@ pub struct ListApps {
     /// The same as `status`.
     #[garde(skip)]
     review_status: Option<AppStatus>,
+    /// The tenant of who uploaded it.
+    #[garde(length(max = 100))]
+    tenant_id: Option<String>,
 }
 
 /// How many.
@@ -73,6 +76,7 @@ impl ListApps {
             search: self.search,
             category: self.category,
             status: self.status.or(self.review_status),
+            tenant_id: self.tenant_id,
             ..db::Filter::visible_to(user)
         }
     }
@@ -110,24 +114,19 @@ pub async fn upload_app(
         return Err(Error::TooLarge { limit });
     }
     let _permit = state.uploads.try_acquire().map_err(|_| Error::Busy)?;
-    let id = AppId::new();
-    let (fields, written, key) = upload::receive(&state.objects, &id, form, limit).await?;
+    let new = AppId::new();
+    let (fields, written, key) = upload::receive(&state.objects, &new, form, limit).await?;
 
     let stored = async {
-        let app = register::describe(&state, &user.id, id, fields, (&key, &written)).await?;
+        let app =
+            register::describe(&state, &user.id, new.clone(), fields, (&key, &written)).await?;
         let mut tx = state.platform.db.begin().await?;
         let app = register::insert(&mut tx, app).await?;
         tx.commit().await?;
         Ok(app)
     };
     let outcome: Result<App> = stored.await;
-    match &outcome {
-        Ok(app) if app.object_key == key => {}
-        // Whether the row is there is not known; an object that it names must not be deleted. The sweep knows later.
-        Err(Error::Database(_)) => {}
-        // Refused, or there already under another name.
-        Ok(_) | Err(_) => upload::discard(&state.objects, &key).await,
-    }
+    register::tidy(&state, &new, &outcome).await;
     let app = outcome?;
     info!(app.id = %app.id, "stored version {} of {}, {} bytes", app.version_code, app.package_name, app.size);
     Ok((StatusCode::CREATED, Json(app)))

@@ -75,9 +75,9 @@ pub async fn delete_app(
     let owner = if user.is_admin { None } else { Some(&user.id) };
     let mut tx = state.platform.db.begin().await?;
     let deleted = db::delete(&mut tx, &id, owner).await?;
-    let object = deleted.ok_or(Error::NotFound(id))?;
+    let objects = deleted.ok_or(Error::NotFound(id))?;
     tx.commit().await?;
-    if let Some(key) = object {
+    for key in objects {
         // The row is the truth; an object that stays behind is only space, until the sweep.
         if let Err(error) = state.objects.delete(&key).await {
             warn!("the object {key} of a deleted app stays behind: {error}");

@@ -23,6 +23,8 @@ pub struct Filter {
     pub package_name: Option<String>,
     /// Those uploaded before the one with this number.
     pub before: Option<i64>,
+    /// Those whose uploader is of this tenant.
+    pub tenant_id: Option<String>,
 }
 
 impl Filter {
@@ -90,7 +92,8 @@ macro_rules! select_app {
     ($rest:expr) => {
         concat!(
             "-- app::select
-            select a.*, a.version_name as shown_version, not exists (
+            select a.*, a.version_name as shown_version, (select p.icon_key from apps.packages p where p.sha256 = a.sha256) as icon_key,
+                not exists (
                 select 1 from apps.apps b where b.package_name = a.package_name and b.version_code > a.version_code) as is_latest
             from apps.apps a ",
             $rest
@@ -98,7 +101,7 @@ macro_rules! select_app {
     };
 }
 
-/// What a [`Filter`] leaves; its fields are the first six parameters.
+/// What a [`Filter`] leaves; its fields are the first seven parameters.
 macro_rules! matching {
     ($rest:expr) => {
         concat!(
@@ -107,7 +110,9 @@ macro_rules! matching {
                 and ($3::text is null or a.status = $3)
                 and ($4::text is null or a.uploader_id = $4 or a.status in ('approved', 'available'))
                 and ($5::text is null or a.package_name = $5)
-                and ($6::bigint is null or a.seq < $6) ",
+                and ($6::bigint is null or a.seq < $6)
+                and ($7::text is null or exists (
+                    select 1 from platform.accounts u where u.id = a.uploader_id and u.tenant_id = $7)) ",
             $rest
         )
     };
@@ -122,6 +127,7 @@ macro_rules! bound {
             .bind(&$filter.viewer)
             .bind(&$filter.package_name)
             .bind($filter.before)
+            .bind(&$filter.tenant_id)
             // What is filtered by decides on the plan.
             .persistent(false)
     };
@@ -133,7 +139,20 @@ pub async fn find(conn: &mut PgConnection, id: &AppId) -> sqlx::Result<Option<Ap
         .bind(id)
         .fetch_optional(conn)
         .await?;
-    Ok(app.map(App::with_download_url))
+    Ok(app.map(App::with_urls))
+}
+
+/// Those of some apps that a viewer may see, or that there are.
+pub async fn find_all(
+    conn: &mut PgConnection,
+    ids: &[&str],
+    viewer: Option<&UserId>,
+) -> sqlx::Result<Vec<App>> {
+    let select = sqlx::query_as(select_app!(
+        "where a.id = any($1) and ($2::text is null or a.uploader_id = $2 or a.status in ('approved', 'available'))"
+    ));
+    let apps: Vec<App> = select.bind(ids).bind(viewer).fetch_all(conn).await?;
+    Ok(shown(apps))
 }
 
 /// The apps that a filter leaves, newest first, and how many there are on all pages.
@@ -143,7 +162,7 @@ pub async fn list(
     slice: Slice,
 ) -> sqlx::Result<(Vec<App>, i64)> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.created_at desc, a.seq desc limit $7 offset $8"
+        "order by a.created_at desc, a.seq desc limit $8 offset $9"
     )));
     let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
     let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
@@ -157,7 +176,7 @@ pub async fn versions(
     slice: Slice,
 ) -> sqlx::Result<(Vec<App>, i64)> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.version_code desc limit $7 offset $8"
+        "order by a.version_code desc limit $8 offset $9"
     )));
     let apps = bound!(list, filter).bind(slice.limit).bind(slice.offset);
     let apps: Vec<App> = apps.fetch_all(&mut *conn).await?;
@@ -170,7 +189,7 @@ pub async fn list_before(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<App>> {
-    let list = sqlx::query_as(select_app!(matching!("order by a.seq desc limit $7")));
+    let list = sqlx::query_as(select_app!(matching!("order by a.seq desc limit $8")));
     let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
     Ok(shown(apps))
 }
@@ -178,7 +197,7 @@ pub async fn list_before(
 /// The apps that a filter leaves, the most fetched and installed first.
 pub async fn top(conn: &mut PgConnection, filter: &Filter, limit: i64) -> sqlx::Result<Vec<App>> {
     let list = sqlx::query_as(select_app!(matching!(
-        "order by a.download_count + a.install_count desc, a.seq desc limit $7"
+        "order by a.download_count + a.install_count desc, a.seq desc limit $8"
     )));
     let apps: Vec<App> = bound!(list, filter).bind(limit).fetch_all(conn).await?;
     Ok(shown(apps))
@@ -251,7 +270,7 @@ pub async fn change(
 }
 
 fn shown(apps: Vec<App>) -> Vec<App> {
-    apps.into_iter().map(App::with_download_url).collect()
+    apps.into_iter().map(App::with_urls).collect()
 }
 
 /// Counts a download.
@@ -262,40 +281,42 @@ pub async fn count_download(conn: &mut PgConnection, id: &AppId) -> sqlx::Result
     Ok(())
 }
 
-/// Those of some object keys that no app names.
+/// Those of some object keys that no app names, nor any content as its icon.
 pub async fn without_app(conn: &mut PgConnection, keys: &[String]) -> sqlx::Result<Vec<String>> {
     let select = sqlx::query_scalar(
         "-- app::without_app
         select key from unnest($1::text[]) as key
-        where not exists (select 1 from apps.apps a where a.object_key = key)",
+        where not exists (select 1 from apps.apps a where a.object_key = key)
+            and not exists (select 1 from apps.packages p where p.icon_key = key)",
     );
     select.bind(keys).fetch_all(conn).await
 }
 
 /// The object that holds an app's content from now on: the one that is there already, or the one it came with. Until the
-/// end of the transaction nobody deletes it.
+/// end of the transaction nobody deletes it. A content that has no icon yet gets the one that the app came with.
 pub async fn share(tx: &mut PgConnection, app: &App) -> sqlx::Result<String> {
     let share = sqlx::query_scalar(
         "-- app::share
-        insert into apps.packages as p (sha256, size, object_key, created_at) values ($1, $2, $3, $4)
-        on conflict (sha256) do update set created_at = p.created_at returning object_key",
+        insert into apps.packages as p (sha256, size, object_key, created_at, icon_key) values ($1, $2, $3, $4, $5)
+        on conflict (sha256) do update set icon_key = coalesce(p.icon_key, excluded.icon_key) returning object_key",
     );
     share
         .bind(&app.sha256)
         .bind(app.size)
         .bind(&app.object_key)
         .bind(app.created_at)
+        .bind(&app.icon_key)
         .fetch_one(tx)
         .await
 }
 
-/// Deletes an app of an owner, or of anybody; `None` where there is none. Gives the object that nobody names any more, to be
+/// Deletes an app of an owner, or of anybody; `None` where there is none. Gives the objects that nobody names any more, to be
 /// deleted after the commit.
 pub async fn delete(
     tx: &mut PgConnection,
     id: &AppId,
     owner: Option<&UserId>,
-) -> sqlx::Result<Option<Option<String>>> {
+) -> sqlx::Result<Option<Vec<String>>> {
     // Whoever shares the content meanwhile waits for the end of this, and this for whoever shares it already.
     let lock = sqlx::query(
         "-- app::delete: package
@@ -311,17 +332,19 @@ pub async fn delete(
     let Some((sha256, object_key)) = deleted else {
         return Ok(None);
     };
-    let is_named: bool = sqlx::query_scalar(
+    let (is_named, icon): (bool, Option<String>) = sqlx::query_as(
         "-- app::delete: object
         with gone as (
-            delete from apps.packages p where p.sha256 = $1 and not exists (select 1 from apps.apps a where a.sha256 = $1))
-        select exists (select 1 from apps.apps a where a.object_key = $2)",
+            delete from apps.packages p where p.sha256 = $1 and not exists (select 1 from apps.apps a where a.sha256 = $1)
+            returning p.icon_key)
+        select exists (select 1 from apps.apps a where a.object_key = $2), (select icon_key from gone)",
     )
     .bind(sha256)
     .bind(&object_key)
     .fetch_one(tx)
     .await?;
-    Ok(Some((!is_named).then_some(object_key)))
+    let package = (!is_named).then_some(object_key);
+    Ok(Some(package.into_iter().chain(icon).collect()))
 }
 
 /// The pattern that finds the words anywhere; what `like` would read as a sign is taken as written.

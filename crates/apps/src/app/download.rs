@@ -106,7 +106,7 @@ pub async fn download_app(
 }
 
 /// Whether `If-None-Match` names this tag, or all.
-fn names(known: &HeaderValue, etag: &str) -> bool {
+pub fn names(known: &HeaderValue, etag: &str) -> bool {
     let text = known.to_str().unwrap_or_default();
     text.split(',')
         .map(str::trim)

@@ -1,10 +1,11 @@
 //! Sweeps away objects without an app: a replica died between the object and its row, or after the row.
 
 use chrono::TimeDelta;
+use contracts::Timestamp;
 use futures::TryStreamExt;
 use tracing::info;
 
-use super::{db, upload};
+use super::{db, icon, upload};
 use crate::Apps;
 
 /// An upload writes the row right after the object; so long it takes in no case.
@@ -18,7 +19,14 @@ pub const BATCH: usize = 200;
 /// Where a store does not answer.
 pub async fn sweep(state: &Apps) -> anyhow::Result<()> {
     let before = state.platform.clock.now() - AGE;
-    let old = state.objects.written_before(upload::FOLDER, before);
+    for folder in [upload::FOLDER, icon::FOLDER] {
+        sweep_folder(state, folder, before).await?;
+    }
+    Ok(())
+}
+
+async fn sweep_folder(state: &Apps, folder: &str, before: Timestamp) -> anyhow::Result<()> {
+    let old = state.objects.written_before(folder, before);
     let mut batches = std::pin::pin!(old.try_chunks(BATCH));
     while let Some(keys) = batches.try_next().await? {
         let mut conn = state.platform.db.acquire().await?;

@@ -2,17 +2,22 @@
 
 use std::io::{ErrorKind, Read, Seek};
 
-use apk_info_axml::{ARSC, AXML};
+use apk_info_axml::AXML;
 use apk_info_zip::{Signature, ZipEntry, ZipError};
+use bytes::Bytes;
 
+use super::icon;
+use super::resources::{self, Resources};
 use super::upload::is_package_name;
 use crate::{Error, Result};
 
 const MANIFEST: &str = "AndroidManifest.xml";
 /// Holds the texts that the manifest refers to.
 const RESOURCES: &str = "resources.arsc";
-const LARGEST_ENTRY: u64 = 128 << 20;
-const LARGEST_PACKED: u64 = 4 << 20;
+const BOUND: Bound = Bound {
+    unpacked: 128 << 20,
+    packed: 4 << 20,
+};
 const MOST_PERMISSIONS: usize = 500;
 
 /// What a package says of itself, as far as it could be read.
@@ -34,6 +39,29 @@ pub struct Manifest {
     pub permissions: Vec<String>,
     /// The SHA-256 of the certificate that it is signed with, hexadecimal.
     pub certificate_sha256: Option<String>,
+    /// Its icon, where it has a picture of one.
+    pub icon: Option<Bytes>,
+}
+
+/// How large an entry may be that is unpacked into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// By what the archive says of it.
+    pub unpacked: u64,
+    /// Where it is packed, which what the archive says does not help against.
+    pub packed: u64,
+}
+
+impl Bound {
+    /// Whether an entry, if it is there, may be unpacked into memory. What it says of its unpacked size is its word alone,
+    /// so that the packed size is bounded too.
+    pub fn holds(self, archive: &ZipEntry, name: &str) -> bool {
+        archive.entry_info(name).is_none_or(|entry| {
+            let is_stored = entry.compression_method == ZipEntry::METHOD_STORED && !entry.tampered;
+            entry.uncompressed_size <= self.unpacked
+                && (is_stored || entry.compressed_size <= self.packed)
+        })
+    }
 }
 
 /// Whether the first bytes are those of a ZIP archive that has entries.
@@ -75,14 +103,22 @@ fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
             reason: format!("it has no {MANIFEST}"),
         });
     }
-    if !(is_modest(&archive, MANIFEST) && is_modest(&archive, RESOURCES)) {
+    if !(BOUND.holds(&archive, MANIFEST) && BOUND.holds(&archive, RESOURCES)) {
         tracing::warn!("the manifest of a package is left unread: it would take too much memory");
         return Ok(Manifest::default());
     }
     let Some((xml, resources)) = parse(&archive) else {
         return Ok(Manifest::default());
     };
-    let of = |tag, name| xml.get_attribute_value(tag, name, resources.as_ref());
+    // References are followed here and not by the parser, which does not notice two that refer to each other.
+    let raw = |tag, name| xml.get_attribute_value(tag, name, None);
+    let of = |tag, name| {
+        let value = raw(tag, name)?;
+        match value.starts_with('@') {
+            true => resources.as_ref()?.text(resources::reference(&value)?),
+            false => Some(value),
+        }
+    };
     let level = |name| of("uses-sdk", name).and_then(|level| level.parse().ok());
     let package_name = of("manifest", "package");
     if package_name
@@ -107,15 +143,18 @@ fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
             .map(|name| shown(name.to_owned()))
             .collect(),
         certificate_sha256: certificate(&archive),
+        icon: ["icon", "roundIcon"].into_iter().find_map(|name| {
+            let id = resources::reference(&raw("application", name)?)?;
+            icon::read(&archive, resources.as_ref()?, id)
+        }),
     })
 }
 
-fn parse(archive: &ZipEntry) -> Option<(AXML, Option<ARSC>)> {
+fn parse(archive: &ZipEntry) -> Option<(AXML, Option<Resources>)> {
     let read = |name| archive.read(name).map(|(bytes, _)| bytes).ok();
     // Without its resources a manifest still says what stands in itself.
-    let resources = read(RESOURCES).and_then(|bytes| ARSC::new(&mut bytes.as_slice()).ok());
-    let parsed = AXML::new(&mut read(MANIFEST)?.as_slice(), resources.as_ref());
-    match parsed {
+    let resources = read(RESOURCES).and_then(|bytes| Resources::parse(&bytes));
+    match AXML::new(&mut read(MANIFEST)?.as_slice(), None) {
         Ok(xml) => Some((xml, resources)),
         Err(error) => {
             tracing::debug!("the manifest of a package could not be read: {error}");
@@ -139,16 +178,6 @@ fn certificate(archive: &ZipEntry) -> Option<String> {
             .first()
             .map(|signer| signer.sha256_fingerprint.clone()),
         _ => None,
-    })
-}
-
-/// Whether an entry, if it is there, may be unpacked into memory. What it says of its unpacked size is its word alone,
-/// so that the packed size is bounded too.
-fn is_modest(archive: &ZipEntry, name: &str) -> bool {
-    archive.entry_info(name).is_none_or(|entry| {
-        let is_stored = entry.compression_method == ZipEntry::METHOD_STORED && !entry.tampered;
-        entry.uncompressed_size <= LARGEST_ENTRY
-            && (is_stored || entry.compressed_size <= LARGEST_PACKED)
     })
 }
 

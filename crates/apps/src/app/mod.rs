@@ -5,11 +5,13 @@ pub mod browse;
 pub mod change;
 pub mod db;
 pub mod download;
+pub mod icon;
 pub mod jobs;
 pub mod link;
 pub mod manifest;
 pub mod package;
 pub mod register;
+pub mod resources;
 pub mod upload;
 
 use contracts::{AppId, Timestamp, UserId};
@@ -104,6 +106,10 @@ pub struct App {
     pub size: i64,
     /// The SHA-256 of the package, hexadecimal.
     pub sha256: String,
+    /// Where its icon is fetched, below this service.
+    #[sqlx(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icon_url: Option<String>,
     /// What it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -138,11 +144,16 @@ pub struct App {
     pub seq: i64,
     #[serde(skip)]
     pub object_key: String,
+    /// Where the icon of its content lies in the object store.
+    #[serde(skip)]
+    pub icon_key: Option<String>,
 }
 
 impl App {
-    fn with_download_url(mut self) -> Self {
+    fn with_urls(mut self) -> Self {
         self.download_url = format!("/apps/{}/download", self.id);
+        let has_icon = self.icon_key.is_some();
+        self.icon_url = has_icon.then(|| format!("/apps/{}/icon", self.id));
         self
     }
 

@@ -6,8 +6,8 @@ use platform::events::emit;
 use platform::objects::Written;
 use sqlx::PgConnection;
 
-use super::upload::Fields;
-use super::{App, AppStatus, db, manifest};
+use super::upload::{Fields, discard, key};
+use super::{App, AppStatus, db, icon, manifest};
 use crate::review::{self, Action};
 use crate::{Apps, Error, Result};
 
@@ -25,6 +25,7 @@ pub async fn describe(
     let permit = state.readings.acquire().await;
     let manifest = manifest::read(state.objects.reader(key, written.size)).await?;
     drop(permit);
+    let icon_key = icon::store(state, &id, manifest.icon).await;
     let package_name = manifest
         .package_name
         .or(fields.package_name)
@@ -67,6 +68,8 @@ pub async fn describe(
         updated_at: now,
         seq: 0,
         object_key: key.to_owned(),
+        icon_url: None,
+        icon_key,
         package_name,
     })
 }
@@ -93,4 +96,24 @@ pub async fn insert(tx: &mut PgConnection, mut app: App) -> Result<App> {
     };
     emit(tx, &Event::new(app.uploader_id, now, body)).await?;
     db::find(tx, &id).await?.ok_or(Error::NotFound(id))
+}
+
+/// Deletes what was stored for a new app and is named by nobody: its upload was refused, or its content was there already.
+pub async fn tidy(state: &Apps, id: &AppId, outcome: &Result<App>) {
+    let (package, picture) = (key(id), icon::key(id));
+    let (names_package, names_icon) = match outcome {
+        Ok(app) => (
+            app.object_key == package,
+            app.icon_key.as_ref() == Some(&picture),
+        ),
+        // Whether the row is there is not known; an object that it names must not be deleted. The sweep knows later.
+        Err(Error::Database(_)) => (true, true),
+        Err(_) => (false, false),
+    };
+    if !names_package {
+        discard(&state.objects, &package).await;
+    }
+    if !names_icon {
+        discard(&state.objects, &picture).await;
+    }
 }

@@ -3,15 +3,15 @@
 use axum::extract::State;
 use contracts::{AppId, DeviceId};
 use garde::Validate;
-use http::{Method, StatusCode};
 use platform::http::{Json, Path};
 use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::devices::{ask, read};
 use crate::app::{api::visible, upload::is_package_name};
-use crate::{Apps, Error, Result};
+use crate::{Apps, Result};
 
 /// Devices of one call.
 const MOST: usize = 100;
@@ -175,30 +175,6 @@ pub async fn find_install_saga(
     }))
 }
 
-/// What the service of devices answers to the caller.
-async fn ask(state: &Apps, user: &CurrentUser, path: &str, body: Option<&Value>) -> Result<Value> {
-    let method = match body {
-        Some(_) => Method::POST,
-        None => Method::GET,
-    };
-    let asked = state.devices.ask_for(user, &method, path, body).await;
-    let (status, told) = asked.map_err(|away| Problem::not_ready(away.to_string()))?;
-    if status == StatusCode::OK {
-        return Ok(told);
-    }
-    let message = told["message"]
-        .as_str()
-        .unwrap_or("the service of devices refuses");
-    Err(match status {
-        StatusCode::BAD_REQUEST => Problem::invalid_field("deviceIds", message),
-        StatusCode::FORBIDDEN => Problem::forbidden(message),
-        StatusCode::NOT_FOUND => Problem::new(status, "NOT_FOUND", message),
-        StatusCode::TOO_MANY_REQUESTS => Problem::new(status, "TOO_MANY_INSTALLATIONS", message),
-        _ => Problem::not_ready(message),
-    }
-    .into())
-}
-
 fn on_each(report: Value, done: &'static str) -> Result<OnEach> {
     let report: Report = read(report)?;
     let on_one = |outcome: Outcome| OnOne {
@@ -211,14 +187,5 @@ fn on_each(report: Value, done: &'static str) -> Result<OnEach> {
     Ok(OnEach {
         results: report.results.into_iter().map(on_one).collect(),
         message: report.message,
-    })
-}
-
-fn read<T: serde::de::DeserializeOwned>(told: Value) -> Result<T> {
-    serde_json::from_value(told).map_err(|error| {
-        tracing::warn!("the service of devices answers what cannot be read: {error}");
-        Error::Refused(Problem::not_ready(
-            "the service of devices answers what cannot be read",
-        ))
     })
 }

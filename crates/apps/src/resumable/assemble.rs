@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::db::{self, Part};
 use super::{Upload, UploadStatus};
 use crate::app::upload::{self as packages, discard};
-use crate::app::{manifest, register};
+use crate::app::{App, manifest, register};
 use crate::{Apps, Error, Result};
 
 /// For how long a worker holds an upload unless it says that it goes on.
@@ -52,13 +52,8 @@ async fn assemble(state: &Apps, upload: &Upload) -> Result<()> {
     let id = AppId::new();
     let key = packages::key(&id);
     let written = join(state, upload, &parts, &key).await?;
-    let stored = store(state, upload, id, &key, &written).await;
-    match &stored {
-        Ok(object) if *object == key => {}
-        // What became of it is not known; the sweep knows later.
-        Err(Error::Database(_)) => {}
-        Ok(_) | Err(_) => discard(&state.objects, &key).await,
-    }
+    let stored = store(state, upload, id.clone(), &key, &written).await;
+    register::tidy(state, &id, &stored).await;
     stored?;
     forget(state, &parts).await;
     Ok(())
@@ -103,14 +98,14 @@ async fn join(state: &Apps, upload: &Upload, parts: &[Part], key: &str) -> Resul
     }
 }
 
-/// Writes the app and that the upload is one, both or neither; the object that the app names.
+/// Writes the app and that the upload is one, both or neither.
 async fn store(
     state: &Apps,
     upload: &Upload,
     id: AppId,
     key: &str,
     written: &Written,
-) -> Result<String> {
+) -> Result<App> {
     let fields = upload.fields.0.clone();
     let app = register::describe(state, &upload.user_id, id, fields, (key, written)).await?;
     let mut tx = state.platform.db.begin().await?;
@@ -120,7 +115,7 @@ async fn store(
     }
     tx.commit().await?;
     info!(app.id = %app.id, upload.id = %upload.id, "assembled version {} of {}, {} bytes", app.version_code, app.package_name, app.size);
-    Ok(app.object_key)
+    Ok(app)
 }
 
 /// Ends an upload that is no app.

@@ -1,7 +1,8 @@
-//! The service on two instances that share a database, a Redis and a folder.
+//! The service on three instances that share a database, a Redis and a folder.
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apps::{Apps, Config};
 use axum::Router;
@@ -25,6 +26,8 @@ pub struct TestApp {
     pub state: Apps,
     router: Router,
     other: Router,
+    third: Router,
+    uploads: AtomicUsize,
     folder: tempfile::TempDir,
 }
 
@@ -58,12 +61,15 @@ impl TestApp {
                     .router;
             (state, router)
         };
-        let ((state, router), (_, other)) = (router().await, router().await);
+        let ((state, router), (_, other), (_, third)) =
+            (router().await, router().await, router().await);
         Self {
             platform,
             state,
             router,
             other,
+            third,
+            uploads: AtomicUsize::new(0),
             folder,
         }
     }
@@ -71,6 +77,19 @@ impl TestApp {
     pub async fn user(&self, roles: &[&str]) -> User {
         let id = UserId::new();
         let token = testing::sign_in(&self.platform, &id, roles).await;
+        User { id, token }
+    }
+
+    /// Someone signed in with an account of this tenant.
+    pub async fn tenant(&self, tenant: &str) -> User {
+        let id = testing::account(&self.platform, &[]).await;
+        sqlx::query("update users.accounts set tenant_id = $2 where id = $1")
+            .bind(&id)
+            .bind(tenant)
+            .execute(&self.platform.db)
+            .await
+            .unwrap();
+        let token = testing::sign_in(&self.platform, &id, &[]).await;
         User { id, token }
     }
 
@@ -110,7 +129,7 @@ impl TestApp {
         Self::through(&self.other, user, "GET", path, headers, Body::empty()).await
     }
 
-    /// Uploads a form in chunks of this many bytes.
+    /// Uploads a form in chunks of this many bytes, each by the next instance.
     pub async fn upload(&self, user: &User, form: Vec<u8>, chunk: usize) -> Reply {
         let chunks: Vec<_> = form
             .chunks(chunk)
@@ -118,11 +137,15 @@ impl TestApp {
             .collect();
         let kind = format!("multipart/form-data; boundary={BOUNDARY}");
         let body = Body::from_stream(stream::iter(chunks));
-        self.send(
+        let instances = [&self.router, &self.other, &self.third];
+        let turn = self.uploads.fetch_add(1, Ordering::Relaxed) % instances.len();
+        let headers = [("content-type", kind.as_str())];
+        Self::through(
+            instances[turn],
             user,
             "POST",
             "/apps/upload",
-            &[("content-type", &kind)],
+            &headers,
             body,
         )
         .await

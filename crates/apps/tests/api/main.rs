@@ -4,7 +4,9 @@
 
 mod app;
 mod bucket;
+mod icon;
 mod link;
+mod on_device;
 mod package;
 mod resumable;
 mod review;
@@ -377,6 +379,43 @@ async fn plain_users_see_their_own_and_what_is_published(db: PgPool) {
         .expect(200);
     app.get(&bob, &paths[2]).await.refused(404, "NOT_FOUND");
     assert_eq!(app.files().len(), 1);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn apps_are_listed_by_the_tenant_of_their_uploaders_as_far_as_they_may_be_seen(db: PgPool) {
+    let app = TestApp::start(db.clone()).await;
+    let (acme, acme_too, other) = (
+        app.tenant("acme").await,
+        app.tenant("acme").await,
+        app.tenant("other").await,
+    );
+    let root = app.user(&["admin"]).await;
+    for (user, name) in [
+        (&acme, "com.example.a"),
+        (&acme_too, "com.example.b"),
+        (&other, "com.example.c"),
+        (&root, "com.example.d"),
+    ] {
+        let form = form(Some(&package(name, "1", 1)), &[]);
+        app.upload(user, form, 500).await.expect(201);
+    }
+
+    for (user, tenant, total) in [
+        (&root, "acme", 2),
+        (&root, "other", 1),
+        (&root, "none", 0),
+        // To be of one tenant opens nothing.
+        (&acme, "acme", 1),
+        (&acme, "other", 0),
+    ] {
+        let query = format!("tenantId={tenant}");
+        let page = app.get(user, &format!("/apps?{query}")).await;
+        assert_eq!(page.expect(200).body["total"], total, "{tenant}");
+        let cursor = app.get(user, &format!("/apps/cursor?{query}")).await;
+        assert_eq!(cursor.expect(200).body["count"], total, "{tenant}");
+        let count = app.get(user, &format!("/apps/count?{query}")).await;
+        assert_eq!(count.expect(200).body["count"], total, "{tenant}");
+    }
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]

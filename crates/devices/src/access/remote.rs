@@ -17,6 +17,7 @@ use super::adb::{self, AdbError, Cut, Output, quoted};
 use super::words::{self, first_line, is_package_name};
 use super::{Fault, reach};
 use crate::error::Result;
+use crate::installation::removal::Removal;
 use crate::{Devices, metrics};
 
 /// How much of an output is given.
@@ -139,13 +140,29 @@ pub async fn list_device_packages(
     user: CurrentUser,
     Path(id): Path<DeviceId>,
 ) -> Result<Json<Packages>> {
-    let task = Task::brief("packages", "list its packages", "pm list packages");
-    let output = whole(&state, &user, &id, task).await?;
-    let packages = words::packages(&text(&output));
+    let packages = packages(&state, &user, &id, WITHIN).await?;
     Ok(Json(Packages {
         count: packages.len(),
         packages,
     }))
+}
+
+/// The Android packages on a device, as it tells them within a time.
+///
+/// # Errors
+/// Where it does not.
+pub async fn packages(
+    state: &Devices,
+    user: &CurrentUser,
+    id: &DeviceId,
+    within: Duration,
+) -> Result<Vec<String>> {
+    let task = Task {
+        within,
+        ..Task::brief("packages", "list its packages", "pm list packages")
+    };
+    let output = whole(state, user, id, task).await?;
+    Ok(words::packages(&text(&output)))
 }
 
 /// Shows the properties of a device.
@@ -227,6 +244,7 @@ pub async fn uninstall_app(
 ) -> Result<Json<Done>> {
     let line = format!("pm uninstall {}", quoted(&body.package_name));
     let task = Task::brief("uninstall", "remove the app", &line);
+    let removal = Removal::begin(&state, &id, &body.package_name).await?;
     let output = run(&state, &user, &id, task).await?;
     let said = text(&output);
     if output.exit != Some(0) || !said.contains("Success") {
@@ -234,6 +252,7 @@ pub async fn uninstall_app(
         let said = format!("{name} was not removed: {}", first_line(&said));
         return Err(Fault::Refused { device: id, said }.into());
     }
+    removal.end().await?;
     Ok(Json(Done {
         message: format!("{} was removed", body.package_name),
     }))

@@ -13,6 +13,7 @@ use super::{Done, Item, MOST, PATIENCE, Report, Said, each};
 use crate::access::adb::{Cut, Output, quoted};
 use crate::access::remote::{NO_EXIT_CODE, Task, run, text};
 use crate::access::words::{self, first_line, is_package_name};
+use crate::installation::removal::Removal;
 use crate::{Devices, error::Result};
 
 /// How much of each device's output is given: that of 500 devices must fit an answer.
@@ -149,14 +150,19 @@ pub async fn uninstall_from_devices(
             most: MOST_OUTPUT,
             within: until.saturating_duration_since(Instant::now()),
         };
+        let removal = Removal::begin(state, &id, name).await?;
         let output = run(state, user, &id, task(remove)).await?;
         let answer = text(&output);
         if output.exit == Some(0) && answer.contains("Success") {
+            removal.end().await?;
             return Ok(Done::accepted(id, None));
         }
         let found = run(state, user, &id, task(look)).await?;
         // It ends with 1 and says nothing of an app that is not there.
         let is_absent = found.cut.is_none() && found.exit == Some(1) && found.all.is_empty();
+        if is_absent {
+            removal.end().await?;
+        }
         let fault = format!("{name} was not removed: {}", first_line(&answer));
         Ok(Done {
             fault: (!is_absent).then_some(fault),

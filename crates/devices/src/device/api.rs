@@ -148,5 +148,6 @@ pub async fn delete_locked(
     db::set_status(tx, id, Status::Deleting, None, now).await?;
     snapshot::db::give_up_all(tx, id, now).await?;
     installation::db::cancel_all(tx, id, now).await?;
+    installation::installed::forget_all(tx, id).await?;
     Ok(saga_id)
 }

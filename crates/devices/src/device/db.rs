@@ -97,8 +97,9 @@ pub async fn insert(
     let insert = sqlx::query(
         "insert into devices.devices (id, user_id, name, description, type, provider_type, runtime, status, wanted,
             cpu_cores, memory_mb, storage_mb, resolution, dpi, android_version, group_name, tags, metadata,
-            node, adb_port, webrtc_port, scrcpy_port, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, 'creating', $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22)",
+            node, adb_port, webrtc_port, scrcpy_port, created_at, updated_at, tenant_id)
+        values ($1, $2, $3, $4, $5, $6, $7, 'creating', $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22,
+            (select tenant_id from platform.accounts where id = $2))",
     );
     insert
         .bind(&device.id)

@@ -3,6 +3,9 @@
 
 pub mod api;
 pub mod db;
+pub mod installed;
+pub mod on_device;
+pub mod removal;
 pub mod worker;
 
 use crate::access::Fault;

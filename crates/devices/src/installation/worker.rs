@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::db::{self, Claimed};
-use super::{Next, judge};
+use super::{Next, installed, judge};
 use crate::access::{Viewer, install};
 use crate::error::Result;
 use crate::{Devices, lease, metrics};
@@ -114,7 +114,7 @@ async fn work(state: &Devices, claimed: Claimed, stopping: &CancellationToken) {
         let begun = claimed.attempts - 1;
         let reason = format!("it was begun {begun} times, and never brought to an end");
         warn!(device.id = %device, "an installation on device {device} failed for good: {reason}");
-        if let Err(error) = finish(state, &claimed, Some(&reason)).await {
+        if let Err(error) = finish(state, &claimed, Err(&reason)).await {
             warn!(device.id = %device, "an installation on device {device} was left: {}", causes(&error));
         }
         return;
@@ -144,8 +144,8 @@ async fn work(state: &Devices, claimed: Claimed, stopping: &CancellationToken) {
 /// Writes what became of an installation.
 async fn end(state: &Devices, claimed: &Claimed, installed: Result<String>) -> sqlx::Result<()> {
     let device = &claimed.device_id;
-    let failed = match installed {
-        Ok(_) => None,
+    let ended = match installed {
+        Ok(package_name) => Ok(package_name),
         Err(error) => {
             let next = judge(&error);
             let may_retry = !claimed.is_last
@@ -167,17 +167,25 @@ async fn end(state: &Devices, claimed: &Claimed, installed: Result<String>) -> s
                 return Ok(());
             }
             warn!(device.id = %device, "an installation on device {device} failed for good: {}", causes(&error));
-            Some(told)
+            Err(told)
         }
     };
-    finish(state, claimed, failed.as_deref()).await
+    let ended = ended.as_deref().map_err(String::as_str);
+    finish(state, claimed, ended).await
 }
 
-/// Ends an installation, well or with an error.
-async fn finish(state: &Devices, claimed: &Claimed, error: Option<&str>) -> sqlx::Result<()> {
+/// Ends an installation, well with the package that is on the device now, or with an error.
+async fn finish(
+    state: &Devices,
+    claimed: &Claimed,
+    ended: std::result::Result<&str, &str>,
+) -> sqlx::Result<()> {
     let now = state.platform.clock.now();
     let mut tx = state.platform.db.begin().await?;
-    if db::finish(&mut tx, claimed, error, now).await? {
+    if db::finish(&mut tx, claimed, ended.err(), now).await? {
+        if let Ok(package_name) = ended {
+            installed::put(&mut tx, claimed, package_name, now).await?;
+        }
         tx.commit().await?;
     }
     Ok(())

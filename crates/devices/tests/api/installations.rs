@@ -73,16 +73,28 @@ async fn package(State(shelf): State<Arc<Shelf>>, Path(app): Path<String>) -> Re
         return StatusCode::NOT_FOUND.into_response();
     }
     shelf.given.fetch_add(1, Ordering::SeqCst);
-    let content = b"PK\x03\x04 an app";
+    let content = CONTENT;
     let headers = [
-        ("x-cloudphone-package", "com.example.app".to_owned()),
+        ("x-cloudphone-package", stub_name()),
         ("content-length", content.len().to_string()),
     ];
     if shelf.stuck.load(Ordering::SeqCst) {
         let never = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
         return (headers, axum::body::Body::from_stream(never)).into_response();
     }
-    (headers, content.as_slice()).into_response()
+    (headers, content).into_response()
+}
+
+/// What every package holds.
+const CONTENT: &[u8] = b"PK\x03\x04 an app";
+
+/// By which name the stub of a device lists it: the stub reads no manifest, and names a package by its content.
+fn stub_name() -> String {
+    let fold = |digest: u32, byte: &u8| (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    format!(
+        "streamed.package{:08x}",
+        CONTENT.iter().fold(0x811c_9dc5, fold)
+    )
 }
 
 async fn install(user: &User, ids: &[&Value]) -> Value {
@@ -410,4 +422,111 @@ async fn a_key_that_installs_an_app_needs_to_see_apps_too(db: PgPool) {
         let passed = app.post_with_key(&whole.1, path).await;
         assert_eq!(passed.status, StatusCode::BAD_REQUEST, "{}", passed.body);
     }
+}
+
+async fn on_device(user: &User, device: &Value) -> Value {
+    let path = format!("/devices/{}/apps", id(device));
+    user.get(&path).await.expect(StatusCode::OK).body
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_on_a_device_is_told_by_the_device_where_it_runs_and_else_from_what_was_put_there(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let (store, other) = (AppStore::open(&app).await, app.another().await);
+    let (alice, bob) = (app.user("alice", &[]).await, app.user("bob", &[]).await);
+    let device = alice.running().await;
+    let path = format!("/devices/{}/apps", id(&device));
+
+    let none = on_device(&alice, &device).await;
+    assert_eq!(
+        (&none["isChecked"], &none["apps"]),
+        (&json!(true), &json!([]))
+    );
+    install(&alice, &[&device]).await;
+    let coming = on_device(&alice, &device).await;
+    assert_eq!(
+        coming["apps"],
+        json!([{ "appId": "game", "status": "pending" }])
+    );
+    other.devices.run_installations().await.unwrap();
+
+    let there = on_device(&alice, &device).await;
+    assert_eq!(there["isChecked"], true, "{there}");
+    assert_eq!(there["apps"].as_array().unwrap().len(), 1, "{there}");
+    let game = &there["apps"][0];
+    let told = (text(game, "appId"), text(game, "packageName"));
+    assert_eq!(told, ("game".to_owned(), stub_name()));
+    assert_eq!(game["status"], "installed");
+    assert!(game["installedAt"].is_string(), "{there}");
+    // A device is its owner's, and an administrator's.
+    bob.get(&path)
+        .await
+        .refused(StatusCode::NOT_FOUND, "NOT_FOUND");
+    let root = app.user("root", &["admin"]).await;
+    assert_eq!(on_device(&root, &device).await, there);
+
+    // Removed past us: the device knows, as long as it runs.
+    let shell = format!("/devices/{}/shell", id(&device));
+    let removal = json!({ "command": format!("pm uninstall {}", stub_name()) });
+    alice.post(&shell, removal).await.expect(StatusCode::OK);
+    assert_eq!(on_device(&alice, &device).await["apps"], json!([]));
+    alice.act(&device, "stop").await.expect(StatusCode::OK);
+    app.run_operations().await;
+    let stopped = on_device(&alice, &device).await;
+    assert_eq!(stopped["isChecked"], false);
+    assert!(
+        text(&stopped, "uncheckedBecause").contains("does not run"),
+        "{stopped}"
+    );
+    assert_eq!(stopped["apps"][0]["appId"], "game");
+    drop(store);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_removed_is_forgotten_and_what_was_installed_meanwhile_is_not(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (_store, other) = (AppStore::open(&app).await, app.another().await);
+    let alice = app.user("alice", &[]).await;
+    let (one, two) = (alice.running().await, alice.running().await);
+    install(&alice, &[&one, &two]).await;
+    app.devices.run_installations().await.unwrap();
+    let recorded = async || -> Vec<String> {
+        sqlx::query_scalar("select device_id from devices.installed_apps order by installed_at")
+            .fetch_all(&app.platform.db)
+            .await
+            .unwrap()
+    };
+    assert_eq!(recorded().await.len(), 2);
+
+    let name = json!({ "packageName": stub_name() });
+    let path = format!("/devices/{}/uninstall", id(&one));
+    alice.post(&path, name).await.expect(StatusCode::OK);
+    assert_eq!(recorded().await, [text(&two, "id")]);
+
+    // A removal that began before another replica installed the app anew leaves the new one alone.
+    let (device, name) = (id(&two), stub_name());
+    let begun = devices::installation::removal::Removal::begin(&app.devices, &device, &name);
+    let begun = begun.await.unwrap();
+    install(&alice, &[&two]).await;
+    other.devices.run_installations().await.unwrap();
+    begun.end().await.unwrap();
+    assert_eq!(recorded().await, [text(&two, "id")]);
+
+    let ask = json!({ "ids": [one["id"], two["id"]], "packageName": name });
+    alice
+        .post("/devices/batch/uninstall", ask)
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(recorded().await, Vec::<String>::new());
+    // With a device its list goes.
+    install(&alice, &[&two]).await;
+    app.devices.run_installations().await.unwrap();
+    alice.delete(&two).await.expect(StatusCode::OK);
+    assert_eq!(recorded().await, Vec::<String>::new());
+    alice
+        .get(&format!("/devices/{}/apps", id(&one)))
+        .await
+        .expect(StatusCode::OK);
 }

@@ -215,3 +215,26 @@ async fn a_change_keeps_what_it_does_not_name_and_ignores_the_status(db: PgPool)
     let refused = refused.refused(StatusCode::BAD_REQUEST, "VALIDATION_FAILED");
     assert_eq!(refused.body["details"].as_array().unwrap().len(), 3);
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_device_is_of_the_tenant_of_its_owner(db: PgPool) {
+    let app = TestApp::new(db.clone()).await;
+    let (alice, root) = (
+        app.user("alice", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let account = platform::testing::account(&app.platform, &[]).await;
+    sqlx::query("update users.accounts set id = 'alice', tenant_id = 'acme' where id = $1")
+        .bind(account)
+        .execute(&db)
+        .await
+        .unwrap();
+    let mine = alice.create(json!({ "name": "mine" })).await;
+    root.create(json!({ "name": "other" })).await;
+
+    let listed = root.get("/devices?tenantId=acme").await;
+    let listed = listed.expect(StatusCode::OK).body;
+
+    assert_eq!(names(&listed), ["mine"]);
+    assert_eq!(alice.device(&mine).await["tenantId"], "acme");
+}

@@ -168,13 +168,14 @@ pub fn wanted(method: &Method, path: &str) -> Wanted {
 
 /// What a route wants of a key besides that, where it gives away what belongs to another resource.
 pub fn besides(method: &Method, path: &str) -> Option<Scope> {
-    let (resource, action) = match path {
-        "/devices/{id}/install" | "/devices/batch/install" => ("apps", "read"),
+    let (resource, action) = match (method, path) {
+        (&Method::POST, "/devices/{id}/install" | "/devices/batch/install") => ("apps", "read"),
         // The service of devices is asked for the caller.
-        "/apps/install" | "/apps/uninstall" => ("devices", "write"),
+        (&Method::POST, "/apps/install" | "/apps/uninstall") => ("devices", "write"),
+        (_, "/apps/devices/{device_id}/apps") => ("devices", "read"),
         _ => return None,
     };
-    (method == Method::POST).then_some(Scope { resource, action })
+    Some(Scope { resource, action })
 }
 
 /// Whether it was decided what keys may do on a route.
@@ -247,6 +248,11 @@ mod tests {
             (Method::GET, "/devices/batch/installs/{batch_id}", None),
             (Method::POST, "/devices/{id}/uninstall", None),
             (Method::POST, "/apps/install", Some("devices:write")),
+            (
+                Method::GET,
+                "/apps/devices/{device_id}/apps",
+                Some("devices:read"),
+            ),
             (Method::POST, "/apps/uninstall", Some("devices:write")),
             (Method::POST, "/apps/upload", None),
         ] {
