@@ -231,7 +231,7 @@ async fn send(
 
     metrics::notification_sent();
     state.hub.announce(&notification.user_id);
-    state.deliveries_due.notify_one();
+    state.deliveries_due.send_replace(());
     Ok(reply)
 }
 

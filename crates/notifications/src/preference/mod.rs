@@ -85,6 +85,7 @@ impl Wishes {
             return Leave {
                 at: now,
                 together: false,
+                urgent: true,
             };
         }
         let quiet = self.quiet_hours.as_ref().map(|quiet| &quiet.0);
@@ -92,6 +93,7 @@ impl Wishes {
         Leave {
             at: hold::leaves_at(quiet, digest, now),
             together: digest != Digest::Off,
+            urgent: false,
         }
     }
 }

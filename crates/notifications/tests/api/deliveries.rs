@@ -542,3 +542,62 @@ async fn a_digest_is_one_mail_of_all_that_came(db: PgPool) {
     }
     assert_eq!(mail.mails().len(), 2);
 }
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn webhooks_that_never_answer_leave_the_places_of_mail_free(db: PgPool) {
+    let mail = MailServer::open().await;
+    let smtp = format!("smtp://{}", mail.address);
+    let cluster = Cluster::new(db, config(&[("SMTP_URL", smtp.as_str())])).await;
+    let _users = Users::open(&cluster.first.platform).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
+    let sink = Sink::open(Answer::Silence).await;
+    // More than both replicas carry at a time.
+    for n in 0..40 {
+        let user = format!("slow-{n}");
+        let token = cluster.sign_in(&user, &["user"]).await;
+        hook(&cluster.first, &token, &sink.url()).await;
+        send(&cluster.first, &token, &user, json!({})).await;
+    }
+    sink.after(16).await;
+
+    let to_alice = json!({ "channels": ["email"] });
+    send(&cluster.second, &admin, "alice", to_alice).await;
+
+    assert!(mail.after(1).await[0].contains("To: alice@example.com"));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_urgent_takes_the_next_place_that_is_free(db: PgPool) {
+    let settings = [
+        ("NOTIFICATIONS_DELIVERY_LEASE_SECONDS", "9"),
+        ("NOTIFICATIONS_RETRY_SECONDS", "3600"),
+    ];
+    let cluster = Cluster::new(db, config(&settings)).await;
+    let sink = Sink::open(Answer::Silence).await;
+    let mut users = Vec::new();
+    for n in 0..49 {
+        let user = format!("user-{n}");
+        let token = cluster.sign_in(&user, &["user"]).await;
+        hook(&cluster.first, &token, &sink.url()).await;
+        users.push((user, token));
+    }
+    let (last, token) = users.pop().unwrap();
+
+    // Three times as many as both replicas carry at a time.
+    for (user, token) in &users {
+        send(&cluster.first, token, user, json!({})).await;
+    }
+    let begun = sink.calls().len();
+    let urgent = json!({ "priority": "urgent" });
+    let urgent = send(&cluster.second, &token, &last, urgent).await;
+
+    let find = || {
+        let calls = sink.calls();
+        let of_it = |call: &crate::sinks::Call| call.json()["data"]["id"] == urgent["id"];
+        calls.iter().position(of_it)
+    };
+    until("the urgent call", async || find().is_some()).await;
+    // What was claimed while it was stored may come before it, but not a place's next.
+    let place = find().unwrap();
+    assert!(place <= begun.max(16) + 16, "{place} after {begun}");
+}
