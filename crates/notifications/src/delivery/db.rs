@@ -79,6 +79,8 @@ pub struct Claimed {
     pub channel: Channel,
     /// What it shares a message with.
     pub bundle: Option<String>,
+    /// Whether it goes before those that are not.
+    pub urgent: bool,
     /// Proves that this worker holds it, and those that share its message.
     pub fencing_token: i64,
     /// Which attempt this is, from 1.
@@ -173,7 +175,7 @@ pub async fn claim(
                 order by greatest(d.due_at, d.leaves_at), d.seq limit $4 for update of d skip locked) ripe
             order by rank.urgent desc
         ))[1:$4::int])
-        returning id, user_id, channel, bundle, fencing_token, attempts,
+        returning id, user_id, channel, bundle, urgent, fencing_token, attempts,
             extract(epoch from clock_timestamp() - first_tried_at)::float8 as age",
     )
     .bind(lease)

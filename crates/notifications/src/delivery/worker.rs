@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::db::{self, Claimed};
-use super::pause;
+use super::{allowance, pause};
 use crate::channel::{Carrier, Carriers, Failure, Parcel};
-use crate::notification::{self, Channel, Notification};
+use crate::notification::{self, Channel, Notification, Stored};
 use crate::{Notifications, metrics};
 
 /// How often the queue is looked at when nobody says that there is something.
@@ -123,10 +123,7 @@ async fn carry(
         }
         db::carried(&mut conn, claimed).await
     };
-    let held = held.await.map_err(|error: sqlx::Error| {
-        warn!("a delivery could not be read: {}", causes(&error));
-        Failure::Passing("the database did not answer".to_owned())
-    })?;
+    let held: Vec<Stored> = held.await.map_err(unread)?;
     let parcel = Parcel {
         id: claimed.id.clone(),
         user_id: claimed.user_id.clone(),
@@ -136,6 +133,9 @@ async fn carry(
         // Its user deleted it meanwhile.
         return Ok(());
     }
+    if !allowed(state, claimed).await? {
+        return Err(Failure::Final("too many messages in a day".to_owned()));
+    }
     match claimed.channel {
         Channel::Email => carriers.email.carry(&parcel).await,
         Channel::Sms => carriers.sms.carry(&parcel).await,
@@ -143,6 +143,25 @@ async fn carry(
         // The table knows none of these.
         Channel::Websocket => Ok(()),
     }
+}
+
+/// Whether the user's day has room for the message.
+async fn allowed(state: &Notifications, claimed: &Claimed) -> Result<bool, Failure> {
+    let taken = async {
+        let mut tx = state.platform.db.begin().await?;
+        let now = state.platform.clock.shared(&mut tx).await?;
+        let taken = allowance::take(&mut tx, claimed, now).await?;
+        if taken {
+            tx.commit().await?;
+        }
+        Ok(taken)
+    };
+    taken.await.map_err(unread)
+}
+
+fn unread(error: sqlx::Error) -> Failure {
+    warn!("a delivery could not be read: {}", causes(&error));
+    Failure::Passing("the database did not answer".to_owned())
 }
 
 /// Writes what became of a delivery.
