@@ -116,6 +116,7 @@ fn draft(event: &Event) -> Option<Draft> {
         priority,
         channels: vec![Channel::Websocket],
         channels_named: false,
+        by_user: false,
         data: Some(facts(&event.body)),
         pushes: pushes(event),
         event_id: Some(event.id.clone()),

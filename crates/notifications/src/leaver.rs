@@ -18,7 +18,8 @@ impl Consumer for Leavers {
         let forget = sqlx::query(
             "-- leaver::forget
             with webhooks as (delete from notifications.webhooks where user_id = $1),
-                preferences as (delete from notifications.preferences where user_id = $1)
+                preferences as (delete from notifications.preferences where user_id = $1),
+                allowances as (delete from notifications.allowances where user_id = $1)
             delete from notifications.settings where user_id = $1",
         );
         let forget = forget.bind(&event.user_id).execute(tx).await;

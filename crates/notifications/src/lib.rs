@@ -27,7 +27,7 @@ use coordination::cron::Job;
 use platform::Platform;
 use platform::lifecycle::{Tasks, Tick};
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -59,7 +59,7 @@ pub struct Notifications {
     /// Where users may have us call them.
     webhook_rules: Rules,
     /// Wakes the worker of deliveries.
-    deliveries_due: Arc<Notify>,
+    deliveries_due: watch::Sender<()>,
     /// Taken by the task that publishes it.
     outgoing: Arc<Mutex<Option<mpsc::Receiver<bus::News>>>>,
 }
@@ -84,7 +84,7 @@ impl Notifications {
             socketio: Server::open(platform, sockets).await?,
             accounts: accounts::Accounts::new(platform),
             board: Board::new(platform),
-            deliveries_due: Arc::new(Notify::new()),
+            deliveries_due: watch::Sender::new(()),
             outgoing: Arc::new(Mutex::new(Some(outgoing))),
         })
     }

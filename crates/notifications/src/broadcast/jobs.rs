@@ -56,7 +56,7 @@ pub async fn tell_next(state: &Notifications) -> anyhow::Result<Tick> {
         metrics::notification_sent();
         state.hub.announce(user);
     }
-    state.deliveries_due.notify_one();
+    state.deliveries_due.send_replace(());
     Ok(Tick::More)
 }
 

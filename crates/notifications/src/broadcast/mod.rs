@@ -92,6 +92,7 @@ impl Broadcast {
             message: self.message.clone(),
             priority: self.priority,
             channels_named: channels.is_some(),
+            by_user: false,
             channels: channels.unwrap_or_else(|| vec![Channel::Websocket]),
             data: self.data.as_ref().map(|data| data.0.clone()),
             pushes: Vec::new(),

@@ -17,6 +17,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
 /// The most characters of a message.
 const MOST: usize = 500;
+/// Room for the words that say how many more there are.
+const MORE: usize = 30;
 
 /// The way of text messages.
 #[derive(Debug)]
@@ -87,5 +89,53 @@ fn text(parcel: &Parcel) -> String {
         .iter()
         .map(|one| format!("{}: {}", one.title, one.message))
         .collect();
-    lines.join("\n").chars().take(MOST).collect()
+    fitted(&lines)
+}
+
+/// What fits of lines: whole ones, and how many there are besides. A first one that is too long by itself is cut.
+fn fitted(lines: &[String]) -> String {
+    let mut text = String::new();
+    let mut length = 0;
+    for (told, line) in lines.iter().enumerate() {
+        let left = lines.len() - told;
+        let (gap, wide) = (usize::from(told > 0), line.chars().count());
+        // As long as anything follows, there must be room to say how much.
+        let room = MOST - if left > 1 { MORE } else { 0 };
+        if length + gap + wide > room {
+            if told > 0 {
+                return format!("{text}\n… and {left} more in the app");
+            }
+            let cut: String = line.chars().take(room - 1).collect();
+            return match left {
+                1 => format!("{cut}…"),
+                _ => format!("{cut}…\n… and {} more in the app", left - 1),
+            };
+        }
+        if told > 0 {
+            text.push('\n');
+        }
+        text.push_str(line);
+        length += gap + wide;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_message_ends_with_a_whole_line_and_says_how_many_are_missing() {
+        let few = vec!["one".to_owned(), "two".to_owned()];
+        assert_eq!(fitted(&few), "one\ntwo");
+        let many = vec!["ä".repeat(99); 100];
+        let text = fitted(&many);
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.ends_with("\n… and 96 more in the app"), "{text}");
+        for (first, count) in [(498, 2), (500, 1), (1_000, 1), (1_000, 100)] {
+            let text = fitted(&vec!["ä".repeat(first); count]);
+            assert!(text.chars().count() <= MOST, "{first} {count}");
+            assert_eq!(text.contains('…'), (first, count) != (500, 1));
+        }
+    }
 }

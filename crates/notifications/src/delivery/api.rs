@@ -80,6 +80,6 @@ pub async fn retry_delivery(
     let delivery = db::retry(&mut tx, id.as_str()).await?;
     let delivery = delivery.ok_or(Error::DeliveryNotFailed)?;
     tx.commit().await?;
-    state.deliveries_due.notify_one();
+    state.deliveries_due.send_replace(());
     Ok(Json(delivery))
 }

@@ -79,6 +79,8 @@ pub struct Claimed {
     pub channel: Channel,
     /// What it shares a message with.
     pub bundle: Option<String>,
+    /// Whether it goes before those that are not.
+    pub urgent: bool,
     /// Proves that this worker holds it, and those that share its message.
     pub fencing_token: i64,
     /// Which attempt this is, from 1.
@@ -94,6 +96,8 @@ pub struct Leave {
     pub at: Timestamp,
     /// Whether those that leave then leave together.
     pub together: bool,
+    /// Whether they go before those of others that are due.
+    pub urgent: bool,
 }
 
 /// Queues a notification for the ways that lead out of the platform, in the transaction that stores it.
@@ -110,8 +114,8 @@ pub async fn insert(
         sqlx::query(
             "-- delivery::insert
             insert into notifications.deliveries
-                (id, notification_id, user_id, channel, state, leaves_at, bundle, created_at)
-            values ($1, $2, $3, $4, 'queued', $5, $6, $7)",
+                (id, notification_id, user_id, channel, state, leaves_at, bundle, urgent, created_at)
+            values ($1, $2, $3, $4, 'queued', $5, $6, $7, $8)",
         )
         .bind(NotificationId::new())
         .bind(notification)
@@ -119,6 +123,7 @@ pub async fn insert(
         .bind(channel)
         .bind(leave.at)
         .bind(bundle)
+        .bind(leave.urgent)
         .bind(now)
         .execute(&mut *conn)
         .await?;
@@ -126,39 +131,56 @@ pub async fn insert(
     Ok(())
 }
 
-/// Claims deliveries that are due, and those whose worker fell silent: of each user one at a time by each way, so that a
-/// slow receiver takes no more than one place.
+/// Claims deliveries by a way that are due, and those whose worker fell silent: of each user one at a time, so that a slow
+/// receiver takes no more than one place, and urgent ones first. What is held is not read: it stands behind what is due in the
+/// index. A row is due by two clocks, that of the database and the shared one of its user's wishes; only tests set them apart.
 pub async fn claim(
     conn: &mut PgConnection,
     lease: Duration,
     now: Timestamp,
-    limit: i64,
+    (channel, limit): (Channel, i64),
 ) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as(
         "-- delivery::claim
         update notifications.deliveries set state = 'running', fencing_token = nextval('notifications.fencing_tokens'),
             lease_until = clock_timestamp() + $1, attempts = attempts + 1,
             first_tried_at = coalesce(first_tried_at, clock_timestamp())
-        where id in (
+        where id = any((array(
             select d.id from notifications.deliveries d
-            where ((d.state = 'queued' and d.due_at <= clock_timestamp() and d.leaves_at <= $2
+            where d.channel = $3 and d.state = 'running' and d.lease_until < statement_timestamp()
+                and (d.bundle is null or not exists (
+                    select 1 from notifications.deliveries head
+                    where head.bundle = d.bundle and head.seq < d.seq and head.state in ('queued', 'running')))
+            order by d.lease_until limit $4 for update of d skip locked
+        ) || array(
+            select ripe.id from (values (true), (false)) as rank (urgent) cross join lateral (
+                select d.id from notifications.deliveries d
+                where d.channel = $3 and d.state = 'queued' and d.urgent = rank.urgent
+                    and greatest(d.due_at, d.leaves_at) <= greatest($2, statement_timestamp())
+                    and d.due_at <= statement_timestamp() and d.leaves_at <= $2
+                    and (d.bundle is null or not exists (
+                        select 1 from notifications.deliveries head
+                        where head.bundle = d.bundle and head.seq < d.seq and head.state in ('queued', 'running')))
                     and not exists (
                         select 1 from notifications.deliveries o
-                        where o.user_id = d.user_id and o.channel = d.channel and (o.state = 'running' or (
-                            o.state = 'queued' and o.due_at <= clock_timestamp() and o.leaves_at <= $2 and o.seq < d.seq
-                                and (o.bundle is null or not exists (
-                                    select 1 from notifications.deliveries head
-                                    where head.bundle = o.bundle and head.seq < o.seq and head.state in ('queued', 'running')))))))
-                or (d.state = 'running' and d.lease_until < clock_timestamp()))
-                and (d.bundle is null or not exists (
-                    select 1 from notifications.deliveries o
-                    where o.bundle = d.bundle and o.seq < d.seq and o.state in ('queued', 'running')))
-            order by d.due_at, d.seq limit $3 for update of d skip locked)
-        returning id, user_id, channel, bundle, fencing_token, attempts,
+                        where o.user_id = d.user_id and o.channel = d.channel and o.state = 'running')
+                    and not exists (
+                        select 1 from notifications.deliveries o
+                        where o.user_id = d.user_id and o.channel = d.channel and o.state = 'queued'
+                            and (o.urgent > d.urgent or o.urgent = d.urgent and o.seq < d.seq)
+                            and o.due_at <= statement_timestamp() and o.leaves_at <= $2
+                            and (o.bundle is null or not exists (
+                                select 1 from notifications.deliveries head
+                                where head.bundle = o.bundle and head.seq < o.seq and head.state in ('queued', 'running'))))
+                order by greatest(d.due_at, d.leaves_at), d.seq limit $4 for update of d skip locked) ripe
+            order by rank.urgent desc
+        ))[1:$4::int])
+        returning id, user_id, channel, bundle, urgent, fencing_token, attempts,
             extract(epoch from clock_timestamp() - first_tried_at)::float8 as age",
     )
     .bind(lease)
     .bind(now)
+    .bind(channel)
     .bind(limit)
     .fetch_all(conn)
     .await

@@ -1,6 +1,7 @@
 //! Deliveries: what leaves the platform, queued with its notification, and carried out by whichever replica comes first,
 //! at least once, until it has arrived or was tried for too long.
 
+pub mod allowance;
 pub mod api;
 pub mod db;
 pub mod worker;

@@ -32,6 +32,11 @@ impl Frame {
         Self::numbered(event.into(), None, data)
     }
 
+    /// The greeting, under the number from where on its client is given notifications, where that is one user's.
+    pub fn welcome(seq: Option<i64>, data: Value) -> Arc<Self> {
+        Self::numbered("welcome".into(), seq, data)
+    }
+
     /// A notification under its number.
     pub fn notification(seq: i64, notification: &impl Serialize) -> Arc<Self> {
         let data = serde_json::to_value(notification).unwrap_or_default();

@@ -70,7 +70,7 @@ struct Sockets {
 pub struct Place {
     user: UserId,
     /// The last number that the client has.
-    seq: i64,
+    pub seq: i64,
     /// The last number there was when the place was taken.
     newest: i64,
     /// The highest number that had been deleted for its age then.

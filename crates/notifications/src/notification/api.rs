@@ -208,10 +208,11 @@ async fn send(
     caller: Caller,
     Idempotent { body, key }: Idempotent<SendNotification>,
 ) -> Result<Response> {
-    let draft = draft(body)?;
+    let mut draft = draft(body)?;
     if !sandbox {
         caller.acting_for(Some(draft.user_id.clone()))?;
     }
+    draft.by_user = matches!(&caller, Caller::User(user) if !user.is_admin);
     let sender = match &caller {
         Caller::User(user) => user.id.to_string(),
         Caller::Service(service) => format!("service {service}"),
@@ -231,7 +232,7 @@ async fn send(
 
     metrics::notification_sent();
     state.hub.announce(&notification.user_id);
-    state.deliveries_due.notify_one();
+    state.deliveries_due.send_replace(());
     Ok(reply)
 }
 
@@ -245,6 +246,7 @@ fn draft(body: SendNotification) -> Result<Draft> {
         message: body.message,
         priority: body.priority.unwrap_or_default(),
         channels_named: body.channels.is_some(),
+        by_user: false,
         channels: body.channels.unwrap_or_else(|| vec![Channel::Websocket]),
         data: body.data,
         pushes: Vec::new(),

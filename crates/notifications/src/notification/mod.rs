@@ -173,6 +173,8 @@ pub struct Draft {
     pub channels: Vec<Channel>,
     /// Whether the sender named them; else they only suggest themselves.
     pub channels_named: bool,
+    /// Whether a plain user wrote it. The platform carries no such words to mailboxes and phones: it never saw whose they are.
+    pub by_user: bool,
     /// Facts for programs.
     pub data: Option<Map<String, Value>>,
     /// What follows it on live sockets.
@@ -198,6 +200,7 @@ impl Draft {
             priority: Priority::default(),
             channels,
             channels_named,
+            by_user: false,
             data: None,
             pushes: Vec::new(),
             event_id: None,

@@ -110,23 +110,22 @@ fn next(after: &DateTime<Tz>, time: NaiveTime) -> DateTime<Tz> {
     let tomorrow = today.checked_add_days(Days::new(1)).unwrap_or(today);
     [today, tomorrow]
         .into_iter()
-        .map(|day| at(&after.timezone(), day, time))
+        .flat_map(|day| at(&after.timezone(), day, time))
         .find(|moment| moment > after)
         .unwrap_or_else(|| *after + TimeDelta::days(1))
 }
 
-/// A day's moment at which the clock shows a time: the first of two where it is set back, and the hour after where it
-/// is set forward over it.
-fn at(zone: &Tz, day: NaiveDate, time: NaiveTime) -> DateTime<Tz> {
+/// A day's moments at which the clock shows a time, in order: two where it is set back, else the same one twice, and the hour
+/// after where it is set forward over it.
+fn at(zone: &Tz, day: NaiveDate, time: NaiveTime) -> [DateTime<Tz>; 2] {
     let local = day.and_time(time);
-    let shown = zone.from_local_datetime(&local).earliest();
+    let shown = zone.from_local_datetime(&local);
     let later = || {
         let shown = zone.from_local_datetime(&(local + TimeDelta::hours(1)));
         shown.earliest()
     };
-    shown
-        .or_else(later)
-        .unwrap_or_else(|| zone.from_utc_datetime(&local))
+    let otherwise = || later().unwrap_or_else(|| zone.from_utc_datetime(&local));
+    [shown.earliest(), shown.latest()].map(|moment| moment.unwrap_or_else(otherwise))
 }
 
 #[cfg(test)]
@@ -140,6 +139,14 @@ mod tests {
 
     fn moment(text: &str) -> Timestamp {
         DateTime::parse_from_rfc3339(text).unwrap().to_utc().into()
+    }
+
+    #[test]
+    fn quiet_hours_that_end_in_the_repeated_hour_end_in_the_second_of_it_too() {
+        let autumn = quiet("01:00", "02:30", "Europe/Berlin");
+        let second = moment("2026-10-25T01:15:00Z");
+        let leaves = leaves_at(Some(&autumn), Digest::Off, second);
+        assert_eq!(leaves, moment("2026-10-25T01:30:00Z"));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Wishes {
 
     /// The ways that a notification takes. Those that its sender named are narrowed to those that the user chose;
     /// otherwise it takes those that the user chose, and only without a choice those that suggest themselves: the user's
-    /// webhook is one of them.
+    /// webhook is one of them. What a plain user wrote takes neither mail nor text messages.
     pub fn ways(&self, draft: &Draft) -> Vec<Channel> {
         let chosen = self.channels.as_ref().map(|channels| &channels.0);
         let mut ways = match (chosen, draft.channels_named) {
@@ -69,6 +69,7 @@ impl Wishes {
             }
         };
         ways.retain(|channel| match channel {
+            Channel::Email | Channel::Sms if draft.by_user => false,
             Channel::Email => self.email_enabled != Some(false),
             Channel::Sms => self.sms_enabled != Some(false),
             // One that was named and is not there has failed for its sender to see.
@@ -85,6 +86,7 @@ impl Wishes {
             return Leave {
                 at: now,
                 together: false,
+                urgent: true,
             };
         }
         let quiet = self.quiet_hours.as_ref().map(|quiet| &quiet.0);
@@ -92,6 +94,7 @@ impl Wishes {
         Leave {
             at: hold::leaves_at(quiet, digest, now),
             together: digest != Digest::Off,
+            urgent: false,
         }
     }
 }

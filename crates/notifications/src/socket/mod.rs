@@ -188,12 +188,16 @@ impl Sockets {
             "instance": self.platform.instance(contracts::Service::Notifications),
             "timestamp": self.platform.clock.now(),
         });
-        if let Arrival::User(Some(place)) = &arrival
-            && let Some(recovered) = place.recovered
-        {
-            greeting["recovered"] = recovered.into();
+        let mut seq = None;
+        if let Arrival::User(Some(place)) = &arrival {
+            // Whoever is cut off before the first notification comes back with this one; what is caught up comes after it.
+            seq = Some(place.seq);
+            greeting["seq"] = place.seq.into();
+            if let Some(recovered) = place.recovered {
+                greeting["recovered"] = recovered.into();
+            }
         }
-        let _ = live.send(&Frame::new("welcome", greeting));
+        let _ = live.send(&Frame::welcome(seq, greeting));
         match arrival {
             Arrival::User(Some(place)) => self.hub.catch_up(live, place).await,
             Arrival::Anybody(Some(heads)) => self.hub.watch_all(live, heads),

@@ -332,7 +332,7 @@ async fn mail_and_text_messages_reach_the_addresses_that_the_users_service_knows
     let admin = cluster.sign_in("root", &["admin"]).await;
 
     let both = json!({ "channels": ["email", "sms", "websocket"] });
-    let sent = send(&cluster.first, &alice, "alice", both.clone()).await;
+    let sent = send(&cluster.first, &admin, "alice", both.clone()).await;
     let (status, deliveries) = decided(&cluster.second, &alice, &sent).await;
 
     assert_eq!(status, "sent");
@@ -376,7 +376,7 @@ async fn mail_and_text_messages_reach_the_addresses_that_the_users_service_knows
     mail.refuses(Some("550 no such mailbox"));
     let sent = send(
         &cluster.first,
-        &alice,
+        &admin,
         "alice",
         json!({ "channels": ["email"] }),
     )
@@ -385,7 +385,7 @@ async fn mail_and_text_messages_reach_the_addresses_that_the_users_service_knows
     mail.refuses(Some("451 later"));
     send(
         &cluster.first,
-        &alice,
+        &admin,
         "alice",
         json!({ "channels": ["email"] }),
     )
@@ -398,6 +398,7 @@ async fn mail_and_text_messages_reach_the_addresses_that_the_users_service_knows
 async fn a_way_that_is_not_set_up_fails_at_once_and_the_socket_has_it_all_the_same(db: PgPool) {
     let cluster = Cluster::new(db, config(&[])).await;
     let alice = cluster.sign_in("alice", &["user"]).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
     let mut socket = cluster
         .second
         .connect(&format!("/notifications?token={alice}"))
@@ -406,7 +407,7 @@ async fn a_way_that_is_not_set_up_fails_at_once_and_the_socket_has_it_all_the_sa
 
     let sent = send(
         &cluster.first,
-        &alice,
+        &admin,
         "alice",
         json!({ "channels": ["email", "webhook"] }),
     )
@@ -471,6 +472,7 @@ async fn what_is_urgent_does_not_wait_behind_a_large_digest_that_is_refused(db: 
     let cluster = Cluster::new(db, config(&settings)).await;
     let _users = Users::open(&cluster.first.platform).await;
     let alice = cluster.sign_in("alice", &["user"]).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
     let body = json!({ "preferences": { "digest": "hourly" } });
     cluster
         .first
@@ -479,7 +481,7 @@ async fn what_is_urgent_does_not_wait_behind_a_large_digest_that_is_refused(db: 
     // More than one mail takes.
     for n in 0..102 {
         let more = json!({ "channels": ["email"], "message": format!("number {n}") });
-        send(&cluster.first, &alice, "alice", more).await;
+        send(&cluster.first, &admin, "alice", more).await;
     }
     mail.refuses(Some("451 later"));
     cluster.first.platform.clock.advance(TimeDelta::hours(1));
@@ -496,7 +498,7 @@ async fn what_is_urgent_does_not_wait_behind_a_large_digest_that_is_refused(db: 
     mail.refuses(None);
 
     let urgent = json!({ "channels": ["email"], "message": "now", "priority": "urgent" });
-    send(&cluster.first, &alice, "alice", urgent).await;
+    send(&cluster.first, &admin, "alice", urgent).await;
 
     let first = &mail.after(1).await[0];
     assert!(first.contains("now"), "{first}");
@@ -509,6 +511,7 @@ async fn a_digest_is_one_mail_of_all_that_came(db: PgPool) {
     let cluster = Cluster::new(db, config(&[("SMTP_URL", smtp.as_str())])).await;
     let _users = Users::open(&cluster.first.platform).await;
     let alice = cluster.sign_in("alice", &["user"]).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
     let body = json!({ "preferences": { "digest": "hourly" } });
     cluster
         .first
@@ -519,11 +522,11 @@ async fn a_digest_is_one_mail_of_all_that_came(db: PgPool) {
     for n in 0..5 {
         let instance = [&cluster.first, &cluster.second][n % 2];
         let more = json!({ "channels": ["email"], "message": format!("number {n}") });
-        sent.push(send(instance, &alice, "alice", more).await);
+        sent.push(send(instance, &admin, "alice", more).await);
     }
     // One that does not wait leaves after them, and alone.
     let urgent = json!({ "channels": ["email"], "message": "now", "priority": "urgent" });
-    send(&cluster.first, &alice, "alice", urgent).await;
+    send(&cluster.first, &admin, "alice", urgent).await;
     let first = &mail.after(1).await[0];
     assert!(
         first.contains("now") && !first.contains("number"),
@@ -541,4 +544,120 @@ async fn a_digest_is_one_mail_of_all_that_came(db: PgPool) {
         assert_eq!(decided(&cluster.first, &alice, sent).await.0, "sent");
     }
     assert_eq!(mail.mails().len(), 2);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn webhooks_that_never_answer_leave_the_places_of_mail_free(db: PgPool) {
+    let mail = MailServer::open().await;
+    let smtp = format!("smtp://{}", mail.address);
+    let cluster = Cluster::new(db, config(&[("SMTP_URL", smtp.as_str())])).await;
+    let _users = Users::open(&cluster.first.platform).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
+    let sink = Sink::open(Answer::Silence).await;
+    // More than both replicas carry at a time.
+    for n in 0..40 {
+        let user = format!("slow-{n}");
+        let token = cluster.sign_in(&user, &["user"]).await;
+        hook(&cluster.first, &token, &sink.url()).await;
+        send(&cluster.first, &token, &user, json!({})).await;
+    }
+    sink.after(16).await;
+
+    let to_alice = json!({ "channels": ["email"] });
+    send(&cluster.second, &admin, "alice", to_alice).await;
+
+    assert!(mail.after(1).await[0].contains("To: alice@example.com"));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_is_urgent_takes_the_next_place_that_is_free(db: PgPool) {
+    let settings = [
+        ("NOTIFICATIONS_DELIVERY_LEASE_SECONDS", "9"),
+        ("NOTIFICATIONS_RETRY_SECONDS", "3600"),
+    ];
+    let cluster = Cluster::new(db, config(&settings)).await;
+    let sink = Sink::open(Answer::Silence).await;
+    let mut users = Vec::new();
+    for n in 0..49 {
+        let user = format!("user-{n}");
+        let token = cluster.sign_in(&user, &["user"]).await;
+        hook(&cluster.first, &token, &sink.url()).await;
+        users.push((user, token));
+    }
+    let (last, token) = users.pop().unwrap();
+
+    // Three times as many as both replicas carry at a time.
+    for (user, token) in &users {
+        send(&cluster.first, token, user, json!({})).await;
+    }
+    let begun = sink.calls().len();
+    let urgent = json!({ "priority": "urgent" });
+    let urgent = send(&cluster.second, &token, &last, urgent).await;
+
+    let find = || {
+        let calls = sink.calls();
+        let of_it = |call: &crate::sinks::Call| call.json()["data"]["id"] == urgent["id"];
+        calls.iter().position(of_it)
+    };
+    until("the urgent call", async || find().is_some()).await;
+    // What was claimed while it was stored may come before it, but not a place's next.
+    let place = find().unwrap();
+    assert!(place <= begun.max(16) + 16, "{place} after {begun}");
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_a_user_writes_leaves_by_no_address_that_nobody_verified(db: PgPool) {
+    let cluster = Cluster::new(db, config(&[])).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let sink = Sink::open(Answer::Status(200)).await;
+    hook(&cluster.first, &alice, &sink.url()).await;
+    let path = "/notifications/preferences/system";
+    let chosen = json!({ "enabledChannels": ["sms", "email"] });
+
+    let named = json!({ "channels": ["sms", "email", "webhook"], "priority": "urgent" });
+    let named = send(&cluster.first, &alice, "alice", named).await;
+    cluster.first.ask("PUT", path, &alice, chosen).await;
+    let by_choice = send(&cluster.second, &alice, "alice", json!({})).await;
+
+    let (_, deliveries) = decided(&cluster.first, &alice, &named).await;
+    assert_eq!(deliveries.as_array().unwrap().len(), 1, "{deliveries}");
+    assert_eq!(deliveries[0]["channel"], "webhook");
+    let (_, deliveries) = decided(&cluster.first, &alice, &by_choice).await;
+    assert_eq!(deliveries, json!([]));
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn a_user_gets_so_many_text_messages_a_day_of_all_replicas_and_urgent_ones_beyond(
+    db: PgPool,
+) {
+    let sms = Sink::open(Answer::Status(200)).await;
+    let url = sms.url();
+    let settings = [
+        ("SMS_URL", url.as_str()),
+        ("SMS_SECRET", "c2VjcmV0IG9mIHRoZSBwcm92aWRlcg=="),
+    ];
+    let cluster = Cluster::new(db, config(&settings)).await;
+    let _users = Users::open(&cluster.first.platform).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
+    let text = |priority: &str| json!({ "channels": ["sms"], "priority": priority });
+
+    let mut sent = Vec::new();
+    for n in 0..22 {
+        let instance = [&cluster.first, &cluster.second][n % 2];
+        sent.push(send(instance, &admin, "alice", text("normal")).await);
+    }
+    let mut outcomes = Vec::new();
+    for sent in &sent {
+        outcomes.push(decided(&cluster.first, &admin, sent).await);
+    }
+    let failed: Vec<_> = outcomes
+        .iter()
+        .filter(|(status, _)| status == "failed")
+        .collect();
+    assert_eq!(failed.len(), 2);
+    assert_eq!(failed[0].1[0]["error"], "too many messages in a day");
+    assert_eq!(sms.calls().len(), 20);
+
+    let urgent = send(&cluster.first, &admin, "alice", text("urgent")).await;
+    assert_eq!(decided(&cluster.second, &admin, &urgent).await.0, "sent");
 }

@@ -54,6 +54,7 @@ async fn who_asks_for_what_was_deleted_for_its_age_is_told_of_the_gap(db: PgPool
         .await;
     let welcome = socket.event("welcome").await;
     assert!(welcome.get("recovered").is_none(), "{welcome}");
+    assert!(welcome["seq"].is_i64(), "{welcome}");
     assert_eq!(cluster.first.send("alice", "m7").await["seq"], 7);
 }
 
