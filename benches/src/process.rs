@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -140,7 +141,16 @@ impl Member {
     }
 }
 
-/// A free port of loopback.
+/// A free port of loopback, below those that Linux gives to outgoing connections: before the process that is to have it takes
+/// it, one of many connections might.
 pub async fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        ensure!(port < 32_000, "no port from 20000 to 32000 is free");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).await.is_ok() {
+            return Ok(address);
+        }
+    }
 }
