@@ -41,7 +41,6 @@ pub struct BatchBody {
 pub struct OperateBody {
     /// What to do.
     #[garde(skip)]
-    #[schema(inline)]
     pub operation: BatchOperation,
     /// 1 to 500 devices.
     #[garde(length(max = MOST))]

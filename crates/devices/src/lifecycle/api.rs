@@ -29,7 +29,6 @@ pub struct PutRule {
     /// What it does.
     #[serde(rename = "type")]
     #[garde(skip)]
-    #[schema(inline)]
     pub kind: RuleType,
     /// A cron expression of five fields.
     #[garde(length(max = 100))]

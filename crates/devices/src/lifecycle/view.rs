@@ -17,7 +17,6 @@ pub struct LifecycleRule {
     /// What it does.
     #[serde(rename = "type")]
     #[sqlx(rename = "type")]
-    #[schema(inline)]
     pub kind: RuleType,
     /// Whether its schedule counts.
     pub enabled: bool,
@@ -58,7 +57,6 @@ pub struct Execution {
     /// What it did.
     #[serde(rename = "type")]
     #[sqlx(rename = "type")]
-    #[schema(inline)]
     pub kind: RuleType,
     /// The due time it is for; left out where somebody asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +84,6 @@ pub struct TypeStats {
     /// What they do.
     #[serde(rename = "type")]
     #[sqlx(rename = "type")]
-    #[schema(inline)]
     pub kind: RuleType,
     /// How many rules there are.
     pub rules: i64,

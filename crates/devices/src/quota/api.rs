@@ -23,7 +23,6 @@ pub struct CheckQuota {
     pub user_id: Option<UserId>,
     /// Of what.
     #[garde(skip)]
-    #[schema(inline)]
     pub quota_type: QuotaType,
     /// How much more: devices, cores, GB, Mbps or hours of a day.
     #[garde(range(min = 1, max = 1_000_000))]

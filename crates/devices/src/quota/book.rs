@@ -63,7 +63,6 @@ pub struct BookDevice {
     pub storage_g_b: Option<f64>,
     /// What to do.
     #[garde(skip)]
-    #[schema(inline)]
     pub operation: Booking,
 }
 

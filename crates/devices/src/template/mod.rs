@@ -34,7 +34,7 @@ pub struct Template {
     /// What its maker says about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What it is for.
+    // What it is for, as its type says: a text of its own would make another schema of it.
     #[sqlx(try_from = "String")]
     #[schema(inline)]
     pub category: Category,
