@@ -319,6 +319,37 @@ mod tests {
         }
     }
 
+    /// Collects the paths of what must be a text and an object at once, as an inlined enum with a comment of its own comes to be.
+    fn contradictions(value: &Value, at: &str, found: &mut Vec<String>) {
+        let of = |kind: &str| {
+            let all = value["allOf"].as_array().into_iter().flatten();
+            all.filter(|one| one["type"] == kind).count()
+        };
+        if of("object") > 0 && of("string") > 0 {
+            found.push(at.to_owned());
+        }
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    contradictions(member, &format!("{at}/{name}"), found);
+                }
+            }
+            Value::Array(members) => {
+                for (number, member) in members.iter().enumerate() {
+                    contradictions(member, &format!("{at}/{number}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn nothing_must_be_a_text_and_an_object_at_once() {
+        let mut found = Vec::new();
+        contradictions(&document(), "", &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+
     #[test]
     fn what_an_api_key_may_do_is_decided_for_every_route_and_told() {
         let undecided = guarded();

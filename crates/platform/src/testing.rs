@@ -1,10 +1,11 @@
 //! A platform for store-backed tests: a database of the test's own, a Redis prefix of its own, a clock that stands
 //! still.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use contracts::{ApiKeyId, Service, SessionId, UserId};
-use coordination::Keys;
+use coordination::{Announcement, Keys, Membership, Registry};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -60,6 +61,26 @@ pub async fn beside(db: PgPool, redis_url: &str, change: impl FnOnce(&mut Settin
         platform.name_instance(service, || "instance-0".to_owned());
     }
     platform
+}
+
+/// Lets a server of the test be found as an instance of a service, for as long as the value is kept.
+///
+/// # Panics
+/// Where Redis does not answer.
+pub async fn announce(platform: &Platform, service: &str, address: SocketAddr) -> Membership {
+    let announcement = Announcement {
+        service: service.to_owned(),
+        address: address.to_string(),
+        host: "host".to_owned(),
+        zone: None,
+        pid: 1,
+        version: "0.1.0".to_owned(),
+        started_at: platform.clock.now().utc(),
+        replica: "r0".to_owned(),
+    };
+    let registry = Registry::new(platform.redis.clone(), platform.keys.clone());
+    let joined = registry.join(announcement).await;
+    joined.expect("the Redis of the tests takes an instance")
 }
 
 /// Signs a user in and gives the token.

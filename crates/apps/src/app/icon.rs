@@ -45,35 +45,16 @@ pub enum Picture {
 impl Picture {
     /// Tells by the first bytes, never by a name: of anything else nobody shall be told that it is a picture.
     pub fn of(bytes: &[u8]) -> Option<Self> {
-        match bytes {
-            [
-                b'R',
-                b'I',
-                b'F',
-                b'F',
-                _,
-                _,
-                _,
-                _,
-                b'W',
-                b'E',
-                b'B',
-                b'P',
-                b'V',
-                b'P',
-                b'8',
-                ..,
-            ] => Some(Self::Webp),
-            _ => {
-                let rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")?;
-                let side = |at: usize| {
-                    let four = rest.get(at..at + 4)?.try_into().ok()?;
-                    Some(u32::from_be_bytes(four))
-                };
-                let sides = 1..=LONGEST_SIDE;
-                (sides.contains(&side(0)?) && sides.contains(&side(4)?)).then_some(Self::Png)
-            }
+        if bytes.starts_with(b"RIFF") && bytes.get(8..15) == Some(b"WEBPVP8") {
+            return Some(Self::Webp);
         }
+        let rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")?;
+        let side = |at: usize| {
+            let four = rest.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_be_bytes(four))
+        };
+        let sides = 1..=LONGEST_SIDE;
+        (sides.contains(&side(0)?) && sides.contains(&side(4)?)).then_some(Self::Png)
     }
 
     /// Its media type.

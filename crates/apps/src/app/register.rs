@@ -104,7 +104,8 @@ pub async fn tidy(state: &Apps, id: &AppId, outcome: &Result<App>) {
     let (names_package, names_icon) = match outcome {
         Ok(app) => (
             app.object_key == package,
-            app.icon_key.as_ref() == Some(&picture),
+            // None where none was stored.
+            app.icon_key.as_ref().is_none_or(|key| *key == picture),
         ),
         // Whether the row is there is not known; an object that it names must not be deleted. The sweep knows later.
         Err(Error::Database(_)) => (true, true),

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use coordination::{Announcement, Membership, Registry};
+use coordination::Membership;
 use http::{HeaderMap, StatusCode};
 use platform::http::{Json, Path};
+use platform::testing::announce;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -25,7 +26,7 @@ struct Phones {
 impl Phones {
     async fn open(app: &TestApp, is_checked: bool, apps: Value) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap();
         let answer = async move |Path(device): Path<String>, headers: HeaderMap| -> Response {
             assert!(headers.contains_key(platform::auth::IDENTITY_HEADER));
             if device != "phone" {
@@ -38,20 +39,8 @@ impl Phones {
         let routes = Router::new().route("/devices/{id}/apps", get(answer));
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        let announcement = Announcement {
-            service: "devices".into(),
-            address,
-            host: "host".into(),
-            zone: None,
-            pid: 1,
-            version: "0.1.0".into(),
-            started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-            replica: "r0".into(),
-        };
-        let (redis, keys) = (app.platform.redis.clone(), app.platform.keys.clone());
-        let member = Registry::new(redis, keys).join(announcement).await;
         Self {
-            _member: member.unwrap(),
+            _member: announce(&app.platform, "devices", address).await,
             _serving: serving,
         }
     }

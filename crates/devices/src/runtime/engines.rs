@@ -170,52 +170,35 @@ impl Engines {
 
     /// The nodes whose engines answered this replica when they were last asked.
     pub fn answering(&self) -> Vec<String> {
-        let by_node = self
-            .0
-            .by_node
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let answering = by_node
-            .iter()
-            .filter(|(_, engine)| engine.presence().answers());
-        answering.map(|(name, _)| name.clone()).collect()
+        let answering = self.all_answering();
+        answering.map(|(name, _)| name).collect()
     }
 
     /// The same with how many devices may boot there at a time: so many, else as many as the engine has processors.
     pub fn boots(&self, told: Option<i64>) -> Vec<(String, i64)> {
-        let by_node = self
-            .0
-            .by_node
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let answering = by_node
-            .iter()
-            .filter(|(_, engine)| engine.presence().answers());
-        answering
-            .map(|(name, engine)| {
-                (
-                    name.clone(),
-                    told.unwrap_or_else(|| engine.processors().max(LEAST_BOOTS)),
-                )
-            })
+        let most = |engine: Arc<dyn Engine>| engine.processors().max(LEAST_BOOTS);
+        self.all_answering()
+            .map(|(name, engine)| (name, told.unwrap_or_else(|| most(engine))))
+            .collect()
+    }
+
+    fn all_answering(&self) -> impl Iterator<Item = (String, Arc<dyn Engine>)> {
+        let all = self.all().into_iter();
+        all.filter(|(_, engine)| engine.presence().answers())
+    }
+
+    fn all(&self) -> Vec<(String, Arc<dyn Engine>)> {
+        let by_node = self.0.by_node.read();
+        let by_node = by_node.unwrap_or_else(PoisonError::into_inner);
+        let all = by_node.iter();
+        all.map(|(name, engine)| (name.clone(), Arc::clone(engine)))
             .collect()
     }
 
     /// Asks every engine whether it is there, all at the same time and each for a moment; tells what changed, and
     /// gives the nodes with what came of it.
     pub async fn ask_all(&self) -> Vec<(String, Result<(), RuntimeError>)> {
-        let engines: Vec<_> = {
-            let by_node = self
-                .0
-                .by_node
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            let engines = by_node.iter();
-            engines
-                .map(|(name, engine)| (name.clone(), Arc::clone(engine)))
-                .collect()
-        };
-        let asked = engines.into_iter().map(|(name, engine)| async move {
+        let asked = self.all().into_iter().map(|(name, engine)| async move {
             let before = engine.presence().answers();
             let answer = engine.ping().await;
             match &answer {

@@ -9,10 +9,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use coordination::{Announcement, Membership, Registry};
+use coordination::Membership;
 use devices::installation::db::{Claimed, finish, renew, requeue};
 use http::StatusCode;
 use platform::http::Path;
+use platform::testing::announce;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -38,27 +39,15 @@ struct Shelf {
 impl AppStore {
     async fn open(app: &TestApp) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap();
         let shelf = Arc::new(Shelf::default());
         let routes = Router::new().route("/internal/apps/{app}/package", get(package));
         let routes = routes.with_state(shelf.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        let (redis, keys) = (app.platform.redis.clone(), app.platform.keys.clone());
-        let announcement = Announcement {
-            service: "apps".into(),
-            address,
-            host: "host".into(),
-            zone: None,
-            pid: 1,
-            version: "0.1.0".into(),
-            started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-            replica: "r0".into(),
-        };
-        let member = Registry::new(redis, keys).join(announcement).await;
         Self {
             shelf,
-            _member: member.unwrap(),
+            _member: announce(&app.platform, "apps", address).await,
             _serving: serving,
         }
     }

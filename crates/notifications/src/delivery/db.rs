@@ -132,7 +132,8 @@ pub async fn insert(
 }
 
 /// Claims deliveries by a way that are due, and those whose worker fell silent: of each user one at a time, so that a slow
-/// receiver takes no more than one place, and urgent ones first. What is held is not read: it stands behind what is due in the
+/// receiver takes no more than one place (one more where an urgent one comes while an ordinary one is being claimed), and urgent
+/// ones first. What is held is not read: it stands behind what is due in the
 /// index. A row is due by two clocks, that of the database and the shared one of its user's wishes; only tests set them apart.
 pub async fn claim(
     conn: &mut PgConnection,

@@ -1,5 +1,5 @@
-//! The workers of a replica, one for each way: each claims deliveries and has them carried. Each attempt is shorter than the lease, so that nobody
-//! else carries what is still carried here.
+//! The workers of a replica, one for each way: each claims deliveries and has them carried. Each attempt is shorter than the
+//! lease, so that nobody else carries what is still carried here.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,10 +9,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use coordination::{Announcement, Membership, Registry};
+use coordination::Membership;
 use http::{HeaderMap, StatusCode};
 use platform::Platform;
 use platform::http::{Path, Query};
+use platform::testing::announce;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -165,7 +166,7 @@ impl Users {
 
     pub async fn with(platform: &Platform, count: i64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap();
         let crowd = Arc::new(Crowd {
             count,
             gate: watch::channel(i64::MAX).0,
@@ -178,21 +179,9 @@ impl Users {
             .with_state(crowd.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        let announcement = Announcement {
-            service: "users".into(),
-            address,
-            host: "host".into(),
-            zone: None,
-            pid: 1,
-            version: "0.1.0".into(),
-            started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-            replica: "r0".into(),
-        };
-        let registry = Registry::new(platform.redis.clone(), platform.keys.clone());
-        let member = registry.join(announcement).await;
         Self {
             crowd,
-            _member: member.unwrap(),
+            _member: announce(platform, "users", address).await,
             _serving: serving,
         }
     }

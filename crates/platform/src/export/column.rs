@@ -43,7 +43,23 @@ pub fn literal(value: impl Display) -> String {
     // Without a backslash rule of its own, whatever `standard_conforming_strings` says; PostgreSQL has no NUL in texts.
     let value = value.to_string().replace('\0', "");
     let value = value.replace('\\', r"\\").replace('\'', "''");
-    format!(" E'{value}'")
+    format!("E'{value}'")
+}
+
+/// A statement with values in the place of its parameters, `null` for those that are none. Nothing in a value is taken for a
+/// parameter. Outside of parameters the statement has no `$`.
+pub fn filled(statement: &str, values: &[Option<String>]) -> String {
+    let mut pieces = statement.split('$');
+    let mut filled = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = piece.split_at(digits);
+        let place = number.parse::<usize>().ok();
+        let value = place.and_then(|place| values.get(place.checked_sub(1)?)?.as_ref());
+        filled.push_str(&value.map_or_else(|| "null".to_owned(), literal));
+        filled.push_str(rest);
+    }
+    filled
 }
 
 #[cfg(test)]
@@ -53,12 +69,21 @@ mod tests {
     #[test]
     fn no_text_leaves_its_quotes() {
         for (text, expected) in [
-            ("plain", " E'plain'"),
-            ("it's", " E'it''s'"),
-            (r"back\'slash", r" E'back\\''slash'"),
-            ("nul\0", " E'nul'"),
+            ("plain", "E'plain'"),
+            ("it's", "E'it''s'"),
+            (r"back\'slash", r"E'back\\''slash'"),
+            ("nul\0", "E'nul'"),
         ] {
             assert_eq!(literal(text), expected);
         }
+    }
+
+    #[test]
+    fn values_take_the_place_of_parameters_and_of_nothing_in_other_values() {
+        let values = [Some("a $2".to_owned()), None, Some("it's".to_owned())];
+        assert_eq!(
+            filled("x = $1::text and $2 is null or y = $3", &values),
+            "x = E'a $2'::text and null is null or y = E'it''s'"
+        );
     }
 }

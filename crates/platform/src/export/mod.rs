@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::Problem;
 
-pub use column::{Column, literal};
+pub use column::{Column, filled, literal};
 
 /// How many exports a replica carries at a time: each keeps a connection of the pool for as long as its client reads.
 const AT_ONCE: usize = 2;

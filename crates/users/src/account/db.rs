@@ -82,17 +82,26 @@ pub async fn give_role(conn: &mut PgConnection, id: &UserId, role: &str) -> sqlx
     Ok(())
 }
 
-/// An account by its id.
-pub async fn find(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Option<Account>> {
-    sqlx::query_as(
-        "-- account::find
+/// Accounts by the name `u`, after a comment and before conditions.
+macro_rules! accounts {
+    ($comment:literal, $rest:literal) => {
+        concat!(
+            $comment,
+            "
         select u.*, exists (
             select from users.two_factors t where t.user_id = u.id and t.enabled_at is not null) as two_factor_enabled
-        from users.profiles u where u.id = $1",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await
+        from users.profiles u ",
+            $rest
+        )
+    };
+}
+
+/// An account by its id.
+pub async fn find(conn: &mut PgConnection, id: &UserId) -> sqlx::Result<Option<Account>> {
+    sqlx::query_as(accounts!("-- account::find", "where u.id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await
 }
 
 /// What sign-in needs, by name or mail address in normal form.
@@ -298,12 +307,9 @@ pub async fn list(
     order: Order,
     slice: Slice,
 ) -> sqlx::Result<Vec<Account>> {
-    sqlx::query_as(
-        "-- account::list
-        select u.*, exists (
-            select from users.two_factors t where t.user_id = u.id and t.enabled_at is not null) as two_factor_enabled
-        from users.profiles u
-        where ($1::text is null or strpos(u.username, $1) > 0 or strpos(u.email, $1) > 0
+    sqlx::query_as(accounts!(
+            "-- account::list",
+            "where ($1::text is null or strpos(u.username, $1) > 0 or strpos(u.email, $1) > 0
                or strpos(lower(u.full_name), $1) > 0)
           and ($2::text is null or u.status = $2)
           and ($3::text is null or u.tenant_id = $3)
@@ -317,7 +323,8 @@ pub async fn list(
             case when $6 then case $5 when 'createdAt' then u.created_at when 'updatedAt' then u.updated_at
                 when 'lastLoginAt' then u.last_login_at end end desc nulls last,
             case when not $6 then u.seq end, u.seq desc
-        limit $7 offset $8",
+        limit $7 offset $8"
+        ),
     )
     .bind(&filter.search)
     .bind(filter.status)

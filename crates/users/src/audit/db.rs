@@ -1,6 +1,7 @@
 //! Entries in the database.
 
 use contracts::{EventId, Timestamp, UserId};
+use platform::export::filled;
 use platform::http::Slice;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -102,6 +103,27 @@ pub async fn list(
         .bind(slice.offset)
         .fetch_all(conn)
         .await
+}
+
+/// The statement that gives the same entries to a file, which takes no parameters.
+pub fn exported(filter: &Filter) -> String {
+    let values = [
+        filter.user_id.clone(),
+        filter.action.clone(),
+        filter.resource_type.clone(),
+        filter.resource_id.clone(),
+        filter.status.map(|status| status.name().to_owned()),
+        filter.start.map(|start| start.to_string()),
+        filter.end.map(|end| end.to_string()),
+        filter.ip_address.clone(),
+        filter.search.clone(),
+    ];
+    let select = filtered!(
+        "-- audit::exported
+        select l.*, a.username from users.audit_log l left join users.accounts a on a.id = l.user_id",
+        ""
+    );
+    filled(select, &values)
 }
 
 /// One entry.

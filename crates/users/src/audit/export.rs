@@ -4,12 +4,11 @@ use axum::extract::State;
 use axum::response::Response;
 use platform::Admin;
 use platform::export::Column::{self, Plain, Text, Time};
-use platform::export::literal;
 use platform::http::Query;
 use platform::problem::ProblemBody;
 
-use super::api::{Filter, SearchLog};
-use super::{Entry, write};
+use super::api::SearchLog;
+use super::{Entry, db, write};
 use crate::Users;
 use crate::error::Result;
 
@@ -42,7 +41,11 @@ pub async fn export_audit_log(
     Admin(caller): Admin,
     Query(query): Query<SearchLog>,
 ) -> Result<Response> {
-    let select = select(&query.filter());
+    let select = format!(
+        "select {} from ({}) entry order by seq",
+        Column::list(COLUMNS),
+        db::exported(&query.filter())
+    );
     let reply = state
         .exports
         .csv(&state.platform.db, "audit-log", &select)
@@ -51,39 +54,4 @@ pub async fn export_audit_log(
     let mut conn = state.platform.db.acquire().await?;
     write(&mut conn, entry, state.platform.clock.now()).await?;
     Ok(reply)
-}
-
-fn select(filter: &Filter) -> String {
-    let mut select = format!(
-        "select {} from (select l.*, a.username from users.audit_log l
-            left join users.accounts a on a.id = l.user_id) t where true",
-        Column::list(COLUMNS)
-    );
-    let mut equal = |column: &str, value: Option<String>| {
-        if let Some(value) = value {
-            select.push_str(&format!(" and {column} = {}", literal(value)));
-        }
-    };
-    equal("user_id", filter.user_id.clone());
-    equal("action", filter.action.clone());
-    equal("resource_type", filter.resource_type.clone());
-    equal("resource_id", filter.resource_id.clone());
-    equal(
-        "status",
-        filter.status.map(|status| status.name().to_owned()),
-    );
-    equal("ip_address", filter.ip_address.clone());
-    if let Some(start) = filter.start {
-        select.push_str(&format!(" and t.created_at >= {}", literal(start)));
-    }
-    if let Some(end) = filter.end {
-        select.push_str(&format!(" and t.created_at <= {}", literal(end)));
-    }
-    if let Some(search) = &filter.search {
-        let search = literal(search);
-        select.push_str(&format!(
-            " and (strpos(action, {search}) > 0 or strpos(request_path, {search}) > 0 or resource_id = {search})"
-        ));
-    }
-    select + " order by seq"
 }
