@@ -34,6 +34,7 @@ impl Cluster {
 
         let keys = Keys::new(&settings.key_prefix);
         let clock = Clock::system();
+        clock.set(&db).await?;
         let signing_key = settings.auth_signing_key.clone();
         let signing_key = secrets::configured_or_made(&db, "AUTH_SIGNING_KEY", signing_key).await?;
         let service_secret = settings.service_secret.clone();

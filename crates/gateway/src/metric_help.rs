@@ -1,7 +1,7 @@
 //! What each metric says of itself, as `# HELP` in `/metrics`. Numbers are this replica's own unless they say "cluster".
 
 /// Every metric of a replica, and what it tells. Names that no replica has used yet cost nothing.
-const HELP: [(&str, &str); 90] = [
+const HELP: [(&str, &str); 91] = [
     (
         "accept_errors_total",
         "Connections that could not be accepted",
@@ -9,6 +9,10 @@ const HELP: [(&str, &str); 90] = [
     (
         "cloudphone_access_tickets_total",
         "Tickets for tunnels to devices that were given, by port",
+    ),
+    (
+        "cloudphone_clock_error_seconds",
+        "How far this machine's clock is ahead of the database's, by which the replica goes",
     ),
     (
         "cloudphone_device_commands_total",

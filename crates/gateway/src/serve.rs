@@ -278,6 +278,7 @@ async fn start(
     }
 
     platform::events::spawn_relay(platform, &tasks);
+    platform.clock.keep_set(&platform.db, &tasks);
     platform.auth.api_keys().follow(&tasks);
     let invariants = Invariants::new(platform.db.clone(), process());
     checks.extend(invariants.checks());
