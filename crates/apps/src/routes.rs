@@ -54,6 +54,7 @@ fn routes() -> OpenApiRouter<Apps> {
         .routes(routes!(install::uninstall_apps))
         .routes(routes!(install::find_install_saga))
         .routes(routes!(on_device::list_apps_of_device))
+        .routes(routes!(on_device::list_devices_of_app))
         .routes(routes!(review::list_pending))
         .routes(routes!(review::list_reviews))
         .routes(routes!(

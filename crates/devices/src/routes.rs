@@ -96,6 +96,7 @@ fn routes() -> OpenApiRouter<Devices> {
         .routes(routes!(remote::uninstall_app))
         .routes(routes!(installation::install_app))
         .routes(routes!(on_device::list_apps_on_device))
+        .routes(routes!(on_device::list_devices_with_app))
         .routes(routes!(port::api::find_device_ports))
         .merge(snapshots())
         .merge(measurements())

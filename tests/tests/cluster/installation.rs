@@ -198,9 +198,18 @@ async fn what_was_put_on_a_device_is_told_by_its_name_also_when_the_device_rests
     over(&cluster, &alice, &queued, 0).await;
     let url = cluster.url(GATEWAY, &format!("/apps/devices/{device}/apps"));
 
-    // The stub of a device names a package by its content: it does not have what the manifest names.
     let listed = call_with(&alice, Method::GET, url.clone(), None).await?;
-    assert_eq!(listed.expect(200), json!([]));
+    let listed = listed.expect(200);
+    assert_eq!(
+        (&listed[0]["packageName"], &listed[0]["isChecked"]),
+        (&json!("com.example.app"), &json!(true))
+    );
+    let holders = cluster.url(GATEWAY, &format!("/apps/{app}/devices"));
+    let told = call_with(&alice, Method::GET, holders.clone(), None).await?;
+    assert_eq!(told.expect(200)[0]["deviceId"], device.as_str());
+    call_with(&bob, Method::GET, holders, None)
+        .await?
+        .expect(404);
     let stop = format!("/devices/{device}/stop");
     post(&cluster, &alice, &stop, json!({}), 200).await?;
     eventually(PATIENCE, "the device rests", async || {

@@ -1,6 +1,5 @@
 //! The icon of a package: the densest picture that its manifest names, kept beside the package.
 
-use apk_info_zip::ZipEntry;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -14,18 +13,13 @@ use tracing::warn;
 
 use super::api::visible;
 use super::download::names;
-use super::manifest::Bound;
 use super::resources::Resources;
 use crate::{Apps, Result};
 
 /// Where icons lie in the object store.
 pub const FOLDER: &str = "icons";
-/// The largest icon. The packed size bounds what a false unpacked size can cost: pictures shrink little, so that those of
-/// packages are stored as they are, or nearly.
-const BOUND: Bound = Bound {
-    unpacked: 1 << 20,
-    packed: 64 << 10,
-};
+/// Bytes of the largest icon.
+pub const LARGEST: u64 = 1 << 20;
 /// Pixels of its longer side.
 const LONGEST_SIDE: u32 = 4096;
 /// How many pictures are tried.
@@ -71,19 +65,20 @@ pub fn key(id: &AppId) -> String {
     format!("{FOLDER}/{id}")
 }
 
-/// The icon that a resource is, of all its files the densest that is a picture; none where it has no more than drawings.
-pub fn read(archive: &ZipEntry, resources: &Resources, id: u32) -> Option<Bytes> {
+/// The icon that a resource is, of all its files the densest that is a picture; none where it has no more than drawings. `fetch`
+/// reads a file of the package.
+pub fn read(
+    fetch: impl Fn(&str) -> Option<Vec<u8>>,
+    resources: &Resources,
+    id: u32,
+) -> Option<Bytes> {
     let files = resources.files(id);
     let inside = files.iter().filter(|file| is_inside(&file.path));
     let pictures =
         inside.filter(|file| file.path.ends_with(".png") || file.path.ends_with(".webp"));
     pictures.take(TRIES).find_map(|file| {
-        if !BOUND.holds(archive, &file.path) {
-            return None;
-        }
-        let (bytes, _) = archive.read(&file.path).ok()?;
-        let fits = bytes.len() as u64 <= BOUND.unpacked;
-        (fits && Picture::of(&bytes).is_some()).then(|| bytes.into())
+        let bytes = fetch(&file.path)?;
+        Picture::of(&bytes).is_some().then(|| bytes.into())
     })
 }
 

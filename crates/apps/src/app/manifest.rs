@@ -3,9 +3,10 @@
 use std::io::{ErrorKind, Read, Seek};
 
 use apk_info_axml::AXML;
-use apk_info_zip::{Signature, ZipEntry, ZipError};
+use apk_info_zip::{Signature, ZipError};
 use bytes::Bytes;
 
+use super::archive::Archive;
 use super::icon;
 use super::resources::{self, Resources};
 use super::upload::is_package_name;
@@ -14,10 +15,8 @@ use crate::{Error, Result};
 const MANIFEST: &str = "AndroidManifest.xml";
 /// Holds the texts that the manifest refers to.
 const RESOURCES: &str = "resources.arsc";
-const BOUND: Bound = Bound {
-    unpacked: 128 << 20,
-    packed: 4 << 20,
-};
+/// How large either may be.
+const LARGEST: u64 = 128 << 20;
 const MOST_PERMISSIONS: usize = 500;
 
 /// What a package says of itself, as far as it could be read.
@@ -43,38 +42,20 @@ pub struct Manifest {
     pub icon: Option<Bytes>,
 }
 
-/// How large an entry may be that is unpacked into memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    /// By what the archive says of it.
-    pub unpacked: u64,
-    /// Where it is packed, which what the archive says does not help against.
-    pub packed: u64,
-}
-
-impl Bound {
-    /// Whether an entry, if it is there, may be unpacked into memory. What it says of its unpacked size is its word alone,
-    /// so that the packed size is bounded too.
-    pub fn holds(self, archive: &ZipEntry, name: &str) -> bool {
-        archive.entry_info(name).is_none_or(|entry| {
-            let is_stored = entry.compression_method == ZipEntry::METHOD_STORED && !entry.tampered;
-            entry.uncompressed_size <= self.unpacked
-                && (is_stored || entry.compressed_size <= self.packed)
-        })
-    }
-}
-
 /// Whether the first bytes are those of a ZIP archive that has entries.
 pub fn begins_a_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
-/// Reads the manifest of a package; one that is a ZIP with a manifest that cannot be read says nothing of itself.
+/// Reads the manifest of a package, which `open` opens as often as it is called; one that is a ZIP with a manifest that cannot be read says nothing of itself.
 ///
 /// # Errors
 /// Where the file has no `AndroidManifest.xml` or is no whole archive.
-pub async fn read(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
-    tokio::task::spawn_blocking(move || read_blocking(file))
+pub async fn read<R>(open: impl Fn() -> R + Send + 'static) -> Result<Manifest>
+where
+    R: Read + Seek + Send + 'static,
+{
+    tokio::task::spawn_blocking(move || read_blocking(open))
         .await
         .unwrap_or_else(|_| {
             Err(Error::NotAPackage {
@@ -83,8 +64,11 @@ pub async fn read(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
         })
 }
 
-fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
-    let archive = match ZipEntry::from_reader(file) {
+fn read_blocking<R>(open: impl Fn() -> R) -> Result<Manifest>
+where
+    R: Read + Seek + Send + 'static,
+{
+    let archive = match Archive::read_directory(open) {
         Ok(archive) => archive,
         // What could not be read is not known to be wrong.
         Err(ZipError::IoError(ErrorKind::Other)) => {
@@ -102,10 +86,6 @@ fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
         return Err(Error::NotAPackage {
             reason: format!("it has no {MANIFEST}"),
         });
-    }
-    if !(BOUND.holds(&archive, MANIFEST) && BOUND.holds(&archive, RESOURCES)) {
-        tracing::warn!("the manifest of a package is left unread: it would take too much memory");
-        return Ok(Manifest::default());
     }
     let Some((xml, resources)) = parse(&archive) else {
         return Ok(Manifest::default());
@@ -142,16 +122,21 @@ fn read_blocking(file: impl Read + Seek + Send + 'static) -> Result<Manifest> {
             .take(MOST_PERMISSIONS)
             .map(|name| shown(name.to_owned()))
             .collect(),
-        certificate_sha256: certificate(&archive),
+        certificate_sha256: archive.signatures().find_map(certificate),
         icon: ["icon", "roundIcon"].into_iter().find_map(|name| {
             let id = resources::reference(&raw("application", name)?)?;
-            icon::read(&archive, resources.as_ref()?, id)
+            let fetch = |path: &str| archive.read(path, icon::LARGEST);
+            icon::read(fetch, resources.as_ref()?, id)
         }),
     })
 }
 
-fn parse(archive: &ZipEntry) -> Option<(AXML, Option<Resources>)> {
-    let read = |name| archive.read(name).map(|(bytes, _)| bytes).ok();
+fn parse<F, R>(archive: &Archive<F>) -> Option<(AXML, Option<Resources>)>
+where
+    F: Fn() -> R,
+    R: Read + Seek + Send + 'static,
+{
+    let read = |name| archive.read(name, LARGEST);
     // Without its resources a manifest still says what stands in itself.
     let resources = read(RESOURCES).and_then(|bytes| Resources::parse(&bytes));
     match AXML::new(&mut read(MANIFEST)?.as_slice(), None) {
@@ -163,22 +148,19 @@ fn parse(archive: &ZipEntry) -> Option<(AXML, Option<Resources>)> {
     }
 }
 
-/// The digest of the certificate that signs by the newest scheme. The signature itself is checked by Android, when the
-/// package is installed.
-fn certificate(archive: &ZipEntry) -> Option<String> {
-    let newer = archive.get_signatures_other().unwrap_or_default();
-    let first = archive.get_signature_v1().ok().flatten();
-    let mut signatures = newer.iter().rev().chain(&first);
-    signatures.find_map(|signature| match signature {
+/// The digest of the certificate of a signature. The signature itself is checked by Android, when the package is installed.
+fn certificate(signature: Signature) -> Option<String> {
+    match signature {
         Signature::V1(signers)
         | Signature::V2(signers)
         | Signature::V3(signers)
         | Signature::V31(signers)
         | Signature::V32(signers) => signers
-            .first()
-            .map(|signer| signer.sha256_fingerprint.clone()),
+            .into_iter()
+            .next()
+            .map(|signer| signer.sha256_fingerprint),
         _ => None,
-    })
+    }
 }
 
 /// A text of the manifest, as long as one of ours may be and without what cannot be stored.
@@ -217,7 +199,7 @@ mod tests {
             .for_each(|bytes: &[u8]| {
                 let text = testkit::any::text(bytes, &WORDS);
                 for content in [bytes, text.as_bytes()] {
-                    if let Ok(manifest) = read_blocking(Cursor::new(content.to_vec())) {
+                    if let Ok(manifest) = read_blocking(|| Cursor::new(content.to_vec())) {
                         assert!(
                             manifest
                                 .package_name

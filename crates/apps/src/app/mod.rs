@@ -1,6 +1,7 @@
 //! An app: one version of one package.
 
 pub mod api;
+mod archive;
 pub mod browse;
 pub mod change;
 pub mod db;

@@ -23,7 +23,8 @@ pub async fn describe(
     (key, written): (&str, &Written),
 ) -> Result<App> {
     let permit = state.readings.acquire().await;
-    let manifest = manifest::read(state.objects.reader(key, written.size)).await?;
+    let (objects, object, size) = (state.objects.clone(), key.to_owned(), written.size);
+    let manifest = manifest::read(move || objects.reader(&object, size)).await?;
     drop(permit);
     let icon_key = icon::store(state, &id, manifest.icon).await;
     let package_name = manifest

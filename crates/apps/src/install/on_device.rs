@@ -1,15 +1,16 @@
-//! Which apps are on a device.
+//! Which apps are on a device, and on which devices an app is.
 
 use std::collections::HashMap;
 
 use axum::extract::State;
 use contracts::{AppId, DeviceId, Timestamp};
-use platform::http::{Json, Path, Query, SliceQuery};
+use platform::http::{Json, Path, Query, Slice, SliceQuery};
 use platform::problem::ProblemBody;
 use platform::{CurrentUser, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{ask, read};
+use crate::app::api::visible;
 use crate::app::{App, db};
 use crate::{Apps, Result};
 
@@ -113,6 +114,55 @@ pub async fn list_apps_of_device(
             is_checked: told.is_checked && is_installed,
             installed_at: app.installed_at,
         }
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// A device of the caller's that has an app, or is to have it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstalledOn {
+    /// Names the app on this device.
+    id: String,
+    application_id: AppId,
+    #[serde(flatten)]
+    device: HoldingDevice,
+}
+
+/// What the service of devices tells of one.
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldingDevice {
+    device_id: DeviceId,
+    /// What its owner calls it.
+    device_name: String,
+    /// The Android package; left out where it was never installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package_name: Option<String>,
+    /// pending, installing or installed.
+    status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    installed_at: Option<Timestamp>,
+}
+
+/// Lists the caller's devices on which an app was put, or to which it is on its way, the latest first; administrators are told of
+/// all devices. The devices themselves are not asked. An API key needs `apps:read` and `devices:read`.
+#[utoipa::path(get, path = "/apps/{app_id}/devices", tag = "installations", params(("app_id" = AppId, Path), SliceQuery),
+    responses((status = 200, body = Vec<InstalledOn>), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
+pub async fn list_devices_of_app(
+    State(state): State<Apps>,
+    user: CurrentUser,
+    Path(app_id): Path<AppId>,
+    Query(query): Query<SliceQuery>,
+) -> Result<Json<Vec<InstalledOn>>> {
+    let app = visible(&state, &user, app_id).await?;
+    let Slice { limit, offset } = query.slice();
+    let path = format!("/devices/with-app/{}?limit={limit}&offset={offset}", app.id);
+    let told: Vec<HoldingDevice> = read(ask(&state, &user, &path, None).await?)?;
+    let shown = told.into_iter().map(|device| InstalledOn {
+        id: format!("{}:{}", device.device_id, app.id),
+        application_id: app.id.clone(),
+        device,
     });
     Ok(Json(shown.collect()))
 }

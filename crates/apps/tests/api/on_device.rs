@@ -6,7 +6,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use coordination::Membership;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use platform::http::{Json, Path};
 use platform::testing::announce;
 use serde_json::{Value, json};
@@ -36,7 +36,13 @@ impl Phones {
             Json(json!({ "deviceId": device, "isChecked": is_checked, "apps": apps }))
                 .into_response()
         };
-        let routes = Router::new().route("/devices/{id}/apps", get(answer));
+        let holders = async |Path(app): Path<String>, uri: Uri| -> Json<Value> {
+            let device = json!({ "deviceId": "phone", "deviceName": app, "status": "installed", "packageName": uri.query() });
+            Json(json!([device]))
+        };
+        let routes = Router::new()
+            .route("/devices/{id}/apps", get(answer))
+            .route("/devices/with-app/{app}", get(holders));
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self {
@@ -108,4 +114,24 @@ async fn what_the_device_did_not_say_is_told_as_such(db: PgPool) {
     let listed = app.get(&alice, "/apps/devices/phone/apps").await;
 
     assert_eq!(listed.expect(200).body[0]["isChecked"], false);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn the_devices_of_an_app_are_told_to_whoever_may_see_it(db: PgPool) {
+    let app = TestApp::start(db).await;
+    let (alice, bob) = (app.user(&[]).await, app.user(&[]).await);
+    let mine = upload(&app, &alice, "com.example.mine").await;
+    let path = format!("/apps/{}/devices", mine["id"].as_str().unwrap());
+    app.get(&alice, &path).await.refused(503, "NOT_READY");
+    let _phones = Phones::open(&app, true, json!([])).await;
+
+    let listed = app.get(&alice, &format!("{path}?limit=7&offset=2")).await;
+
+    let id = mine["id"].as_str().unwrap();
+    let wanted = json!([{
+        "id": format!("phone:{id}"), "applicationId": id, "deviceId": "phone", "deviceName": id,
+        "packageName": "limit=7&offset=2", "status": "installed",
+    }]);
+    assert_eq!(listed.expect(200).body, wanted);
+    app.get(&bob, &path).await.refused(404, "NOT_FOUND");
 }

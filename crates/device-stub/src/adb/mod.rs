@@ -1,6 +1,7 @@
 //! The device's side of ADB over TCP, without authentication.
 
 mod message;
+mod package;
 mod service;
 mod sync;
 

@@ -1,14 +1,12 @@
 //! What a stream does: run a command line, be a shell, take an app, or take files.
 
+use super::package::Passing;
 use super::sync::Sync;
 use crate::device::{Device, Pushed};
 use crate::shell::{self, Outcome};
 
 /// A line that somebody types may be this long.
 const LONGEST_LINE: usize = 4096;
-/// FNV-1a of 32 bits.
-const FNV_OFFSET: u32 = 0x811c_9dc5;
-const FNV_PRIME: u32 = 0x0100_0193;
 
 /// The other end of a stream.
 pub enum Service {
@@ -26,8 +24,7 @@ pub enum Service {
     Install {
         left: u64,
         file: Pushed,
-        /// Tells contents apart: the same app again takes the place of the one that is there.
-        digest: u32,
+        passing: Passing,
     },
     /// A session of `sync:`.
     Sync(Sync),
@@ -67,7 +64,7 @@ impl Service {
                     Self::Install {
                         left,
                         file: Pushed::default(),
-                        digest: FNV_OFFSET,
+                        passing: Passing::default(),
                     },
                     Vec::new(),
                 ),
@@ -120,18 +117,20 @@ impl Service {
                 }
                 said
             }
-            Self::Install { left, file, digest } => {
+            Self::Install {
+                left,
+                file,
+                passing,
+            } => {
                 let taken = (data.len() as u64).min(*left);
                 let piece = &data[..taken as usize];
                 file.grow(piece);
-                for byte in piece {
-                    *digest = (*digest ^ u32::from(*byte)).wrapping_mul(FNV_PRIME);
-                }
+                passing.grow(piece);
                 *left -= taken;
                 if *left > 0 {
                     return Vec::new();
                 }
-                let name = format!("streamed.package{digest:08x}");
+                let name = passing.name();
                 let outcome = shell::verdict(device.install(&name, file).map_err(str::to_owned));
                 *self = Self::Done;
                 outcome.stdout

@@ -1,6 +1,7 @@
 //! What our installations put on devices, as it is written down.
 
-use contracts::{AppId, DeviceId, Timestamp};
+use contracts::{AppId, DeviceId, Timestamp, UserId};
+use platform::http::Slice;
 use sqlx::PgConnection;
 
 use super::db::Claimed;
@@ -13,6 +14,21 @@ pub struct OnDevice {
     /// The Android package, where it was installed.
     pub package_name: Option<String>,
     /// The state of its installation: queued, running or done.
+    pub state: String,
+    /// Since when it is there.
+    pub installed_at: Option<Timestamp>,
+}
+
+/// A device that has an app, or is to have it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Holder {
+    /// The device.
+    pub device_id: DeviceId,
+    /// Its name.
+    pub device_name: String,
+    /// The Android package, where it was installed.
+    pub package_name: Option<String>,
+    /// The state of the installation: queued, running or done.
     pub state: String,
     /// Since when it is there.
     pub installed_at: Option<Timestamp>,
@@ -108,4 +124,32 @@ pub async fn list(
         ) as apps order by id desc limit $2",
     );
     select.bind(device).bind(limit).fetch_all(conn).await
+}
+
+/// The devices of an owner, or of all, on which an app was put or to which it is on its way for the first time; the latest
+/// installation first.
+pub async fn holders(
+    conn: &mut PgConnection,
+    app: &AppId,
+    owner: Option<&UserId>,
+    slice: Slice,
+) -> sqlx::Result<Vec<Holder>> {
+    let select = sqlx::query_as(
+        "-- installed::holders
+        select d.id as device_id, d.name as device_name, h.package_name, h.state, h.installed_at from (
+            select device_id, package_name, 'done' as state, installed_at, installation_id as id
+            from devices.installed_apps where app_id = $1
+            union all
+            select distinct on (i.device_id) i.device_id, null, i.state, null, i.id
+            from devices.installations i where i.app_id = $1 and i.state in ('queued', 'running')
+                and not exists (
+                    select 1 from devices.installed_apps a where a.device_id = i.device_id and a.app_id = $1)
+            order by device_id, id
+        ) as h join devices.devices d on d.id = h.device_id
+        where d.status <> 'deleted' and ($2::text is null or d.user_id = $2)
+        order by h.id desc limit $3 offset $4",
+    );
+    let select = select.bind(app).bind(owner);
+    let select = select.bind(slice.limit).bind(slice.offset);
+    select.fetch_all(conn).await
 }

@@ -1,4 +1,5 @@
-//! Which apps of the service of apps are on a device: what was put there, held against what the device itself says.
+//! Which apps of the service of apps are on a device, what was put there held against what the device itself says; and which
+//! devices have an app.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use axum::extract::State;
 use contracts::{AppId, DeviceId, Timestamp};
 use platform::CurrentUser;
-use platform::http::{Json, Path};
+use platform::http::{Json, Path, Query, SliceQuery};
+use platform::problem::ProblemBody;
 use serde::Serialize;
 
 use super::installed::{self, OnDevice};
@@ -48,6 +50,43 @@ pub struct AppOnDevice {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     installed_at: Option<Timestamp>,
+}
+
+/// A device that has an app, or is to have it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceWithApp {
+    device_id: DeviceId,
+    device_name: String,
+    /// The Android package; left out where it was never installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package_name: Option<String>,
+    /// pending, installing or installed.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    installed_at: Option<Timestamp>,
+}
+
+/// Lists the caller's devices on which an app was put, or to which it is on its way, the latest first; administrators are told of
+/// all devices. The devices themselves are not asked.
+#[utoipa::path(get, path = "/devices/with-app/{app_id}", tag = "access", params(("app_id" = String, Path), SliceQuery), responses((status = 200, body = Vec<DeviceWithApp>), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)))]
+pub async fn list_devices_with_app(
+    State(state): State<Devices>,
+    user: CurrentUser,
+    Path(app_id): Path<AppId>,
+    Query(query): Query<SliceQuery>,
+) -> Result<Json<Vec<DeviceWithApp>>> {
+    let owner = (!user.is_admin).then_some(&user.id);
+    let mut conn = state.platform.db.acquire().await?;
+    let holders = installed::holders(&mut conn, &app_id, owner, query.slice()).await?;
+    let shown = holders.into_iter().map(|holder| DeviceWithApp {
+        device_id: holder.device_id,
+        device_name: holder.device_name,
+        package_name: holder.package_name,
+        status: shown(&holder.state),
+        installed_at: holder.installed_at,
+    });
+    Ok(Json(shown.collect()))
 }
 
 /// Lists the apps that were installed on a device from the service of apps, and are there by the word of the device where it
@@ -100,12 +139,17 @@ impl From<OnDevice> for AppOnDevice {
         Self {
             app_id: app.app_id,
             package_name: app.package_name,
-            status: match app.state.as_str() {
-                "queued" => "pending",
-                "running" => "installing",
-                _ => "installed",
-            },
+            status: shown(&app.state),
             installed_at: app.installed_at,
         }
+    }
+}
+
+/// How the state of an installation is told.
+fn shown(state: &str) -> &'static str {
+    match state {
+        "queued" => "pending",
+        "running" => "installing",
+        _ => "installed",
     }
 }

@@ -77,7 +77,7 @@ async fn package(State(shelf): State<Arc<Shelf>>, Path(app): Path<String>) -> Re
 /// What every package holds.
 const CONTENT: &[u8] = b"PK\x03\x04 an app";
 
-/// By which name the stub of a device lists it: the stub reads no manifest, and names a package by its content.
+/// By which name the stub of a device lists it: without a manifest a package is named by its content.
 fn stub_name() -> String {
     let fold = |digest: u32, byte: &u8| (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
     format!(
@@ -518,4 +518,49 @@ async fn what_is_removed_is_forgotten_and_what_was_installed_meanwhile_is_not(db
         .get(&format!("/devices/{}/apps", id(&one)))
         .await
         .expect(StatusCode::OK);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn an_app_is_on_the_devices_it_was_put_on_and_on_its_way_to_others_of_the_same_owner(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let _store = AppStore::open(&app).await;
+    let alice = app.user("alice", &[]).await;
+    let (bob, admin) = (
+        app.user("bob", &[]).await,
+        app.user("root", &["admin"]).await,
+    );
+    let (one, two, third) = (
+        alice.running().await,
+        alice.running().await,
+        bob.running().await,
+    );
+    install(&alice, &[&one]).await;
+    install(&bob, &[&third]).await;
+    app.devices.run_installations().await.unwrap();
+    install(&alice, &[&one, &two]).await;
+
+    let of = async |user: &User, query: &str| {
+        let path = format!("/devices/with-app/game{query}");
+        user.get(&path).await.expect(StatusCode::OK).body
+    };
+    let listed = of(&alice, "").await;
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed[0]["deviceId"], two["id"]);
+    assert_eq!(listed[0]["deviceName"], two["name"]);
+    assert_eq!(listed[0]["status"], "pending");
+    assert!(listed[0].get("packageName").is_none());
+    // It is there, whatever is on its way anew.
+    assert_eq!(listed[1]["deviceId"], one["id"]);
+    assert_eq!(listed[1]["status"], "installed");
+    assert_eq!(listed[1]["packageName"], stub_name());
+    assert!(listed[1]["installedAt"].is_string());
+    assert_eq!(of(&alice, "?limit=1&offset=1").await, json!([listed[1]]));
+    assert_eq!(of(&bob, "").await[0]["deviceId"], third["id"]);
+    assert_eq!(of(&admin, "").await.as_array().unwrap().len(), 3);
+
+    alice.delete(&one).await.expect(StatusCode::OK);
+    alice.delete(&two).await.expect(StatusCode::OK);
+    assert_eq!(of(&alice, "").await, json!([]));
 }

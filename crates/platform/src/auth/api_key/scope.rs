@@ -172,7 +172,7 @@ pub fn besides(method: &Method, path: &str) -> Option<Scope> {
         (&Method::POST, "/devices/{id}/install" | "/devices/batch/install") => ("apps", "read"),
         // The service of devices is asked for the caller.
         (&Method::POST, "/apps/install" | "/apps/uninstall") => ("devices", "write"),
-        (_, "/apps/devices/{device_id}/apps") => ("devices", "read"),
+        (_, "/apps/devices/{device_id}/apps" | "/apps/{app_id}/devices") => ("devices", "read"),
         _ => return None,
     };
     Some(Scope { resource, action })
@@ -253,6 +253,7 @@ mod tests {
                 "/apps/devices/{device_id}/apps",
                 Some("devices:read"),
             ),
+            (Method::GET, "/apps/{app_id}/devices", Some("devices:read")),
             (Method::POST, "/apps/uninstall", Some("devices:write")),
             (Method::POST, "/apps/upload", None),
         ] {
