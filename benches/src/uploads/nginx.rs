@@ -33,9 +33,15 @@ impl Nginx {
         let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
         let root = folder.join("dav");
         std::fs::create_dir(&root)?;
+        // Workers of a root's nginx are nobody else, who must not write here.
+        let user = if nix::unistd::geteuid().is_root() {
+            "user root; "
+        } else {
+            ""
+        };
         // What comes lies in the same file system, so that it is renamed and not copied.
         let conf = format!(
-            "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;
+            "{user}daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; client_max_body_size 0;

@@ -14,6 +14,7 @@ mod http;
 mod lines;
 mod logs;
 mod mail;
+pub mod package;
 mod private;
 mod program;
 mod proxy;

@@ -4,49 +4,12 @@ use anyhow::{Context, ensure};
 use cluster_tests::{GATEWAY, PATIENCE, all_instances, text};
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
+use testkit::package::archive;
 use testkit::{Cluster, eventually};
 
-/// An archive with one entry that is not compressed, as small as the format allows.
-pub fn package(content: &[u8]) -> Vec<u8> {
-    let name = b"AndroidManifest.xml";
-    let checksum = crc32(content).to_le_bytes();
-    let size = u32::try_from(content.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes();
-    let common = [
-        &[20, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
-        &checksum,
-        &size,
-        &size,
-        &[19, 0, 0, 0],
-    ]
-    .concat();
-    let entry = [&b"PK\x03\x04"[..], &common, name, content].concat();
-    let directory = [&b"PK\x01\x02\x14\x00"[..], &common, &[0; 14], name].concat();
-    let length = u32::try_from(directory.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes();
-    let offset = u32::try_from(entry.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let end = [
-        &b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..],
-        &length,
-        &offset,
-        &[0, 0],
-    ]
-    .concat();
-    [entry, directory, end].concat()
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 {
-                crc >> 1 ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            }
-        })
-    })
+/// A package whose manifest is this, and so says nothing that can be read.
+pub fn package(manifest: &[u8]) -> Vec<u8> {
+    archive(&[("AndroidManifest.xml", manifest)])
 }
 
 #[tokio::test]

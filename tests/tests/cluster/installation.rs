@@ -35,10 +35,10 @@ async fn running(cluster: &Cluster, client: &Client) -> anyhow::Result<String> {
     Ok(id)
 }
 
-async fn upload(cluster: &Cluster, client: &Client, content: &[u8]) -> anyhow::Result<String> {
+async fn upload(cluster: &Cluster, client: &Client, file: Vec<u8>) -> anyhow::Result<String> {
     let form = Form::new()
         .text("packageName", "com.example.app")
-        .part("file", Part::bytes(package(content)).file_name("app.apk"));
+        .part("file", Part::bytes(file).file_name("app.apk"));
     let url = cluster.url(GATEWAY, "/apps/upload");
     let reply = client.post(url).multipart(form).send().await?;
     let (status, app) = (reply.status(), reply.json::<Value>().await?);
@@ -65,7 +65,7 @@ async fn an_app_is_streamed_to_devices_again_as_often_as_it_is_asked_for() -> an
     let cluster = Cluster::start(2).await?;
     let alice = bearing(&register(&cluster, "alice").await?)?;
     let bob = bearing(&register(&cluster, "bob").await?)?;
-    let app = upload(&cluster, &alice, &vec![7; 3_000_000]).await?;
+    let app = upload(&cluster, &alice, package(&vec![7; 3_000_000])).await?;
     let (one, two) = (
         running(&cluster, &alice).await?,
         running(&cluster, &alice).await?,
@@ -104,7 +104,7 @@ async fn an_app_is_installed_and_removed_by_its_id_for_whoever_may() -> anyhow::
     let cluster = Cluster::start(2).await?;
     let alice = bearing(&register(&cluster, "alice").await?)?;
     let bob = bearing(&register(&cluster, "bob").await?)?;
-    let app = upload(&cluster, &alice, &vec![7; 100_000]).await?;
+    let app = upload(&cluster, &alice, package(&vec![7; 100_000])).await?;
     let (device, foreign) = (
         running(&cluster, &alice).await?,
         running(&cluster, &bob).await?,
@@ -191,7 +191,12 @@ async fn what_was_put_on_a_device_is_told_by_its_name_also_when_the_device_rests
     let cluster = Cluster::start(2).await?;
     let alice = bearing(&register(&cluster, "alice").await?)?;
     let bob = bearing(&register(&cluster, "bob").await?)?;
-    let app = upload(&cluster, &alice, &vec![7; 100_000]).await?;
+    let app = upload(
+        &cluster,
+        &alice,
+        testkit::package::package("com.example.app", "1.0", 1),
+    )
+    .await?;
     let device = running(&cluster, &alice).await?;
     let install = format!("/devices/{device}/install");
     let queued = post(&cluster, &alice, &install, json!({ "appId": app }), 200).await?;

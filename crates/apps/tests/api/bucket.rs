@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::app::{TestApp, form};
-use crate::package::{archive, package};
+use testkit::package::{archive, package};
 
 /// Serves a folder as S3 does, to whoever has the key; the bucket is a folder in it.
 async fn serve(folder: &std::path::Path) -> (SocketAddr, JoinHandle<()>) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::app::{TestApp, User, form};
-use crate::package::{Is, illustrated, illustrated_of, resource, resources};
+use testkit::package::{Is, illustrated, illustrated_of, resource, resources};
 
 /// As much of a picture as tells that it is one.
 fn png(side: u32, filling: u8) -> Vec<u8> {

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use sqlx::PgPool;
 
 use crate::app::{TestApp, form};
-use crate::package::opaque;
+use testkit::package::opaque;
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_link_fetches_its_package_without_signing_in_until_it_expires(db: PgPool) {

@@ -7,7 +7,6 @@ mod bucket;
 mod icon;
 mod link;
 mod on_device;
-mod package;
 mod resumable;
 mod review;
 mod shared;
@@ -20,7 +19,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
 use app::{BOUNDARY, TestApp, form};
-use package::{archive, opaque, package};
+use testkit::package::{archive, opaque, package};
 
 async fn publish(db: &PgPool, id: &Value) {
     sqlx::query("update apps.apps set status = 'available' where id = $1")

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::app::{TestApp, User, form};
-use crate::package::package;
+use testkit::package::package;
 
 /// A stand-in for the service of devices, which tells of one device: that it has these apps.
 struct Phones {

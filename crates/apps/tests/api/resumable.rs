@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::app::{Reply, TestApp, User};
-use crate::package::{archive, opaque, package};
+use testkit::package::{archive, opaque, package};
 
 const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
 const BYTES: (&str, &str) = ("content-type", "application/offset+octet-stream");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::app::{Reply, TestApp, User, form};
-use crate::package::{opaque, package};
+use testkit::package::{opaque, package};
 
 async fn post(app: &TestApp, user: &User, path: &str, body: Value) -> Reply {
     let json = [("content-type", "application/json")];

@@ -5,7 +5,7 @@ use futures::future;
 use sqlx::PgPool;
 
 use crate::app::{TestApp, User, form};
-use crate::package::opaque;
+use testkit::package::opaque;
 
 async fn upload(app: &TestApp, user: &User, name: &str) -> String {
     let stored = app

@@ -222,6 +222,52 @@ pub async fn carried(conn: &mut PgConnection, claimed: &Claimed) -> sqlx::Result
     .await
 }
 
+/// Gives up some of what a worker holds, and says so on the notifications. Needs the lock of the inbox.
+pub async fn give_up(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    notifications: &[NotificationId],
+    why: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let ended: Vec<NotificationId> = sqlx::query_scalar(
+        "-- delivery::give_up
+        update notifications.deliveries set state = 'failed', error = $5, finished_at = $6, lease_until = null
+        where user_id = $1 and channel = $2 and fencing_token = $3 and state = 'running' and notification_id = any($4)
+        returning notification_id",
+    )
+    .bind(&claimed.user_id)
+    .bind(claimed.channel)
+    .bind(claimed.fencing_token)
+    .bind(notifications)
+    .bind(why)
+    .bind(now)
+    .fetch_all(&mut *conn)
+    .await?;
+    tell(conn, &ended).await
+}
+
+/// Puts what a worker holds back until a moment, as if it had not been tried; nothing where it is no longer the holder.
+pub async fn hold(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    until: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "-- delivery::hold
+        update notifications.deliveries
+        set state = 'queued', lease_until = null, leaves_at = $4, attempts = attempts - 1, first_tried_at = null
+        where user_id = $1 and channel = $2 and fencing_token = $3 and state = 'running'",
+    )
+    .bind(&claimed.user_id)
+    .bind(claimed.channel)
+    .bind(claimed.fencing_token)
+    .bind(until)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Ends what a worker holds, well or with an error, and says so on the notifications; `false` where it is no longer the
 /// holder. Needs the lock of the inbox.
 pub async fn finish(

@@ -4,6 +4,7 @@
 pub mod allowance;
 pub mod api;
 pub mod db;
+mod wanted;
 pub mod worker;
 
 use std::time::Duration;

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::db::{self, Claimed};
+use super::wanted::{self, Wanted};
 use super::{allowance, pause};
 use crate::channel::{Carrier, Carriers, Failure, Parcel};
-use crate::notification::{self, Channel, Notification, Stored};
+use crate::notification::{self, Channel, Notification};
 use crate::{Notifications, metrics};
 
 /// How often the queue is looked at when nobody says that there is something.
@@ -116,21 +117,17 @@ async fn carry(
     carriers: &Carriers,
     claimed: &Claimed,
 ) -> Result<(), Failure> {
-    let held = async {
-        let mut conn = state.platform.db.acquire().await?;
-        if claimed.bundle.is_some() {
-            db::join(&mut conn, claimed).await?;
-        }
-        db::carried(&mut conn, claimed).await
+    let held = match wanted::look(state, claimed).await.map_err(unread)? {
+        Wanted::Now(held) => held,
+        Wanted::Later => return Ok(()),
     };
-    let held: Vec<Stored> = held.await.map_err(unread)?;
     let parcel = Parcel {
         id: claimed.id.clone(),
         user_id: claimed.user_id.clone(),
         notifications: held.into_iter().map(Notification::from).collect(),
     };
     if parcel.notifications.is_empty() {
-        // Its user deleted it meanwhile.
+        // Its user deleted it meanwhile, or wants it no more.
         return Ok(());
     }
     if !allowed(state, claimed).await? {

@@ -59,6 +59,8 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct Sockets {
     all: HashMap<u64, Arc<Live>>,
+    /// How many of them each user holds.
+    held: HashMap<UserId, usize>,
     followers: HashMap<UserId, HashMap<u64, Arc<Live>>>,
     watchers: HashMap<u64, Arc<Live>>,
     /// Users with news.
@@ -108,7 +110,13 @@ impl Hub {
         let return_after = platform::lifecycle::return_after(self.reconnect_spread);
         let live = Live::new(id, identity, link, transport, return_after);
         let live = Arc::new(live);
-        self.sockets().all.insert(id, live.clone());
+        {
+            let mut sockets = self.sockets();
+            sockets.all.insert(id, live.clone());
+            if let Some(user) = &live.identity.user {
+                *sockets.held.entry(user.clone()).or_default() += 1;
+            }
+        }
         if self.is_leaving() {
             self.dismiss(&live);
         } else if self.restarting.load(Ordering::SeqCst) {
@@ -117,10 +125,19 @@ impl Hub {
         live
     }
 
+    /// How many sockets a user holds here.
+    pub fn sockets_of(&self, user: &UserId) -> usize {
+        self.sockets().held.get(user).copied().unwrap_or(0)
+    }
+
     /// Takes a socket out.
     pub fn remove(&self, live: &Live) {
         let mut sockets = self.sockets();
-        sockets.all.remove(&live.id);
+        if sockets.all.remove(&live.id).is_some()
+            && let Some(user) = &live.identity.user
+        {
+            sockets.give_back(user);
+        }
         sockets.watchers.remove(&live.id);
         for user in live.cursors().keys() {
             sockets.unfollow(user, live.id);
@@ -458,6 +475,15 @@ impl Hub {
 }
 
 impl Sockets {
+    fn give_back(&mut self, user: &UserId) {
+        if let Some(held) = self.held.get_mut(user) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(user);
+            }
+        }
+    }
+
     fn unfollow(&mut self, user: &UserId, id: u64) {
         if let Some(followers) = self.followers.get_mut(user) {
             followers.remove(&id);

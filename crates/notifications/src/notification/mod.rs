@@ -6,8 +6,11 @@ pub mod retention;
 pub mod stats;
 pub mod store;
 
+use std::sync::Arc;
+
 use contracts::{BroadcastId, EventId, NotificationId, Timestamp, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 
@@ -228,21 +231,38 @@ pub struct Stored {
     pub user_id: UserId,
     /// Its number among the user's notifications.
     pub seq: i64,
-    kind: Kind,
+    /// What it is about.
+    pub kind: Kind,
     event: Option<String>,
     title: String,
     message: String,
-    priority: Priority,
+    /// How much it matters.
+    pub priority: Priority,
     status: Status,
     delivery_status: DeliveryStatus,
     channels: Json<Vec<Channel>>,
-    data: Option<Json<Map<String, Value>>>,
+    data: Option<Json<Box<RawValue>>>,
     /// What follows it on live sockets.
     pub pushes: Json<Vec<Push>>,
     broadcast_id: Option<BroadcastId>,
     created_at: Timestamp,
     read_at: Option<Timestamp>,
-    expires_at: Option<Timestamp>,
+    /// When it is no longer of interest.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An object as it was stored, or an empty one. It is never taken apart: as a tree it would take many times the room, and a page
+/// has up to 500.
+#[derive(Clone, Debug, Default)]
+pub struct Facts(Option<Arc<RawValue>>);
+
+impl Serialize for Facts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(facts) => facts.serialize(serializer),
+            None => Map::new().serialize(serializer),
+        }
+    }
 }
 
 /// A notification as clients see it.
@@ -280,10 +300,10 @@ pub struct Notification {
     /// Facts for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub data: Option<Map<String, Value>>,
+    pub data: Option<Facts>,
     /// The same object; empty where there is none.
     #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
+    pub metadata: Facts,
     /// The broadcast it is a part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broadcast_id: Option<BroadcastId>,
@@ -302,7 +322,7 @@ pub struct Notification {
 
 impl From<Stored> for Notification {
     fn from(stored: Stored) -> Self {
-        let data = stored.data.map(|data| data.0);
+        let data = stored.data.map(|data| Facts(Some(data.0.into())));
         Self {
             id: stored.id,
             seq: stored.seq,

@@ -79,6 +79,24 @@ impl Wishes {
         without_repeats(ways)
     }
 
+    /// Whether a notification that was to take a way still may, by what the user wants now.
+    pub fn still(&self, priority: Priority, way: Channel) -> bool {
+        let chosen = self.channels.as_ref().map(|channels| &channels.0);
+        let is_on = match way {
+            Channel::Email => self.email_enabled != Some(false),
+            Channel::Sms => self.sms_enabled != Some(false),
+            Channel::Webhook | Channel::Websocket => true,
+        };
+        is_on && self.take(priority) && chosen.is_none_or(|chosen| chosen.contains(&way))
+    }
+
+    /// Until when the user is not to be disturbed by what is not urgent; none where it may come now.
+    pub fn quiet_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let quiet = self.quiet_hours.as_ref().map(|quiet| &quiet.0);
+        let end = hold::leaves_at(quiet, Digest::Off, now);
+        (end > now).then_some(end)
+    }
+
     /// When a notification may leave the platform by e-mail, text message or webhook, and whether with others in one
     /// message. An urgent one may at once.
     pub fn leave(&self, priority: Priority, now: Timestamp) -> Leave {

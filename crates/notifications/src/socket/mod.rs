@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use contracts::{SessionId, UserId};
 use futures::StreamExt;
-use http::{Extensions, HeaderMap, Uri, header};
+use http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use platform::http::is_loopback;
 use platform::{Platform, Problem};
 use serde::Deserialize;
@@ -23,6 +23,8 @@ use crate::notification::db::Head;
 
 /// Bytes that a client may send in one message.
 pub const MAX_INCOMING: usize = 64 * 1024;
+/// Sockets that one user may have at one instance: each may have 256 frames waiting.
+const MAX_SOCKETS: usize = 100;
 const CHECKS_AT_ONCE: usize = 16;
 
 /// What every transport needs.
@@ -132,7 +134,7 @@ impl Sockets {
     /// Who may come in: the holder of a valid token; in the sandbox also a user by name, or nobody.
     ///
     /// # Errors
-    /// 401 for everybody else, 503 where no store can tell.
+    /// 401 for everybody else, 429 for who has too many sockets here, 503 where no store can tell.
     pub async fn admit(
         &self,
         hello: &Hello,
@@ -143,6 +145,13 @@ impl Sockets {
         if let Some(token) = &hello.token {
             let user = self.platform.auth.authenticate(token).await?;
             let session = user.session()?.clone();
+            if self.hub.sockets_of(&user.id) >= MAX_SOCKETS {
+                return Err(Problem::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "TOO_MANY_SOCKETS",
+                    "this user has 100 sockets at this instance: close some",
+                ));
+            }
             return Ok(Identity {
                 user: Some(user.id),
                 credentials: Some((token.as_str().into(), session)),

@@ -460,6 +460,62 @@ async fn in_quiet_hours_only_what_is_urgent_leaves_and_the_rest_after_them(db: P
     assert_eq!(sink.after(2).await[1].json()["data"]["id"], calm["id"]);
 }
 
+/// Sets preferences of all types.
+async fn prefer(cluster: &Cluster, token: &str, preferences: Value) {
+    let body = json!({ "preferences": preferences });
+    let path = "/notifications/preferences/batch";
+    let reply = cluster.first.ask("POST", path, token, body).await;
+    assert!(reply.status.is_success(), "{}", reply.body);
+}
+
+#[sqlx::test(migrator = "platform::db::MIGRATOR")]
+async fn what_waited_goes_by_what_its_user_wants_when_it_leaves(db: PgPool) {
+    let mail = MailServer::open().await;
+    let smtp = format!("smtp://{}", mail.address);
+    let cluster = Cluster::new(db, config(&[("SMTP_URL", smtp.as_str())])).await;
+    let _users = Users::open(&cluster.first.platform).await;
+    let alice = cluster.sign_in("alice", &["user"]).await;
+    let admin = cluster.sign_in("root", &["admin"]).await;
+    let sink = Sink::open(Answer::Status(200)).await;
+    hook(&cluster.first, &alice, &sink.url()).await;
+    let clock = &cluster.first.platform.clock;
+    let at = |minutes: i64| clock.now().utc() + TimeDelta::minutes(minutes);
+    let quiet = |from: i64, to: i64| {
+        let time = |minutes| at(minutes).format("%H:%M").to_string();
+        json!({ "quietHours": { "from": time(from), "to": time(to), "timeZone": "UTC" } })
+    };
+    prefer(&cluster, &alice, quiet(-60, 60)).await;
+    let by = |channel: &str| json!({ "channels": [channel] });
+    let mailed = send(&cluster.first, &admin, "alice", by("email")).await;
+    let mut short = by("webhook");
+    short["expiresAt"] = json!(at(30).to_rfc3339());
+    let expired = send(&cluster.first, &admin, "alice", short).await;
+    let kept = send(&cluster.second, &admin, "alice", by("webhook")).await;
+
+    // Mail is switched off while it waits, and the quiet hours are made longer.
+    prefer(&cluster, &alice, json!({ "emailEnabled": false })).await;
+    prefer(&cluster, &alice, quiet(-60, 120)).await;
+    clock.advance(TimeDelta::minutes(61));
+
+    let path = format!("/notifications/{}/deliveries", kept["id"].as_str().unwrap());
+    until("it waits for the later end", async || {
+        let held = cluster.first.get(&path, &alice).await.body;
+        let leaves = held[0]["leavesAt"].as_str().unwrap().to_owned();
+        leaves.parse::<DateTime<Utc>>().unwrap() > clock.now().utc()
+    })
+    .await;
+    assert_eq!(sink.calls().len(), 0);
+    clock.advance(TimeDelta::minutes(60));
+    assert_eq!(sink.after(1).await[0].json()["data"]["id"], kept["id"]);
+    for (gone, why) in [(mailed, "want"), (expired, "expired")] {
+        let (status, deliveries) = decided(&cluster.first, &alice, &gone).await;
+        assert_eq!(status, "failed");
+        let told = deliveries[0]["error"].as_str().unwrap();
+        assert!(told.contains(why), "{told}");
+    }
+    assert_eq!((mail.mails().len(), sink.calls().len()), (0, 1));
+}
+
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn what_is_urgent_does_not_wait_behind_a_large_digest_that_is_refused(db: PgPool) {
     let mail = MailServer::open().await;

@@ -1,5 +1,7 @@
 //! Android packages made by hand: an archive of stored entries, and a manifest in Android's binary XML.
 
+use std::collections::BTreeSet;
+
 /// An archive of stored entries.
 pub fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let stored = entries
@@ -100,9 +102,12 @@ pub fn resources(values: &[(u32, u16, Is)]) -> Vec<u8> {
             Is::Like(_) => None,
         })
         .collect();
-    let count = values.iter().map(|(entry, ..)| entry + 1).max().unwrap();
-    let densities: std::collections::BTreeSet<u16> =
-        values.iter().map(|(_, density, _)| *density).collect();
+    let count = values
+        .iter()
+        .map(|(entry, ..)| entry + 1)
+        .max()
+        .unwrap_or(0);
+    let densities: BTreeSet<u16> = values.iter().map(|(_, density, _)| *density).collect();
     let mut chunks = Vec::new();
     for wanted in densities {
         let (mut offsets, mut entries) = (Vec::new(), Vec::new());
@@ -116,7 +121,10 @@ pub fn resources(values: &[(u32, u16, Is)]) -> Vec<u8> {
             };
             offsets.push(u32_of(entries.len()));
             let (kind, value) = match is {
-                Is::Text(text) => (3, texts.iter().position(|one| one == text).unwrap()),
+                Is::Text(text) => (
+                    3,
+                    texts.iter().position(|one| one == text).unwrap_or_default(),
+                ),
                 Is::Like(entry) => (1, resource(*entry) as usize),
             };
             entries.extend(words(&[8, 0]));
@@ -235,11 +243,11 @@ fn longs(values: &[u32]) -> Vec<u8> {
 }
 
 fn u32_of(value: usize) -> u32 {
-    value.try_into().unwrap()
+    value.try_into().expect("a package of a test is small")
 }
 
 fn u16_of(value: usize) -> u16 {
-    value.try_into().unwrap()
+    value.try_into().expect("a package of a test is small")
 }
 
 fn crc(bytes: &[u8]) -> u32 {
