@@ -73,7 +73,7 @@ def test_no_secret_stands_in_the_configuration(config, folder):
     secrets = [(folder / "secrets" / name).read_text() for name in os.listdir(folder / "secrets")]
 
     said = json.dumps(config)
-    assert len(secrets) == 9
+    assert len(secrets) == 10
     assert not [secret for secret in secrets if secret in said]
     assert (folder / "secrets").stat().st_mode & 0o077 == 0
 
@@ -105,9 +105,31 @@ def test_the_connections_of_all_replicas_are_fewer_than_the_database_has(config)
     assert processes * each < limit
 
 
+@pytest.fixture(scope="module")
+def with_minio(folder):
+    files = ["--file", folder / "compose.yaml", "--file", folder / "minio.yaml"]
+    return yaml.safe_load(run("docker-compose", *files, "config", cwd=folder).stdout)
+
+
+def test_with_minio_every_replica_waits_for_the_bucket_that_it_uses(with_minio, folder):
+    services = with_minio["services"]
+    secret = (folder / "secrets/objects-secret-access-key").read_text()
+
+    for name in SERVICES:
+        assert services[name]["environment"]["OBJECTS_S3_BUCKET"] == services["bucket"]["environment"]["BUCKET"]
+        waits = {each: wait["condition"] for each, wait in services[name]["depends_on"].items()}
+        assert waits["bucket"] == waits["migrate"] == "service_completed_successfully", name
+        assert "objects-secret-access-key" in json.dumps(services[name]["secrets"])
+    assert services["bucket"]["depends_on"]["minio"]["condition"] == "service_healthy"
+    assert services["minio"]["healthcheck"]["test"]
+    assert "127.0.0.1:9000" in services["minio"]["command"]
+    assert secret not in json.dumps(with_minio)
+
+
 @built
-def test_the_program_takes_its_settings(config, folder, tmp_path):
-    service = config["services"]["gateway"]
+@pytest.mark.parametrize("files", ["config", "with_minio"])
+def test_the_program_takes_its_settings(files, folder, tmp_path, request):
+    service = request.getfixturevalue(files)["services"]["gateway"]
     settings = {
         name: str(value).replace("/run/secrets/", f"{folder}/secrets/") for name, value in service["environment"].items()
     }

@@ -21,6 +21,7 @@ def test_the_image_names_its_version_and_a_numeric_user(image):
 
     assert config["User"] == "65532:65532"
     assert config["Labels"]["org.opencontainers.image.version"] == "1.2.3"
+    assert config["Healthcheck"]["Test"] == ["CMD", "/gateway", "healthcheck"]
     assert config["Entrypoint"] == ["/gateway"] and config["Cmd"] == ["serve"]
     assert not [each for each in config["Env"] if "SECRET" in each or "KEY" in each]
 
@@ -55,6 +56,8 @@ def test_it_serves_with_a_root_that_cannot_be_written(docker, image, door, place
 
     try:
         until(door.healthy, what="a healthy replica")
+        asked = docker("exec", container, "/gateway", "healthcheck", check=False)
+        assert (asked.returncode, asked.stdout) == (0, "ready\n"), asked.stderr
     except AssertionError:
         raise AssertionError(docker("logs", container).stderr) from None
     docker("stop", "--time=60", container)

@@ -88,6 +88,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Asks the replica in this container whether it can take requests; exit code 1 where it cannot, or does not say so in 3 s.
+    ///
+    /// It is found by its process and asked at an address that it shares with no other replica. No settings are needed.
+    Healthcheck {
+        /// Its process; the first one of a container is it.
+        #[arg(long, default_value_t = 1)]
+        pid: u32,
+    },
     /// Shows what became of a request: which gateway and which instances had it, retries, limits, why it was refused.
     ///
     /// Every answer of the gateway names its request in the header `X-Request-ID`. Gateways remember the latest requests
@@ -243,6 +251,7 @@ async fn run(command: Option<Command>, common: Common) -> anyhow::Result<i32> {
         }
         Command::Status { json } => commands::status(env, json).await,
         Command::Doctor { json } => commands::doctor(env, json).await,
+        Command::Healthcheck { pid } => commands::healthcheck(pid).await,
         Command::Explain { request_id, json } => commands::explain(env, &request_id, json).await,
         Command::Reload(options) => commands::reload(env, options).await,
         Command::Tunnel(options) => commands::tunnel(env, options).await,
