@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_manifest_is_found_however_the_package_is_cut_and_any_bytes_have_one_name() {
-        let mut entry = vec![0; HEADER];
+        let mut entry = [0; HEADER];
         entry[..4].copy_from_slice(b"PK\x03\x04");
         entry[26] = 19;
         let package = [&[7; 3000], &entry[..], MANIFEST, &[1; 500]].concat();
