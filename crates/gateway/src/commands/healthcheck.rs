@@ -189,7 +189,7 @@ mod tests {
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
         let connected =
             "0: 0100007F:7530 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 7 1";
-        for line in [head, connected, "", "0: 01:7530 0 0A 0 0 0 0 0 7"] {
+        for line in [head, connected, "", "0: nowhere 0 0A 0 0 0 0 0 7"] {
             assert_eq!(listener(line), None, "{line}");
         }
     }

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::app::{Cluster, id, until, with_sweep, without_sweep};
+use crate::app::{Cluster, id, with_sweep, without_sweep};
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
 async fn a_socket_on_one_instance_gets_what_is_sent_through_the_other(db: PgPool) {
@@ -114,38 +114,6 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed(db: PgPool) {
     cluster.first.send("alice", "later").await;
     assert_eq!(socket.event("notification").await["seq"], 452);
     assert!(socket.is_quiet().await);
-}
-
-#[sqlx::test(migrator = "platform::db::MIGRATOR")]
-async fn one_user_has_so_many_sockets_at_an_instance_and_others_have_theirs(db: PgPool) {
-    let cluster = Cluster::new(db, without_sweep()).await;
-    let alice = cluster.sign_in("alice", &["user"]).await;
-    let bob = cluster.sign_in("bob", &["user"]).await;
-    let path = format!("/notifications?token={alice}");
-    let mut sockets = Vec::new();
-    for _ in 0..100 {
-        let mut socket = cluster.first.connect(&path).await;
-        socket.event("welcome").await;
-        sockets.push(socket);
-    }
-
-    let refused = cluster
-        .first
-        .get(&format!("/notifications/stream?token={alice}"), &alice)
-        .await;
-
-    assert_eq!(refused.body["code"], "TOO_MANY_SOCKETS", "{}", refused.body);
-    let mut other = cluster
-        .first
-        .connect(&format!("/notifications?token={bob}"))
-        .await;
-    other.event("welcome").await;
-    // One that goes leaves its place.
-    sockets.truncate(99);
-    until("a place is free", async || {
-        cluster.first.try_connect(&path).await.is_ok()
-    })
-    .await;
 }
 
 #[sqlx::test(migrator = "platform::db::MIGRATOR")]
